@@ -1,0 +1,296 @@
+"""The AutoCompressor (arXiv 2305.14788): a causal language model that turns segments into summary vectors."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from model import checkpoint, generation
+from model.base import embedding_width, first_token_id, load_base, output_layer, require_supported
+from model.config import SummaryConfig
+from model.fingerprint import fingerprint
+from model.positions import Positions
+from model.segments import split_lengths
+
+SegmentLengths = int | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class CompressorOutput:
+    """What one forward call gives.
+
+    Attributes:
+        logits: (B, L, V), one row a token; none for soft prompt and summary positions.
+        loss: mean cross-entropy over labels other than -100, or None where no labels were given.
+        soft_prompt: (B, P, D), what conditions the next segment.
+    """
+
+    logits: Tensor
+    loss: Tensor | None
+    soft_prompt: Tensor
+
+
+class AutoCompressor(nn.Module):
+    """Wraps a Hugging Face causal LM and adds the summary tokens' embeddings, `embed_summary`.
+
+    A segment runs as `[soft prompt | segment tokens | summary tokens]` under causal attention; the last hidden states
+    at the summary tokens, after the final norm, are its summary vectors. Accumulating, they join the soft prompt of
+    the next segment; otherwise (RMT) they replace it.
+    """
+
+    def __init__(
+        self, base: PreTrainedModel, config: SummaryConfig, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        """Take ownership of `base`; ValueError where its architecture cannot be wrapped."""
+        super().__init__()
+        require_supported(base)
+        self.base = base
+        self.config = config
+        self.tokenizer = tokenizer
+        self.positions = Positions.of(base.config)
+        self.hidden_size = embedding_width(base)
+        self.embed_summary = nn.Embedding(config.summary_length, self.hidden_size, dtype=base.dtype, device=base.device)
+        self._start_from_end_of_text()
+
+    @classmethod
+    def from_base(
+        cls,
+        base: PreTrainedModel | str | Path,
+        summary_length: int = 50,
+        accumulate_summary: bool = True,
+        *,
+        segment_length: int | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> "AutoCompressor":
+        """Wrap an untrained base: a causal LM, the path of one, or a hub id.
+
+        Args:
+            segment_length: tokens a segment when serving; None takes the architecture's default.
+            tokenizer: belongs to a base given as a model; one given by path brings its own.
+            dtype, device: for a base given by path or id; as stored, on the CPU, when None.
+        """
+        if not isinstance(base, (str, Path)):
+            model = base
+        else:
+            model, found = load_base(str(base), dtype=dtype, device=device)
+            tokenizer = tokenizer or found
+        segment_length = segment_length or Positions.of(model.config).default_segment_length()
+        return cls(model, SummaryConfig(summary_length, accumulate_summary, segment_length), tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> "AutoCompressor":
+        """Load a directory that `save_pretrained` wrote or one of the authors' checkpoints; a path or a hub id.
+
+        Raises:
+            ValueError: a plain language model, or a checkpoint with parts missing.
+            OSError: nothing there.
+        """
+        directory = checkpoint.resolve(path)
+        parts = checkpoint.read_parts(directory)
+        base, tokenizer = load_base(str(directory), dtype=dtype, device=device)
+        segment_length = parts.segment_length or Positions.of(base.config).default_segment_length()
+        config = SummaryConfig(parts.summary_length, parts.accumulate_summary, segment_length)
+        model = cls(base, config, tokenizer)
+        if parts.embed_summary.shape != model.embed_summary.weight.shape:
+            raise ValueError(
+                f"the summary embeddings in {directory} are {tuple(parts.embed_summary.shape)}; "
+                f"the model needs {tuple(model.embed_summary.weight.shape)}"
+            )
+        with torch.no_grad():
+            model.embed_summary.weight.copy_(parts.embed_summary)
+        return model.eval()
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write a plain Hugging Face checkpoint of the base, its tokenizer, and our parts in `autocompressor/`."""
+        checkpoint.write(Path(directory), self)
+
+    @property
+    def summary_length(self) -> int:
+        return self.config.summary_length
+
+    @property
+    def accumulate_summary(self) -> bool:
+        return self.config.accumulate_summary
+
+    @property
+    def segment_length(self) -> int:
+        return self.config.segment_length
+
+    @property
+    def max_positions(self) -> int:
+        return self.positions.max_positions
+
+    @property
+    def fingerprint(self) -> str:
+        """Names these weights and this configuration. Reads every weight: ask once."""
+        return fingerprint(self, self.config, self.base.config)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_summary.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed_summary.weight.dtype
+
+    def compress(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        segment_lengths: SegmentLengths = None,
+        soft_prompt: Tensor | None = None,
+    ) -> Tensor:
+        """Compress every segment, each given what conditions it.
+
+        Args:
+            input_ids: (B, L), L at least 1.
+            attention_mask: (B, L), 0 for padding; None for none.
+            segment_lengths: see `split_lengths`.
+            soft_prompt: (B or 1, P, D), what stands before the first segment.
+
+        Returns:
+            (B, P', D), the vectors this call made, oldest first: P' is `summary_length` times the segments. In RMT
+            mode only the last `summary_length` of them condition what follows.
+        """
+        if self.summary_length == 0:
+            raise ValueError("summary_length is 0: a plain language model makes no summary vectors")
+        made = []
+        soft_prompt = self._checked_soft_prompt(soft_prompt, input_ids)
+        for ids, mask in self._segments(input_ids, attention_mask, segment_lengths):
+            _, vectors = self.run_segment(ids, mask, soft_prompt, is_compressed=True)
+            soft_prompt = self.next_soft_prompt(soft_prompt, vectors)
+            made.append(vectors)
+        return torch.cat(made, dim=1)  # (B, segments * S, D)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        segment_lengths: SegmentLengths = None,
+        soft_prompt: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_soft_prompt: bool = False,
+    ) -> CompressorOutput:
+        """Logits of every token, all segments but the last being compressed for the next.
+
+        Args:
+            labels: (B, L), -100 where ignored; shifted here, so a segment's first token is predicted from the last
+                token of the one before it.
+            output_soft_prompt: compress the last segment too.
+        """
+        hidden_states = []
+        soft_prompt = self._checked_soft_prompt(soft_prompt, input_ids)
+        segments = list(self._segments(input_ids, attention_mask, segment_lengths))
+        for index, (ids, mask) in enumerate(segments):
+            is_compressed = index + 1 < len(segments) or output_soft_prompt
+            hidden, vectors = self.run_segment(ids, mask, soft_prompt, is_compressed=is_compressed)
+            if self.positions.counts_soft_prompt:
+                # the published Llama code drops padding before the decoder, so that its hidden states read as zero and
+                # the label after left padding is predicted from them; the OPT code keeps what it computed there
+                hidden = hidden.masked_fill(mask[..., None] == 0, 0)
+            hidden_states.append(hidden)
+            if is_compressed:
+                soft_prompt = self.next_soft_prompt(soft_prompt, vectors)
+        logits = self.logits(torch.cat(hidden_states, dim=1))  # (B, L, V)
+        return CompressorOutput(logits, None if labels is None else shifted_loss(logits, labels), soft_prompt)
+
+    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
+        """The reference path, a token at a time over transformers' cache: see `generation.generate`."""
+        return generation.generate(self, input_ids, attention_mask, **options)
+
+    def run_segment(
+        self, input_ids: Tensor, attention_mask: Tensor, soft_prompt: Tensor, *, is_compressed: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Run one segment, and its summary tokens when it is to be compressed.
+
+        Returns:
+            Last hidden states of the segment's tokens, (B, L, D), and its summary vectors, (B, S, D) or (B, 0, D).
+        """
+        summary_length = self.summary_length if is_compressed else 0
+        num_tokens, prompt_length = input_ids.shape[1], soft_prompt.shape[1]
+        capacity = self.positions.capacity(prompt_length, summary_length)
+        if num_tokens > capacity:
+            raise ValueError(
+                f"a segment of {num_tokens} tokens is longer than the {capacity} that fit the model's "
+                f"{self.max_positions} positions with {prompt_length} soft prompt vectors before it "
+                f"and {summary_length} summary tokens after it"
+            )
+        parts = [soft_prompt.to(self.dtype), self.embed(input_ids)]
+        if summary_length:
+            parts.append(self.embed_summary.weight.expand(input_ids.shape[0], -1, -1))
+        hidden = self.base.base_model(
+            inputs_embeds=torch.cat(parts, dim=1),  # (B, P + L + S, D)
+            attention_mask=functional.pad(attention_mask, (prompt_length, summary_length), value=1),
+            position_ids=self.positions.ids(attention_mask, prompt_length, summary_length),
+            use_cache=False,
+        ).last_hidden_state
+        end = prompt_length + num_tokens
+        return hidden[:, prompt_length:end], hidden[:, end:]
+
+    def next_soft_prompt(self, soft_prompt: Tensor, vectors: Tensor) -> Tensor:
+        """What conditions the segment after one that had `soft_prompt` before it and made `vectors`."""
+        return torch.cat([soft_prompt, vectors], dim=1) if self.accumulate_summary else vectors
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """(B, L) token ids to (B, L, D) input embeddings."""
+        embedded: Tensor = self.base.get_input_embeddings()(input_ids)
+        return embedded
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Last hidden states (..., D) to logits (..., V)."""
+        logits: Tensor = output_layer(self.base)(hidden)
+        return logits
+
+    def empty_soft_prompt(self, batch: int = 1) -> Tensor:
+        return torch.zeros(batch, 0, self.hidden_size, dtype=self.dtype, device=self.device)
+
+    def _segments(
+        self, input_ids: Tensor, attention_mask: Tensor | None, segment_lengths: SegmentLengths
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if mask.shape != input_ids.shape:
+            raise ValueError(f"attention_mask is {tuple(mask.shape)}; input_ids are {tuple(input_ids.shape)}")
+        lengths = split_lengths(input_ids.shape[1], segment_lengths)
+        return zip(input_ids.split(lengths, dim=1), mask.split(lengths, dim=1), strict=True)
+
+    def _checked_soft_prompt(self, soft_prompt: Tensor | None, input_ids: Tensor) -> Tensor:
+        if input_ids.dim() != 2:
+            raise ValueError(f"input_ids have the shape {tuple(input_ids.shape)}; expected (batch, tokens)")
+        batch = input_ids.shape[0]
+        if soft_prompt is None:
+            return self.empty_soft_prompt(batch)
+        if soft_prompt.dim() != 3 or soft_prompt.shape[2] != self.hidden_size:
+            raise ValueError(
+                f"soft_prompt has the shape {tuple(soft_prompt.shape)}; expected (batch, vectors, {self.hidden_size})"
+            )
+        if soft_prompt.shape[0] not in (1, batch):
+            raise ValueError(f"soft_prompt has a batch of {soft_prompt.shape[0]}; expected 1 or {batch}")
+        return soft_prompt.to(self.device, self.dtype).expand(batch, -1, -1)
+
+    @torch.no_grad()
+    def _start_from_end_of_text(self) -> None:
+        """Start every summary embedding as the end-of-text token's (arXiv 2305.14788, section 4.1)."""
+        token_id = first_token_id(self.base.config, "eos_token_id")
+        if token_id is not None and self.summary_length and self.device.type != "meta":
+            start = self.embed(torch.tensor([[token_id]], device=self.device))  # (1, 1, D)
+            self.embed_summary.weight.copy_(start[0].expand(self.summary_length, -1))
+
+
+def shifted_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of each label under the logits of the position before it, in float32."""
+    if labels.shape != logits.shape[:2]:
+        raise ValueError(f"labels are {tuple(labels.shape)}; input_ids are {tuple(logits.shape[:2])}")
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)

@@ -1,0 +1,83 @@
+"""The base model: a Hugging Face causal language model, checked and split into decoder and output layer."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+REQUIRED_ARGUMENTS = ("inputs_embeds", "attention_mask", "position_ids")
+
+
+def load_base(
+    path: str, *, dtype: torch.dtype | None, device: torch.device | str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Load a causal LM and its tokenizer, None where the directory has none.
+
+    Raises:
+        ValueError: weights that the architecture needs are missing from the checkpoint.
+        OSError: no checkpoint at `path`, as transformers reports it.
+    """
+    model, report = AutoModelForCausalLM.from_pretrained(
+        path, dtype="auto" if dtype is None else dtype, output_loading_info=True
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"the checkpoint at {path} lacks {len(missing)} weights, {missing[0]} among them")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError):  # transformers has no single error for "there is no tokenizer here"
+        tokenizer = None
+    return model.to(device).eval() if device is not None else model.eval(), tokenizer
+
+
+def require_supported(base: PreTrainedModel) -> None:
+    """Refuse a model that the wrapper cannot drive.
+
+    Raises:
+        ValueError: the architecture does not take embeddings, a mask and positions, or its logits are more than its
+            output layer applied to its last hidden states.
+    """
+    name = type(base).__name__
+    if not isinstance(base, PreTrainedModel) or base.get_output_embeddings() is None:
+        raise ValueError(f"{name} is not a Hugging Face causal language model with an output layer")
+    accepted = inspect.signature(base.base_model.forward).parameters
+    for argument in REQUIRED_ARGUMENTS:
+        if argument not in accepted:
+            raise ValueError(f"{name} cannot take `{argument}`, which soft prompts need: it cannot be a base model")
+    if base.device.type != "meta" and not _logits_are_plain(base):
+        raise ValueError(f"{name} changes its logits after the output layer, which this wrapper does not reproduce")
+
+
+@torch.no_grad()
+def _logits_are_plain(base: PreTrainedModel) -> bool:
+    """Whether `output_layer(decoder(embeddings))` gives the model's own logits, seen on two tokens."""
+    was_training = base.training
+    base.eval()
+    input_ids = torch.zeros(1, 2, dtype=torch.long, device=base.device)
+    expected = base(input_ids=input_ids, use_cache=False).logits
+    hidden = base.base_model(inputs_embeds=base.get_input_embeddings()(input_ids), use_cache=False).last_hidden_state
+    base.train(was_training)
+    return torch.allclose(output_layer(base)(hidden).float(), expected.float(), rtol=1e-2, atol=1e-3)
+
+
+def output_layer(base: PreTrainedModel) -> nn.Module:
+    """The layer that turns last hidden states (..., D) into logits (..., V)."""
+    layer: nn.Module = base.get_output_embeddings()
+    return layer
+
+
+def embedding_width(base: PreTrainedModel) -> int:
+    """D, the width of input embeddings, last hidden states and so of summary vectors (arXiv 2305.14788, 3.1).
+
+    It is `hidden_size` but for OPT-350m, whose embeddings and output are projected (`word_embed_proj_dim`).
+    """
+    weight: Tensor = base.get_input_embeddings().weight
+    return weight.shape[1]
+
+
+def first_token_id(config: Any, name: str) -> int | None:
+    """A token id that transformers keeps as an int, a list of ints or None."""
+    value = getattr(config, name, None)
+    return value[0] if isinstance(value, list) else value

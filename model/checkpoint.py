@@ -1,0 +1,101 @@
+"""Checkpoint directories: ours, and the layouts the authors published."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.config import SummaryConfig
+
+if TYPE_CHECKING:
+    from model.autocompressor import AutoCompressor
+
+FOLDER = "autocompressor"  # other loaders read only the directory's top level
+WEIGHT = "embed_summary.weight"
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+DOWNLOADED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*.bin", f"{FOLDER}/*"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a checkpoint adds to its base model; `segment_length` is None where it does not say."""
+
+    summary_length: int
+    accumulate_summary: bool
+    segment_length: int | None
+    embed_summary: Tensor
+
+
+def resolve(path: str | Path) -> Path:
+    """The local directory of a checkpoint: the path itself, or a snapshot of the hub repository of that name."""
+    directory = Path(path)
+    if directory.is_dir():
+        return directory
+    if directory.is_absolute() or str(path).startswith("."):
+        raise FileNotFoundError(f"there is no directory {path}")
+    return Path(snapshot_download(str(path), allow_patterns=DOWNLOADED))
+
+
+def read_parts(directory: Path) -> Parts:
+    """Read our subfolder, or the fields and the weight that the authors' checkpoints keep among the base's.
+
+    Raises:
+        ValueError: neither is there.
+    """
+    if (directory / FOLDER).is_dir():
+        config = SummaryConfig.read(directory / FOLDER / "config.json")
+        weight = load_file(directory / FOLDER / "summary_embeddings.safetensors")[WEIGHT]
+        return Parts(config.summary_length, config.accumulate_summary, config.segment_length, weight)
+    published = json.loads((directory / "config.json").read_text())
+    for field in ("summary_length", "accumulate_summary"):
+        if field not in published:
+            raise ValueError(
+                f"{directory} is a plain language model: it has no {FOLDER} folder and its config.json no {field}; "
+                f"AutoCompressor.from_base makes a compressor of it"
+            )
+    summary_length = int(published["summary_length"])
+    weight = read_tensor(directory, WEIGHT) if summary_length else torch.zeros(0, published["hidden_size"])
+    return Parts(summary_length, bool(published["accumulate_summary"]), None, weight)
+
+
+def read_tensor(directory: Path, name: str) -> Tensor:
+    """One tensor of a checkpoint, whichever file holds it; pickled files are read with `weights_only`.
+
+    Raises:
+        ValueError: no file has it.
+    """
+    for index in INDEXES:
+        if (directory / index).is_file():
+            files = json.loads((directory / index).read_text())["weight_map"]
+            if name in files:
+                return _load(directory / files[name])[name]
+    for file in SINGLE_FILES:
+        if (directory / file).is_file():
+            tensors = _load(directory / file)
+            if name in tensors:
+                return tensors[name]
+    raise ValueError(f"no weight file in {directory} has {name}")
+
+
+def write(directory: Path, model: "AutoCompressor") -> None:
+    """Write what `AutoCompressor.save_pretrained` promises; an existing checkpoint there is replaced."""
+    model.base.save_pretrained(directory)
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(directory)
+    folder = directory / FOLDER
+    folder.mkdir(exist_ok=True)
+    model.config.write(folder / "config.json")
+    save_file({WEIGHT: model.embed_summary.weight.detach().cpu()}, folder / "summary_embeddings.safetensors")
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors

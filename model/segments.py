@@ -1,0 +1,30 @@
+"""Cutting a sequence into segments."""
+
+from collections.abc import Sequence
+
+
+def split_lengths(num_tokens: int, segment_lengths: int | Sequence[int] | None) -> list[int]:
+    """The lengths of the segments of a sequence.
+
+    Args:
+        num_tokens: tokens in the sequence.
+        segment_lengths: None for one segment; an int for segments of that length, the last one shorter; or a list.
+
+    Raises:
+        ValueError: an empty sequence, a length below 1, or a list that does not add up to `num_tokens`.
+    """
+    if num_tokens < 1:
+        raise ValueError("the input has 0 tokens; a segment needs at least 1")
+    if segment_lengths is None:
+        return [num_tokens]
+    if isinstance(segment_lengths, int):
+        if segment_lengths < 1:
+            raise ValueError(f"segment_lengths is {segment_lengths}; a segment needs at least 1 token")
+        full, rest = divmod(num_tokens, segment_lengths)
+        return [segment_lengths] * full + ([rest] if rest else [])
+    lengths = list(segment_lengths)
+    if any(length < 1 for length in lengths):
+        raise ValueError(f"segment_lengths is {lengths}; a segment needs at least 1 token")
+    if sum(lengths) != num_tokens:
+        raise ValueError(f"segment_lengths {lengths} add up to {sum(lengths)}; the input has {num_tokens} tokens")
+    return lengths

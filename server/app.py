@@ -1,0 +1,230 @@
+"""The composition root: builds the parts from settings and hands them on; nothing else knows them all."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from itertools import takewhile
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+import model as model_package
+from model import AutoCompressor
+from server import schemas
+from server.access import Access
+from server.compression import Compressor
+from server.devices import choose_device, choose_dtype, choose_kernels
+from server.engine.engine import TorchEngine
+from server.engine.protocol import Engine
+from server.engine.runner import Runner
+from server.engine.scheduler import Limits
+from server.errors import (
+    BodyTooLarge,
+    EngineFailed,
+    Internal,
+    InvalidRequest,
+    ModelMismatch,
+    NotReady,
+    Overloaded,
+    ServiceError,
+    StoreExhausted,
+    SummaryNotFound,
+    TooLong,
+)
+from server.metrics import Metrics
+from server.prompting import Prompter
+from server.routes import health, native, openai
+from server.served_model import ServedModel
+from server.services import Services
+from server.settings import Settings
+from server.store import SummaryStore, open_store
+
+logger = logging.getLogger(__name__)
+
+STATUS: dict[type[ServiceError], int] = {
+    InvalidRequest: 400,
+    SummaryNotFound: 404,
+    ModelMismatch: 409,
+    TooLong: 413,
+    BodyTooLarge: 413,
+    EngineFailed: 424,
+    Overloaded: 429,
+    Internal: 500,
+    NotReady: 503,
+    StoreExhausted: 507,
+}
+RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: BodyTooLarge.code}
+CLIENT_LEFT = 499  # nginx's status for it; nobody is there to read it
+
+OpenServices = Callable[[Settings, Metrics], AbstractAsyncContextManager[Services]]
+
+
+def create_app(settings: Settings, open_services: OpenServices | None = None) -> FastAPI:
+    """The application; its parts are opened when it starts, by `open_services`, and closed when it ends."""
+    metrics = Metrics()
+    opening = open_services or open_default_services
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        started = time.monotonic()
+        async with opening(settings, metrics) as services:
+            app.state.services = services
+            logger.info(
+                "ready in %.1f s: %s on %s in %s, summaries in %s",
+                time.monotonic() - started, services.model.name, services.model.device, services.model.dtype,
+                settings.store.split("@")[-1],
+            )  # fmt: skip
+            yield
+
+    app = FastAPI(
+        title="autocompressor",
+        version=version("autocompressor"),
+        summary="Compress documents into summary vectors; generate and score conditioned on them.",
+        lifespan=lifespan,
+    )
+    app.add_middleware(Access, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    for router in (native.router, openai.router, health.router):
+        app.include_router(router)
+    _add_error_handlers(app)
+    return app
+
+
+@asynccontextmanager
+async def open_default_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+    """Load the model, open the store, start the engine; stop and close them at the end.
+
+    Raises:
+        ValueError, OSError, StoreError: a part cannot be built from these settings.
+    """
+    compressor, served = await asyncio.to_thread(load_model, settings)
+    store = await open_store(settings.store)
+    try:
+        engine = await asyncio.to_thread(build_engine, compressor, served, settings, metrics)
+        engine.start()
+        try:
+            yield connect(settings, served, engine, store, metrics)
+        finally:
+            await asyncio.to_thread(engine.stop)
+    finally:
+        await store.close()
+
+
+def connect(settings: Settings, served: ServedModel, engine: Engine, store: SummaryStore, metrics: Metrics) -> Services:
+    """Services over an engine and a store."""
+    compressing = Compressor(served, engine, store, metrics, tenant_salt=settings.tenant_salt)
+    prompter = Prompter(served, compressing, metrics)
+    metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
+    return Services(settings, served, engine, store, compressing, prompter, metrics)
+
+
+def load_model(settings: Settings) -> tuple[AutoCompressor, ServedModel]:
+    """Load the checkpoint that the settings name, on the device and in the format they choose."""
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    is_bundled = settings.model == "default"
+    path = Path(model_package.__file__).parent / "default" if is_bundled else settings.model
+    compressor = AutoCompressor.from_pretrained(path, dtype=dtype, device=device)
+    if compressor.summary_length == 0:
+        raise ValueError(f"the checkpoint {settings.model} has summary_length 0: it compresses nothing")
+    if compressor.tokenizer is None:
+        raise ValueError(f"the checkpoint {settings.model} has no tokenizer")
+    positions = compressor.positions
+    # OPT's positions leave its soft prompts out, the rows of the KV pool do not
+    whole = positions.max_positions * (1 if positions.counts_soft_prompt else 2)
+    served = ServedModel(
+        name="autocompressor-default" if is_bundled else Path(settings.model).name,
+        fingerprint=compressor.fingerprint,
+        config=compressor.config,
+        positions=positions,
+        max_sequence_tokens=min(settings.max_sequence_tokens or whole, whole),
+        vocabulary_size=compressor.base.config.vocab_size,
+        hidden_size=compressor.hidden_size,
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        created=int(time.time()),
+        tokenizer=compressor.tokenizer,
+    )
+    return compressor, served
+
+
+def build_engine(compressor: AutoCompressor, served: ServedModel, settings: Settings, metrics: Metrics) -> TorchEngine:
+    """The built-in engine around a loaded model, not yet started."""
+    kernels = choose_kernels(settings.attention, compressor.device, compressor.dtype)
+    runner = Runner(compressor, kernels, num_rows=settings.max_running_sequences, max_tokens=served.max_sequence_tokens)
+    limits = Limits(settings.max_running_sequences, settings.max_waiting_requests, settings.max_batch_tokens)
+    return TorchEngine(
+        runner,
+        limits,
+        summary_length=served.config.summary_length,
+        accumulate_summary=served.config.accumulate_summary,
+        end_of_text=end_of_text_ids(compressor),
+        tokenizer=served.tokenizer,
+        metrics=metrics,
+    )
+
+
+def end_of_text_ids(compressor: AutoCompressor) -> frozenset[int]:
+    """Every token that ends a generation: the configuration may name one or several, the tokenizer another."""
+    named = compressor.base.config.eos_token_id
+    ids = {*(named if isinstance(named, list) else [named]), getattr(compressor.tokenizer, "eos_token_id", None)}
+    return frozenset(ids - {None})
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ServiceError)
+    async def service_error(_: Request, error: ServiceError) -> Response:
+        return _envelope(STATUS[type(error)], error.message, code=error.code, param=error.param)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(_: Request, error: RequestValidationError) -> Response:
+        return _validation_envelope(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        code = HTTP_CODES.get(error.status_code, InvalidRequest.code)
+        message = str(error.detail)
+        if error.status_code in (404, 405):
+            message = f"there is no {request.method} {request.url.path}; /docs lists what there is"
+        return _envelope(error.status_code, message, code=code, headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def client_left(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_LEFT)
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, __: Exception) -> Response:
+        return _envelope(500, "the server has failed on this request; its log says more", code=Internal.code)
+
+
+def _validation_envelope(error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _envelope(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
+    if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
+        message = "the body must be a JSON object, sent as Content-Type: application/json"
+        return _envelope(422, message, code="validation_error")
+    # pydantic names a union's member too, by its type; the client knows fields and places in lists only
+    known = takewhile(lambda part: isinstance(part, int) or str(part).isidentifier(), first["loc"][1:])
+    param = ".".join(str(part) for part in known)
+    message = first["msg"].removeprefix("Value error, ")
+    return _envelope(422, f"{param}: {message}" if param else message, code="validation_error", param=param or None)
+
+
+def _envelope(
+    status: int, message: str, *, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    if status == 429:
+        kind = "rate_limit_error"
+    detail = schemas.ErrorDetail(message=message, type=kind, param=param, code=code)
+    retry = {"Retry-After": RETRY_AFTER_SECONDS[status]} if status in RETRY_AFTER_SECONDS else {}
+    body = schemas.ErrorResponse(error=detail).model_dump()
+    return JSONResponse(body, status_code=status, headers={**retry, **(headers or {})})

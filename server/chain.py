@@ -1,0 +1,40 @@
+"""Summary ids: a hash chain over segments, so that equal prefixes of documents have equal keys."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+KEY_CHARACTERS = 40  # 160 bits, as a git commit id
+FORMAT = b"autocompressor-chain-1"
+
+
+def root_key(fingerprint: str, tenant_salt: str) -> str:
+    """The key before any segment, of one model and one tenant."""
+    return _key(FORMAT, fingerprint.encode(), tenant_salt.encode())
+
+
+def extend(key: str, segments: Sequence[Sequence[int]]) -> list[str]:
+    """The key of each segment of a document that continues the one `key` stands for.
+
+    A key hashes the key before it and the segment's token ids, as 4-byte little-endian numbers.
+    """
+    keys = []
+    for segment in segments:
+        key = _key(FORMAT, key.encode(), np.asarray(segment, dtype="<u4").tobytes())
+        keys.append(key)
+    return keys
+
+
+def is_key(text: str) -> bool:
+    """Whether a text has the form of a summary id."""
+    return re.fullmatch(rf"[0-9a-f]{{{KEY_CHARACTERS}}}", text) is not None
+
+
+def _key(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))  # so that parts cannot run into one another
+        digest.update(part)
+    return digest.hexdigest()[:KEY_CHARACTERS]

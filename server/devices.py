@@ -1,0 +1,40 @@
+"""Which device, number format and attention a server runs on."""
+
+import torch
+
+from server.engine import flash
+from server.engine.attention import Kernels, SdpaKernels
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions that multiply it, on x86 and on Arm
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device named, or for 'auto' CUDA where there is one; ValueError for one that is not here."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise ValueError(f"device {wanted!r} is not one that torch knows: auto, cpu, cuda, cuda:1, …") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {wanted!r} was asked for, and torch finds no CUDA device")
+    return device
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The format named, or for 'auto' bfloat16 where the device computes in it and float32 elsewhere."""
+    if wanted != "auto":
+        return DTYPES[wanted]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if any(capabilities.get(name) for name in CPU_BFLOAT16) else torch.float32
+
+
+def choose_kernels(wanted: str, device: torch.device, dtype: torch.dtype) -> Kernels:
+    """flash-attn where it is asked for, or for 'auto' where it can run; ValueError where it is asked for and cannot."""
+    can_flash = device.type == "cuda" and dtype is not torch.float32 and flash.is_available()
+    if wanted == "flash" and not can_flash:
+        raise ValueError("attention 'flash' needs CUDA, a 16-bit dtype and flash-attn (the extra `gpu`)")
+    return flash.FlashKernels() if can_flash and wanted != "sdpa" else SdpaKernels()

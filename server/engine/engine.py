@@ -1,0 +1,270 @@
+"""The built-in engine: one thread owns the device; a step is schedule, run, deliver."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from server.engine.detokenizer import Decoder, Detokenizer
+from server.engine.protocol import FinishReason, Prompt, SamplingParams, TokenEvent, TokenLogprobs
+from server.engine.requests import Compression, Generation, Phase, Piece, Request, Scoring
+from server.engine.sampler import Sampled, random_stream
+from server.engine.scheduler import Limits, Scheduler
+from server.errors import EngineFailed, NotReady, Overloaded, ServiceError
+from server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+RequestT = TypeVar("RequestT", bound=Request)
+
+
+class BatchRunner(Protocol):
+    """The runner's part in the engine; tests have another."""
+
+    def run(self, pieces: Sequence[Piece]) -> list[Any]: ...
+
+
+class Mailbox:
+    """Carries results from the engine's thread to the event loop of whoever waits."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    def put(self, result: Any) -> None:
+        if not self._loop.is_closed():  # a loop that closed first has nobody left to tell
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, result)
+
+    async def get(self) -> Any:
+        result = await self._queue.get()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+class TorchEngine:
+    """Implements `protocol.Engine` over a runner.
+
+    A failed batch fails its own members; an error of the engine's own fails everyone waiting and ends readiness.
+    """
+
+    def __init__(
+        self,
+        runner: BatchRunner,
+        limits: Limits,
+        *,
+        summary_length: int,
+        accumulate_summary: bool,
+        end_of_text: frozenset[int],
+        tokenizer: Decoder,
+        metrics: Metrics,
+    ) -> None:
+        self._runner = runner
+        self._scheduler = Scheduler(limits, summary_length=summary_length)
+        self._accumulate_summary = accumulate_summary
+        self._end_of_text = end_of_text
+        self._tokenizer = tokenizer
+        self._metrics = metrics
+        self._work = threading.Condition()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its step; whoever still waits gets `NotReady`. Blocks until it has ended."""
+        with self._work:
+            self._is_stopping = True
+            self._work.notify()
+        self._thread.join()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._thread.is_alive() and not self._is_stopping
+
+    async def compress(
+        self, segments: Sequence[Sequence[int]], *, soft_prompt: Tensor | None = None
+    ) -> AsyncGenerator[Tensor]:
+        length = 0 if soft_prompt is None else soft_prompt.shape[0]
+        mailbox = Mailbox()
+        request = self._submit(Compression(mailbox.put, segments, soft_prompt, length))
+        try:
+            for _ in segments:
+                vectors: Tensor = await mailbox.get()
+                yield vectors
+        finally:
+            self._cancel(request)
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[TokenEvent]:
+        mailbox = Mailbox()
+        request = self._submit(
+            Generation(
+                mailbox.put,
+                prompt.soft_prompt,
+                prompt.num_positions - len(prompt.token_ids),
+                prompt.token_ids,
+                params,
+                Detokenizer(self._tokenizer, prompt.token_ids, params.stop),
+                random_stream(params.seed),
+            )
+        )
+        try:
+            is_finished = False
+            while not is_finished:
+                event: TokenEvent = await mailbox.get()
+                is_finished = event.finish_reason is not None
+                yield event
+        finally:
+            self._cancel(request)
+
+    async def score(self, prompt: Prompt, continuations: Sequence[Sequence[int]]) -> list[TokenLogprobs]:
+        length = prompt.num_positions - len(prompt.token_ids)
+        mailbox = Mailbox()
+        request = self._submit(
+            Scoring(mailbox.put, prompt.soft_prompt, length, prompt.token_ids, [tuple(ids) for ids in continuations])
+        )
+        try:
+            results: list[TokenLogprobs] = await mailbox.get()
+            return results
+        finally:
+            self._cancel(request)
+
+    def _submit(self, request: RequestT) -> RequestT:
+        with self._work:
+            if not self.is_ready:
+                raise NotReady("the engine is not running")
+            if self._scheduler.is_full:
+                self._metrics.rejections.labels(reason="queue_full").inc()
+                limit = self._scheduler.limits.max_waiting
+                raise Overloaded(f"the engine already holds its limit of {limit} requests")
+            self._scheduler.submit(request)
+            self._work.notify()
+        return request
+
+    def _cancel(self, request: Request) -> None:
+        """Free what a request holds at the next step; nothing where it has ended."""
+        with self._work:
+            request.is_cancelled = True
+            self._work.notify()
+
+    def _serve(self) -> None:
+        fate: ServiceError = EngineFailed("the engine has failed; the server has to be restarted")
+        try:
+            while pieces := self._next_batch():
+                self._step(pieces)
+            fate = NotReady("the server is stopping")
+        except Exception:
+            logger.exception("the engine has failed")
+        finally:
+            self._fail_all(fate)
+
+    def _next_batch(self) -> list[Piece]:
+        """Wait for work; empty when the engine stops."""
+        with self._work:
+            while not self._is_stopping:
+                pieces = self._scheduler.schedule()
+                self._observe_load()
+                if pieces:
+                    return pieces
+                self._work.wait()
+        return []
+
+    def _step(self, pieces: Sequence[Piece]) -> None:
+        started = time.monotonic()
+        for piece in pieces:
+            self._observe_start(piece, started)
+        try:
+            results = self._runner.run(pieces)
+        except Exception as error:  # the batch's members share its fate, the engine does not
+            logger.exception("a batch of %d pieces failed", len(pieces))
+            for request in {id(piece.request): piece.request for piece in pieces}.values():
+                self._finish(request, EngineFailed(f"the forward pass failed: {type(error).__name__}"))
+            return
+        self._metrics.step_seconds.observe(time.monotonic() - started)
+        self._metrics.step_tokens.observe(sum(piece.num_positions for piece in pieces))
+        for piece, result in zip(pieces, results, strict=True):
+            with self._work:
+                self._scheduler.complete(piece)
+            self._deliver(piece, result)
+
+    def _deliver(self, piece: Piece, result: Any) -> None:
+        request = piece.request
+        if isinstance(request, Compression):
+            self._deliver_vectors(request, result)
+        elif isinstance(request, Scoring):
+            request.results[piece.index] = result
+            if len(request.results) == len(request.continuations):
+                self._finish(request, [request.results[index] for index in range(len(request.continuations))])
+        elif isinstance(request, Generation):
+            self._deliver_token(request, result)
+
+    def _deliver_vectors(self, request: Compression, vectors: Tensor) -> None:
+        is_first = request.soft_prompt is None or not self._accumulate_summary
+        request.soft_prompt = vectors if is_first else torch.cat([request.soft_prompt, vectors])
+        request.soft_prompt_length = request.soft_prompt.shape[0]
+        self._metrics.summary_vectors.inc(vectors.shape[0])
+        if request.next_segment == len(request.segments):
+            self._finish(request, vectors)
+        else:
+            request.deliver(vectors)
+
+    def _deliver_token(self, request: Generation, sampled: Sampled) -> None:
+        request.generated.append(sampled.token_id)
+        self._observe_token(request)
+        detokenizer, reason = request.detokenizer, self._reason_to_finish(request, sampled.token_id)
+        text = "" if sampled.token_id in self._end_of_text else detokenizer.add(sampled.token_id)
+        if detokenizer.is_stopped:
+            reason = "stop"
+        elif reason is not None:
+            text += detokenizer.flush()
+        event = TokenEvent(sampled.token_id, text, sampled.logprob, reason)
+        if reason is None:
+            request.deliver(event)
+        else:
+            self._metrics.finished.labels(reason=reason).inc()
+            self._finish(request, event)
+
+    def _reason_to_finish(self, request: Generation, token_id: int) -> FinishReason | None:
+        if token_id in self._end_of_text:
+            return "stop"
+        return "length" if len(request.generated) >= request.params.max_tokens else None
+
+    def _finish(self, request: Request, result: Any) -> None:
+        with self._work:
+            self._scheduler.remove(request)
+        request.deliver(result)
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._work:
+            self._is_stopping = True
+            waiting = self._scheduler.requests
+            for request in waiting:
+                self._scheduler.remove(request)
+        for request in waiting:
+            request.deliver(error)
+
+    def _observe_load(self) -> None:
+        num_running = self._scheduler.num_running
+        self._metrics.running.set(num_running)
+        self._metrics.waiting.set(self._scheduler.num_waiting)
+        self._metrics.kv_usage.set(num_running / self._scheduler.limits.max_running)
+
+    def _observe_start(self, piece: Piece, now: float) -> None:
+        self._metrics.tokens.labels(phase=piece.phase.value).inc(piece.num_positions)
+        if piece.request.started_at is None:
+            piece.request.started_at = now
+            kind = "generate" if piece.phase is Phase.PREFILL else piece.phase.value
+            self._metrics.queue_wait_seconds.labels(kind=kind).observe(now - piece.request.submitted_at)
+
+    def _observe_token(self, request: Generation) -> None:
+        now = time.monotonic()
+        if request.last_token_at is None:
+            self._metrics.time_to_first_token_seconds.observe(now - request.submitted_at)
+        else:
+            self._metrics.inter_token_seconds.observe(now - request.last_token_at)
+        request.last_token_at = now

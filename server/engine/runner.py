@@ -1,0 +1,144 @@
+"""The only code that drives the device: a batch of pieces in, results out."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from model import AutoCompressor
+from server.engine.attention import Kernels, PackedAttention, Span
+from server.engine.kv_cache import KvCache
+from server.engine.protocol import TokenLogprobs
+from server.engine.requests import Compression, Generation, Phase, Piece, Scoring
+from server.engine.sampler import Sampled, sample_rows
+
+logger = logging.getLogger(__name__)
+
+CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest logit
+
+
+class Runner:
+    """Runs pieces packed: one row of all their positions, linear layers over all at once, attention by span."""
+
+    def __init__(self, model: AutoCompressor, kernels: Kernels, *, num_rows: int, max_tokens: int) -> None:
+        """Take over the model's attention, and see once that its results stay what they were.
+
+        Raises:
+            ValueError: an architecture whose attention the engine cannot take over.
+        """
+        self._model = model.eval()
+        self._attention = PackedAttention(KvCache(num_rows=num_rows, max_tokens=max_tokens), kernels)
+        self._take_over_attention()
+
+    @torch.inference_mode()
+    def run(self, pieces: Sequence[Piece]) -> list[Any]:
+        """Run a batch, decodes first.
+
+        Returns:
+            For each piece: `Sampled` for PREFILL and DECODE, (S, D) summary vectors on the CPU for SEGMENT,
+            `TokenLogprobs` for SCORE.
+        """
+        inputs = [self._inputs(piece) for piece in pieces]
+        hidden = self._forward(
+            torch.cat([embeds for embeds, _ in inputs]),
+            torch.cat([positions for _, positions in inputs]),
+            [self._span(piece) for piece in pieces],
+        )
+        by_piece = hidden.split([piece.num_positions for piece in pieces])
+        results: dict[int, Any] = {}
+        drawing = [index for index, piece in enumerate(pieces) if piece.phase in (Phase.PREFILL, Phase.DECODE)]
+        if drawing:
+            last = torch.stack([by_piece[index][-1] for index in drawing])  # (N, D)
+            results.update(zip(drawing, self._sample([pieces[index] for index in drawing], last), strict=True))
+        for index, (piece, states) in enumerate(zip(pieces, by_piece, strict=True)):
+            if piece.phase is Phase.SEGMENT:
+                results[index] = states[-self._model.summary_length :].to("cpu", copy=True)
+            elif piece.phase is Phase.SCORE:
+                results[index] = self._score(piece, states)
+        return [results[index] for index in range(len(pieces))]
+
+    def _inputs(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Embeddings (T, D) and position ids (T,) of a piece."""
+        request, model = piece.request, self._model
+        if piece.phase is Phase.DECODE:
+            assert isinstance(request, Generation)
+            token = torch.tensor(request.generated[-1:], device=model.device)
+            place = model.positions.of_token(
+                request.num_cached - request.soft_prompt_length, request.soft_prompt_length
+            )
+            return model.embed(token[None])[0], torch.tensor([place], device=model.device)
+        assert isinstance(request, Generation | Compression | Scoring)
+        token_ids = self._token_ids(piece)
+        summary_length = model.summary_length if piece.phase is Phase.SEGMENT else 0
+        ids = torch.tensor(token_ids, dtype=torch.long, device=model.device)
+        parts = [model.embed(ids[None])[0]]
+        if request.soft_prompt is not None:
+            parts.insert(0, request.soft_prompt.to(model.device, model.dtype))
+        if summary_length:
+            parts.append(model.embed_summary.weight)
+        mask = torch.ones(1, len(token_ids), dtype=torch.long, device=model.device)
+        return torch.cat(parts), model.positions.ids(mask, request.soft_prompt_length, summary_length)[0]
+
+    def _token_ids(self, piece: Piece) -> Sequence[int]:
+        request = piece.request
+        if isinstance(request, Compression):
+            return request.segments[piece.index]
+        if isinstance(request, Scoring):
+            return (*request.prompt_ids, *request.continuations[piece.index][:-1])
+        assert isinstance(request, Generation)
+        return request.prompt_ids
+
+    def _span(self, piece: Piece) -> Span:
+        request = piece.request
+        if isinstance(request, Generation):
+            return Span(piece.num_positions, request.row, request.num_cached)
+        return Span(piece.num_positions, row=None, num_cached=0)
+
+    def _forward(self, embeds: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
+        """Last hidden states (T, D) of a packed batch."""
+        self._attention.begin(spans, embeds.device)
+        output = self._model.base.base_model(inputs_embeds=embeds[None], position_ids=positions[None], use_cache=False)
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def _sample(self, pieces: Sequence[Piece], hidden: Tensor) -> list[Sampled]:
+        sequences = [piece.request for piece in pieces]
+        generations = [sequence for sequence in sequences if isinstance(sequence, Generation)]
+        return sample_rows(
+            self._model.logits(hidden),
+            [sequence.params for sequence in generations],
+            [sequence.generator for sequence in generations],
+        )
+
+    def _score(self, piece: Piece, states: Tensor) -> TokenLogprobs:
+        request = piece.request
+        assert isinstance(request, Scoring)
+        continuation = request.continuations[piece.index]
+        logprobs = self._model.logits(states[-len(continuation) :]).float().log_softmax(dim=-1)  # (L, V)
+        targets = torch.tensor(continuation, device=logprobs.device)
+        chosen = logprobs.gather(1, targets[:, None])[:, 0]
+        return TokenLogprobs(continuation, tuple(chosen.tolist()))
+
+    @torch.inference_mode()
+    def _take_over_attention(self) -> None:
+        model, name = self._model, f"autocompressor-{id(self)}"
+        ids = torch.arange(8, device=model.device)[None] % model.base.config.vocab_size
+        expected = model.logits(
+            model.run_segment(ids, torch.ones_like(ids), model.empty_soft_prompt(), is_compressed=False)[0]
+        )
+        AttentionInterface.register(name, self._attention)
+        try:
+            model.base.set_attn_implementation(name)
+            positions = model.positions.ids(torch.ones_like(ids), 0, 0)
+            hidden = self._forward(model.embed(ids)[0], positions[0], [Span(ids.shape[1], row=0, num_cached=0)])
+        except (ValueError, AttributeError, TypeError, AssertionError) as error:
+            raise ValueError(f"the engine cannot run {type(model.base).__name__}: {error}") from error
+        difference = float((model.logits(hidden) - expected[0]).abs().max())
+        if not difference <= CHECK_TOLERANCE[model.dtype] * max(1.0, float(expected.abs().max())):
+            raise ValueError(
+                f"the engine cannot run {type(model.base).__name__}: its logits differ by {difference:.3g} from the model's"
+            )
+        logger.debug("attention taken over; logits differ by %.2g", difference)

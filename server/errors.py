@@ -1,0 +1,70 @@
+"""Errors the client is told about. `app.py` alone maps them to HTTP statuses."""
+
+
+class ServiceError(Exception):
+    """A request that ends in an error; `code` is part of the API, `param` names the field at fault."""
+
+    code = "internal"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(ServiceError):
+    """Well-formed, but not something that can be done: an empty text, an unknown token id."""
+
+    code = "invalid_request"
+
+
+class TooLong(ServiceError):
+    """What can never fit the model or the server's limits, refused before any work."""
+
+    code = "context_length_exceeded"
+
+
+class BodyTooLarge(ServiceError):
+    """A request body over the server's limit in bytes."""
+
+    code = "body_too_large"
+
+
+class SummaryNotFound(ServiceError):
+    """No such summary, or no longer: deleted, or its time to live is over."""
+
+    code = "summary_not_found"
+
+
+class ModelMismatch(ServiceError):
+    """A summary that another model made; its vectors mean nothing to this one."""
+
+    code = "model_mismatch"
+
+
+class Overloaded(ServiceError):
+    """The queue is full; the client should come back later."""
+
+    code = "overloaded"
+
+
+class NotReady(ServiceError):
+    """The engine or the store cannot serve now."""
+
+    code = "not_ready"
+
+
+class StoreExhausted(ServiceError):
+    """The store has no room left for another summary."""
+
+    code = "store_full"
+
+
+class EngineFailed(ServiceError):
+    """The forward pass this request was part of failed; nothing of it was kept."""
+
+    code = "engine_failed"
+
+
+class Internal(ServiceError):
+    """A defect of the server's own, or a stored record that is damaged."""

@@ -1,0 +1,12 @@
+"""Logging, set once at the start."""
+
+import logging
+
+from transformers.utils import logging as transformers_logging
+
+
+def configure(level: str) -> None:
+    """One line an event on standard error; libraries speak from warnings up."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    logging.getLogger("server").setLevel(level.upper())
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,40 @@
+"""Whether the server lives, whether it can serve, and its metrics."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from server import schemas
+from server.services import Services, services
+from server.store import StoreError
+
+router = APIRouter(tags=["health"])
+With = Annotated[Services, Depends(services)]
+UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Health}}
+
+
+@router.get("/livez")
+async def livez() -> schemas.Health:
+    """The process answers."""
+    return schemas.Health(status="ok", checks={})
+
+
+@router.get("/health", responses=UNAVAILABLE)
+@router.get("/readyz", responses=UNAVAILABLE)
+async def readyz(response: Response, served: With) -> schemas.Health:
+    """The engine runs and the store answers; else 503."""
+    checks = {"engine": "ok" if served.engine.is_ready else "not running", "store": "ok"}
+    try:
+        await served.store.ping()
+    except StoreError:
+        checks["store"] = "unreachable"
+    is_ok = all(check == "ok" for check in checks.values())
+    response.status_code = 200 if is_ok else 503
+    return schemas.Health(status="ok" if is_ok else "unavailable", checks=checks)
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(served: With) -> Response:
+    """Prometheus' text format."""
+    return Response(generate_latest(served.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,32 @@
+"""What handlers work with, built by `app` and handed on."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import Request
+
+from server.compression import Compressor
+from server.engine.protocol import Engine
+from server.metrics import Metrics
+from server.prompting import Prompter
+from server.served_model import ServedModel
+from server.settings import Settings
+from server.store import SummaryStore
+
+
+@dataclass(frozen=True)
+class Services:
+    """One running server's parts."""
+
+    settings: Settings
+    model: ServedModel
+    engine: Engine
+    store: SummaryStore
+    compressor: Compressor
+    prompter: Prompter
+    metrics: Metrics
+
+
+def services(request: Request) -> Services:
+    """The parts of the app that received a request; a FastAPI dependency."""
+    return cast(Services, request.app.state.services)

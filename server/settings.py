@@ -1,0 +1,76 @@
+"""Every setting of the server: one field, one environment variable, one flag of `autocompressor serve`."""
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENVIRONMENT_PREFIX = "AUTOCOMPRESSOR_"
+IGNORED_NAMES = frozenset({"AUTOCOMPRESSOR_PARITY"})  # read by the tests
+
+
+class Settings(BaseSettings):
+    """Read once, at the start, and never written back."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model: str = Field(
+        "default", description="'default' (the bundled checkpoint), a checkpoint directory, or a hub id."
+    )
+    device: str = Field(
+        "auto", description="'auto' takes CUDA where there is one; else as torch names it: cpu, cuda:1."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="'auto' is bfloat16 where the device computes in it, else float32."
+    )
+    attention: Literal["auto", "sdpa", "flash"] = Field(
+        "auto", description="'auto' takes flash-attn on CUDA where it is installed, else torch's own kernels."
+    )
+    store: str = Field(
+        "sqlite:summaries.sqlite3", description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, rediss://…"
+    )
+    tenant_salt: str = Field("", description="Part of every summary id: other salts, other ids for equal documents.")
+    default_ttl_seconds: PositiveInt | None = Field(
+        None, description="How long a summary lives when /compress does not say; none is for ever."
+    )
+    max_running_sequences: PositiveInt = Field(
+        32, description="Generations that decode together: rows of the KV pool, taken when the server starts."
+    )
+    max_sequence_tokens: PositiveInt | None = Field(
+        None, description="Positions a row of the KV pool has; none is as many as the model."
+    )
+    max_waiting_requests: PositiveInt = Field(
+        256, description="Requests the engine holds, running or not, before it answers 429."
+    )
+    max_batch_tokens: PositiveInt = Field(
+        4096, description="Most positions in one forward pass; raise it until the device is compute-bound."
+    )
+    max_body_bytes: PositiveInt = Field(16 * 2**20, description="Largest request body.")
+    shutdown_seconds: NonNegativeInt = Field(30, description="How long a stop waits for running requests.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+
+    @model_validator(mode="after")
+    def _salt_is_text(self) -> "Settings":
+        if "\x00" in self.tenant_salt:
+            raise ValueError("tenant_salt has a NUL character")
+        return self
+
+
+def unknown_names(environment: dict[str, str]) -> list[str]:
+    """Variables that look like ours and are not: pydantic-settings lets these pass unseen."""
+    known = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields} | IGNORED_NAMES
+    return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+
+
+def load_settings(environment: dict[str, str], flags: dict[str, Any]) -> Settings:
+    """Settings from flags, else the environment, else defaults.
+
+    Raises:
+        ValueError: an unknown variable, or a value that does not fit, said in a sentence.
+    """
+    unknown = unknown_names(environment)
+    if unknown:
+        raise ValueError(f"unknown setting {unknown[0]}; `autocompressor serve --help` lists them")
+    return Settings(**flags)

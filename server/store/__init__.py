@@ -1,0 +1,58 @@
+"""Where summaries are kept: one protocol, in a file or in Redis.
+
+The bytes of a record are `server.store.codec`, apart because it needs torch.
+"""
+
+import re
+from pathlib import Path
+
+from server.store.embedded import EmbeddedStore
+from server.store.protocol import (
+    Entry,
+    EntryStat,
+    MissingReferences,
+    StillReferenced,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    SummaryStore,
+)
+from server.store.redis_store import RedisStore
+
+__all__ = [
+    "EmbeddedStore",
+    "Entry",
+    "EntryStat",
+    "MissingReferences",
+    "RedisStore",
+    "StillReferenced",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "SummaryStore",
+    "open_store",
+]
+
+
+async def open_store(url: str) -> SummaryStore:
+    """Open the store that `url` names; the caller closes it.
+
+    Args:
+        url: `sqlite:PATH`, relative or absolute, whose folder is created; or `redis://HOST:PORT/DB`, `rediss://...`,
+            `unix://PATH?db=DB`, to which nothing is sent yet.
+
+    Raises:
+        ValueError: the URL is none of these.
+        StoreUnavailable: the file cannot be opened.
+        StoreError: the file is of another program or of another version of this one.
+    """
+    if url == "sqlite::memory:":
+        raise ValueError("the store must outlive the process: name a file as sqlite:PATH, not sqlite::memory:")
+    # `sqlite://...` of other programs means other paths than it says here, so it is refused rather than guessed at
+    if re.fullmatch(r"sqlite:(?!//).+", url):
+        return await EmbeddedStore.open(Path(url.removeprefix("sqlite:")))
+    # redis-py reads a database that is no number as 0
+    if re.fullmatch(r"rediss?://[^/?]+(/\d*)?(\?.*)?|unix://.+", url):
+        return RedisStore.open(url)
+    shown = re.sub(r"//[^/]*@", "//***@", url)
+    raise ValueError(f"a store is sqlite:PATH, redis://HOST:PORT/DB, rediss://... or unix://PATH, not {shown!r}")

@@ -1,0 +1,124 @@
+"""What a store of summaries promises, whichever backend keeps them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class StoreError(Exception):
+    """The store could not do what it was asked; nothing was changed."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached, does not answer in time, or its disk fails; the same call may succeed later."""
+
+
+class StoreFull(StoreError):
+    """There is no room for more; nothing can be put until something is deleted or expires."""
+
+
+class MissingReferences(StoreError):
+    """An entry needs others that are neither in the store nor in the same call."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(f"{len(keys)} referenced entries are not in the store, among them {', '.join(keys[:3])}")
+        self.keys = tuple(keys)
+
+
+class StillReferenced(StoreError):
+    """An entry that another live one needs cannot be deleted."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key} is still referenced by another entry")
+        self.key = key
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record to store; `references` are the keys of those it is of no use without.
+
+    References may reach over several levels but must not form a circle: nothing in a circle can be deleted.
+    """
+
+    key: str
+    value: bytes
+    references: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.key in self.references:
+            raise ValueError(f"{self.key} references itself")
+
+
+@dataclass(frozen=True)
+class EntryStat:
+    """`size_bytes` counts the value alone; `seconds_to_live` is None for an entry that never expires."""
+
+    size_bytes: int
+    seconds_to_live: float | None
+
+
+class SummaryStore(Protocol):
+    """Bytes under keys, with a time to live and references that are kept whole.
+
+    Every live entry finds its references live: they expire no earlier, and are never deleted before it.
+    Any number of tasks, processes and hosts (as far as the backend reaches) may share one store; each call is atomic.
+    A call that is cancelled, or that raises StoreUnavailable after it was sent, has happened wholly or not at all.
+    Every call may raise StoreUnavailable.
+    """
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values in the order of `keys`; None where there is no entry or it has expired."""
+        ...
+
+    async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
+        """Store all entries or none, and return when they are as durable as the backend makes them.
+
+        An entry replaces the value and the references of an earlier one of the same key; of two with the same key in
+        one call the last counts. A time to live only ever lengthens: what is left of an earlier one stands if it is
+        longer. The references of an entry are lengthened to at least the entry's own resulting expiry.
+
+        Args:
+            ttl_seconds: time to live, rounded up to a millisecond; None never expires.
+
+        Raises:
+            MissingReferences: a reference is neither live in the store nor in `entries`.
+            StoreFull: there is no room.
+            ValueError: `ttl_seconds` is not a positive finite number.
+        """
+        ...
+
+    async def delete(self, key: str) -> bool:
+        """Remove an entry and, of what it references, whatever no other live entry references.
+
+        Entries that nothing ever referenced are removed by their own key or by expiry only. An entry kept for another
+        referrer keeps its time to live, so one kept for ever outlives a referrer that later expires by itself.
+
+        Returns:
+            Whether the entry was there. A reply lost on the way is asked for again, and may so read False.
+
+        Raises:
+            StillReferenced: another live entry references this one.
+        """
+        ...
+
+    async def stat(self, key: str) -> EntryStat | None:
+        """Describe an entry without reading it; None if it is absent or expired."""
+        ...
+
+    async def ping(self) -> None:
+        """Return if the store answers, and raise StoreUnavailable if not."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and threads, after what was asked before is done; the last call to a store."""
+        ...
+
+
+def to_milliseconds(ttl_seconds: float | None) -> int | None:
+    """Round a time to live up to whole milliseconds; ValueError unless it is positive and finite, or None."""
+    if ttl_seconds is None:
+        return None
+    if not (math.isfinite(ttl_seconds) and ttl_seconds > 0):
+        raise ValueError(f"ttl_seconds must be positive and finite, or None for ever, not {ttl_seconds}")
+    return math.ceil(ttl_seconds * 1000)

@@ -1,0 +1,87 @@
+"""The SQLite file of the embedded store: how it is opened, what is in it, and how it is written."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from server.store.protocol import StoreError
+
+SCHEMA_VERSION = 1
+
+# Values stand apart from expiries: an UPDATE rewrites its whole row, and lengthening a document's segments must not
+# write all of its vectors again. `expires` is in milliseconds since the epoch; NULL never expires, and max() of SQLite
+# gives NULL when either argument is NULL, so it takes the later of two expiries as it stands.
+SCHEMA = """
+CREATE TABLE entry (key TEXT PRIMARY KEY, expires INTEGER) WITHOUT ROWID;
+CREATE INDEX entry_expires ON entry (expires) WHERE expires IS NOT NULL;
+CREATE TABLE content (key TEXT PRIMARY KEY REFERENCES entry ON DELETE CASCADE, data BLOB NOT NULL);
+CREATE TABLE reference (
+    referrer TEXT REFERENCES entry ON DELETE CASCADE,
+    referenced TEXT REFERENCES entry ON DELETE CASCADE,
+    PRIMARY KEY (referrer, referenced)
+) WITHOUT ROWID;
+CREATE INDEX reference_referenced ON reference (referenced);
+"""
+
+
+def connect(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
+    """Open the file with the settings that make it durable; autocommit, for the thread that calls.
+
+    In WAL mode readers and a writer do not wait for one another; `synchronous=FULL` then syncs the log at every
+    commit, where NORMAL may lose the last ones with the power (https://sqlite.org/pragma.html#pragma_synchronous).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=busy_timeout_seconds, isolation_level=None)
+    try:
+        # one write transaction: of two processes that open a new file, one creates the tables and the other finds them
+        with writing(connection):
+            _prepare_schema(connection, path)
+        _use_write_ahead_log(connection, busy_timeout_seconds)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+    if version == 0 and is_empty:
+        for statement in SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    elif version != SCHEMA_VERSION:
+        raise StoreError(f"{path} has schema version {version}, and this program reads version {SCHEMA_VERSION}")
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout_seconds: float) -> None:
+    # SQLite does not wait its busy timeout for this switch, which fails while another process opens the same new file
+    deadline = time.monotonic() + busy_timeout_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+
+
+@contextmanager
+def writing(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run the body as one write transaction: all of it is committed, or nothing if it raises."""
+    # IMMEDIATE takes the write lock before anything is read: a transaction that upgrades later can fail as a deadlock
+    # without waiting for the busy timeout (https://sqlite.org/lang_transaction.html)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite itself has rolled back after some errors, a full disk among them
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,221 @@
+"""Records come back as they were, and nothing else comes back."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from server.store.codec import (
+    CorruptRecord,
+    FingerprintMismatch,
+    Manifest,
+    decode_manifest,
+    decode_vectors,
+    encode_manifest,
+    encode_vectors,
+)
+from tests.store.records import MODEL, make_manifest, make_vectors, mutations, signed_manifest, signed_vectors
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return pytest.fail, ("decoding ran what the bytes said",)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_vectors_come_back_as_they_were(dtype: torch.dtype) -> None:
+    vectors = make_vectors(dtype)
+    decoded = decode_vectors(encode_vectors(vectors, fingerprint=MODEL), fingerprint=MODEL)
+    assert decoded.dtype == dtype
+    assert torch.equal(decoded, vectors)
+    decoded += 1  # its own memory, and writable
+
+
+def test_vectors_that_are_a_view_with_a_gradient_are_encoded() -> None:
+    transposed = make_vectors().T.requires_grad_()
+    assert torch.equal(decode_vectors(encode_vectors(transposed, fingerprint=MODEL), fingerprint=MODEL), transposed)
+
+
+def test_vectors_are_safetensors_for_any_other_reader() -> None:
+    vectors = make_vectors()
+    assert torch.equal(safetensors.torch.load(encode_vectors(vectors, fingerprint=MODEL))["vectors"], vectors)
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        torch.zeros(8),
+        torch.zeros(1, 2, 8),
+        torch.zeros(0, 8),
+        torch.zeros(3, 8, dtype=torch.float64),
+        torch.zeros(3, 8, dtype=torch.int32),
+        torch.zeros(3, 8, device="meta"),
+        torch.tensor([[1.0, float("nan")]]),
+        torch.tensor([[1.0, float("inf")]]),
+    ],
+    ids=["rank 1", "rank 3", "empty", "float64", "int32", "meta", "nan", "inf"],
+)
+def test_what_is_no_summary_is_not_encoded(vectors: Tensor) -> None:
+    with pytest.raises(ValueError, match="summary vectors must be"):
+        encode_vectors(vectors, fingerprint=MODEL)
+
+
+def test_vectors_of_another_model_are_refused() -> None:
+    with pytest.raises(FingerprintMismatch, match=r"'model-a'.*'model-b'"):
+        decode_vectors(encode_vectors(make_vectors(), fingerprint=MODEL), fingerprint="model-b")
+
+
+def test_changed_vectors_are_equal_or_refused() -> None:
+    vectors = make_vectors()
+    data = encode_vectors(vectors, fingerprint=MODEL)
+    refused = 0
+    for changed in mutations(data, 3000):
+        try:
+            assert torch.equal(decode_vectors(changed, fingerprint=MODEL), vectors)
+        except (CorruptRecord, FingerprintMismatch):
+            refused += 1
+    assert refused > len(data) * 1.9
+
+
+def test_a_changed_header_is_refused_though_the_tensor_is_whole() -> None:
+    """The checksum covers what the bytes are read as."""
+    data = encode_vectors(make_vectors(torch.float16), fingerprint=MODEL)
+    for old, new in [(b'"F16"', b'"BF16"'), (b"[3,8]", b"[8,3]"), (b"model-a", b"model-b")]:
+        header_bytes = int.from_bytes(data[:8], "little") + len(new) - len(old)
+        changed = header_bytes.to_bytes(8, "little") + data[8:].replace(old, new)
+        with pytest.raises(CorruptRecord, match="checksum"):
+            decode_vectors(changed, fingerprint="model-b" if new == b"model-b" else MODEL)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "payload", "reason"),
+    [
+        ("F32", [1, 2], b"\0" * 4 + b"\0\0\x80\x7f", "finite"),
+        ("F32", [2], b"\0" * 8, "unpack"),
+        ("F32", [1, 1, 2], b"\0" * 8, "unpack"),
+        ("F32", [0, 2], b"", "empty"),
+        ("F32", [-1, -2], b"\0" * 8, "empty"),
+        ("F32", [2, 2], b"\0" * 8, "does not fit"),
+        ("F64", [1, 1], b"\0" * 8, "KeyError"),
+        ("F32", [True, 2], b"\0" * 8, "whole number"),
+    ],
+)
+def test_a_right_checksum_over_wrong_vectors_is_refused(
+    dtype: str, shape: list[int], payload: bytes, reason: str
+) -> None:
+    with pytest.raises(CorruptRecord, match=reason):
+        decode_vectors(signed_vectors(payload, dtype, shape), fingerprint=MODEL)
+
+
+def test_the_signed_record_of_these_tests_is_read() -> None:
+    """Else the test above would pass for another reason."""
+    assert decode_vectors(signed_vectors(b"\0" * 8, "F32", [1, 2]), fingerprint=MODEL).tolist() == [[0, 0]]
+    assert decode_manifest(signed_manifest(), fingerprint=MODEL) == make_manifest()
+
+
+@pytest.mark.parametrize("manifest", [make_manifest(), replace(make_manifest(), metadata={}, parent=None)])
+def test_a_manifest_comes_back_as_it_was(manifest: Manifest) -> None:
+    assert decode_manifest(encode_manifest(manifest), fingerprint=MODEL) == manifest
+
+
+def test_equal_manifests_give_equal_bytes() -> None:
+    one = replace(make_manifest(), metadata={"a": "1", "b": "2"})
+    other = replace(make_manifest(), metadata={"b": "2", "a": "1"})
+    assert encode_manifest(one) == encode_manifest(other)
+
+
+def test_a_manifest_that_contradicts_itself_is_not_made() -> None:
+    with pytest.raises(ValueError, match="2 segments with 1 lengths"):
+        replace(make_manifest(), segment_tokens=(1,))
+    with pytest.raises(ValueError, match="finite"):
+        replace(make_manifest(), created=float("nan"))
+
+
+def test_a_manifest_of_another_model_is_refused() -> None:
+    with pytest.raises(FingerprintMismatch, match=r"'model-a'.*'model-b'"):
+        decode_manifest(encode_manifest(make_manifest()), fingerprint="model-b")
+
+
+def test_a_changed_manifest_is_refused() -> None:
+    data = encode_manifest(make_manifest())
+    for changed in mutations(data, 3000):
+        if changed != data:
+            with pytest.raises(CorruptRecord):
+                decode_manifest(changed, fingerprint=MODEL)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "autocompressor-manifest-2"},
+        {"segments": 5},
+        {"segments": [1, 2]},
+        {"segments": ["0a"]},
+        {"segment_tokens": [1.5, 2]},
+        {"vectors": None},
+        {"vectors": True},
+        {"created": "soon"},
+        {"created": 1},
+        {"created": 10**400},
+        {"metadata": ["a"]},
+        {"metadata": {"a": 1}},
+        {"parent": 3},
+        {"more": 1},
+        {"fingerprint": None},
+    ],
+)
+def test_a_right_checksum_over_a_wrong_manifest_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(CorruptRecord):
+        decode_manifest(signed_manifest(**changes), fingerprint=MODEL)
+
+
+def test_the_reason_of_a_refusal_is_told() -> None:
+    with pytest.raises(CorruptRecord, match="format is not autocompressor-manifest-1"):
+        decode_manifest(signed_manifest(format="autocompressor-manifest-2"), fingerprint=MODEL)
+    with pytest.raises(CorruptRecord, match="a text is expected"):
+        decode_manifest(signed_manifest(parent=3), fingerprint=MODEL)
+    data = encode_vectors(make_vectors(), fingerprint=MODEL)
+    with pytest.raises(CorruptRecord, match="format is not autocompressor-vectors-1"):
+        decode_vectors(data.replace(b"vectors-1", b"vectors-2"), fingerprint=MODEL)
+    with pytest.raises(CorruptRecord, match="the length is wrong"):
+        decode_vectors(data.replace(b"[0,96]", b"[8,96]"), fingerprint=MODEL)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 8,
+        b"\xff" * 64,
+        b"null",
+        b"5",
+        b"NaN",
+        b'"text"',
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+        (2).to_bytes(8, "little") + b"{}",
+        (3).to_bytes(8, "little") + b"\xed\xa0\x80",
+        b"9" * 10_000,
+        (10_000).to_bytes(8, "little") + b"9" * 10_000,
+        b'{"format":"autocompressor-manifest-1","created":' + b"9" * 400 + b"}",
+        pickle.dumps(Bomb()),
+        (len(pickle.dumps(Bomb()))).to_bytes(8, "little") + pickle.dumps(Bomb()),
+    ],
+)
+def test_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(CorruptRecord):
+        decode_vectors(data, fingerprint=MODEL)
+    with pytest.raises(CorruptRecord):
+        decode_manifest(data, fingerprint=MODEL)
+
+
+def test_one_kind_of_record_is_not_read_as_the_other() -> None:
+    with pytest.raises(CorruptRecord):
+        decode_vectors(encode_manifest(make_manifest()), fingerprint=MODEL)
+    with pytest.raises(CorruptRecord):
+        decode_manifest(encode_vectors(make_vectors(), fingerprint=MODEL), fingerprint=MODEL)

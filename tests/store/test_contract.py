@@ -1,0 +1,251 @@
+"""What every backend promises, on the backend as a user opens it."""
+
+import asyncio
+
+import pytest
+
+from server.store import Entry, EntryStat, MissingReferences, StillReferenced, SummaryStore, open_store
+
+BINARY = bytes(range(256))
+
+
+async def is_stored(store: SummaryStore, *keys: str) -> list[bool]:
+    return [value is not None for value in await store.get_many(keys)]
+
+
+async def seconds_to_live(store: SummaryStore, key: str) -> float | None:
+    stat = await store.stat(key)
+    assert stat is not None, f"{key} is not in the store"
+    return stat.seconds_to_live
+
+
+async def test_values_come_back_in_the_order_asked_for(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", BINARY), Entry("ü 'b'", b""), Entry("c", b"3" * 100_000)])
+    assert await store.get_many(["c", "absent", "a", "ü 'b'", "a"]) == [b"3" * 100_000, None, BINARY, b"", BINARY]
+
+
+async def test_nothing_asked_and_nothing_put(store: SummaryStore) -> None:
+    await store.put_many([])
+    assert await store.get_many([]) == []
+
+
+async def test_thousands_of_entries_in_one_call(store: SummaryStore) -> None:
+    """SQLite limits the parameters of a statement, and Lua how many values one call takes."""
+    keys = [f"segment:{number}" for number in range(9000)]
+    segments = [Entry(key, key.encode()) for key in keys]
+    await store.put_many([*segments, Entry("manifest", b"m", tuple(keys))])
+    assert await store.get_many(keys) == [key.encode() for key in keys]
+    assert await store.delete("manifest")
+    assert not any(await is_stored(store, *keys))
+
+
+async def test_put_replaces_the_value(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", b"old")])
+    await store.put_many([Entry("a", b"new, first"), Entry("a", b"new, last")])
+    assert await store.get_many(["a"]) == [b"new, last"]
+
+
+async def test_a_missing_reference_changes_nothing(store: SummaryStore) -> None:
+    await store.put_many([Entry("kept", b"old"), Entry("there", b"1")], ttl_seconds=60)
+    with pytest.raises(MissingReferences) as caught:
+        await store.put_many([Entry("kept", b"new"), Entry("m", b"2", ("there", "gone", "lost"))])
+    assert set(caught.value.keys) == {"gone", "lost"}
+    assert await store.get_many(["kept", "m"]) == [b"old", None]
+    assert await seconds_to_live(store, "there") is not None
+
+
+async def test_an_expired_reference_is_missing(store: SummaryStore) -> None:
+    await store.put_many([Entry("s", b"1")], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    with pytest.raises(MissingReferences):
+        await store.put_many([Entry("m", b"2", ("s",))])
+
+
+async def test_references_in_the_same_call_in_any_order(store: SummaryStore) -> None:
+    await store.put_many([Entry("m", b"0", ("s", "t", "s")), Entry("s", b"1"), Entry("t", b"2")])
+    assert await is_stored(store, "m", "s", "t") == [True, True, True]
+
+
+async def test_entries_expire(store: SummaryStore) -> None:
+    await store.put_many([Entry("m", b"1", ("s",)), Entry("s", b"2")], ttl_seconds=0.05)
+    await store.put_many([Entry("stays", b"3")])
+    assert await is_stored(store, "m", "s") == [True, True]
+    await asyncio.sleep(0.1)
+    assert await is_stored(store, "m", "s", "stays") == [False, False, True]
+    assert await store.stat("m") is None
+    assert not await store.delete("m")
+
+
+async def test_an_expired_entry_can_be_put_again(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", b"old")], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    await store.put_many([Entry("a", b"new")], ttl_seconds=60)
+    assert await store.get_many(["a"]) == [b"new"]
+
+
+async def test_stat_tells_size_and_time_to_live(store: SummaryStore) -> None:
+    await store.put_many([Entry("forever", BINARY)])
+    await store.put_many([Entry("a day", b"")], ttl_seconds=86400)
+    assert await store.stat("forever") == EntryStat(size_bytes=256, seconds_to_live=None)
+    assert await store.stat("absent") is None
+    stat = await store.stat("a day")
+    assert stat is not None
+    assert stat.size_bytes == 0
+    assert stat.seconds_to_live == pytest.approx(86400, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "result"), [(60, 600, 600), (600, 60, 600), (60, None, None), (None, 60, None)]
+)
+async def test_a_time_to_live_only_lengthens(
+    store: SummaryStore, first: float | None, second: float | None, result: float | None
+) -> None:
+    await store.put_many([Entry("a", b"1")], ttl_seconds=first)
+    await store.put_many([Entry("a", b"2")], ttl_seconds=second)
+    expected = None if result is None else pytest.approx(result, abs=5)
+    assert await seconds_to_live(store, "a") == expected
+
+
+@pytest.mark.parametrize(
+    ("segment", "manifest", "result"), [(60, 600, 600), (600, 60, 600), (60, None, None), (None, 60, None)]
+)
+async def test_references_live_as_long_as_the_entry(
+    store: SummaryStore, segment: float | None, manifest: float | None, result: float | None
+) -> None:
+    await store.put_many([Entry("s", b"1")], ttl_seconds=segment)
+    await store.put_many([Entry("m", b"2", ("s",))], ttl_seconds=manifest)
+    expected = None if result is None else pytest.approx(result, abs=5)
+    assert await seconds_to_live(store, "s") == expected
+
+
+async def test_references_are_lengthened_to_what_the_entry_had_left(store: SummaryStore) -> None:
+    """A manifest put again with a shorter time to live keeps its own, and a segment new to it must live as long."""
+    await store.put_many([Entry("m", b"1")])
+    await store.put_many([Entry("m", b"2", ("s",)), Entry("s", b"3")], ttl_seconds=60)
+    assert await seconds_to_live(store, "m") is None
+    assert await seconds_to_live(store, "s") is None
+
+
+async def test_references_of_references_live_as_long(store: SummaryStore) -> None:
+    await store.put_many([Entry("b", b"1", ("c",)), Entry("c", b"2")], ttl_seconds=0.05)
+    await store.put_many([Entry("a", b"3", ("b",))], ttl_seconds=600)
+    assert await seconds_to_live(store, "c") == pytest.approx(600, abs=5)
+    await asyncio.sleep(0.1)
+    assert await store.delete("a")
+    assert await is_stored(store, "b", "c") == [False, False]
+
+
+async def test_a_referrer_counts_for_as_long_as_its_own_referrer_makes_it_live(store: SummaryStore) -> None:
+    """What the middle of a chain holds must not be let go after the time of the call that put it."""
+    await store.put_many([Entry("a", b"1")])
+    await store.put_many([Entry("a", b"1", ("b",)), Entry("b", b"2", ("c",)), Entry("c", b"3")], ttl_seconds=0.05)
+    await asyncio.sleep(0.1)
+    with pytest.raises(StillReferenced):
+        await store.delete("c")
+
+
+@pytest.mark.parametrize("ttl_seconds", [0, -1, float("nan"), float("inf")])
+async def test_a_time_to_live_that_is_none_is_refused(store: SummaryStore, ttl_seconds: float) -> None:
+    with pytest.raises(ValueError, match="ttl_seconds"):
+        await store.put_many([Entry("a", b"1")], ttl_seconds=ttl_seconds)
+    assert await store.get_many(["a"]) == [None]
+
+
+async def test_delete_takes_what_only_it_referenced(store: SummaryStore) -> None:
+    await store.put_many([Entry(key, b"1") for key in ("own", "shared", "unrelated")])
+    await store.put_many([Entry("m", b"2", ("own", "shared")), Entry("n", b"3", ("shared",))])
+    assert await store.delete("m")
+    assert await is_stored(store, "m", "own", "shared", "n", "unrelated") == [False, False, True, True, True]
+    assert await store.delete("n")
+    assert await is_stored(store, "shared", "unrelated") == [False, True]
+    assert not await store.delete("n")
+
+
+async def test_delete_takes_references_of_references(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", b"1", ("b",)), Entry("b", b"2", ("c",)), Entry("c", b"3")])
+    assert await store.delete("a")
+    assert await is_stored(store, "b", "c") == [False, False]
+
+
+async def test_an_expired_referrer_keeps_nothing(store: SummaryStore) -> None:
+    await store.put_many([Entry("s", b"1"), Entry("m", b"2", ("s",))])
+    await store.put_many([Entry("brief", b"3", ("s",))], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    assert await store.delete("m")
+    assert await is_stored(store, "s") == [False]
+
+
+async def test_a_referrer_is_remembered_for_as_long_as_it_lives(store: SummaryStore) -> None:
+    """What one referrer's expiry takes along must not be the memory of another."""
+    await store.put_many([Entry("s", b"1")])
+    await store.put_many([Entry("brief", b"2", ("s",))], ttl_seconds=0.02)
+    await store.put_many([Entry("long", b"3", ("s",))], ttl_seconds=60)
+    await store.put_many([Entry("brief too", b"4", ("s",))], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    await store.put_many([Entry("m", b"5", ("s",))], ttl_seconds=60)
+    assert await store.delete("m")
+    assert await is_stored(store, "s") == [True]
+
+
+async def test_a_lengthened_referrer_still_counts(store: SummaryStore) -> None:
+    """Put again for longer, a manifest still holds its segments after its first expiry."""
+    await store.put_many([Entry("s", b"1"), Entry("m", b"2", ("s",))], ttl_seconds=0.05)
+    await store.put_many([Entry("m", b"2", ("s",))], ttl_seconds=60)
+    await asyncio.sleep(0.1)
+    await store.put_many([Entry("n", b"3", ("s",))], ttl_seconds=60)
+    assert await store.delete("n")
+    assert await is_stored(store, "m", "s") == [True, True]
+
+
+async def test_replaced_references_hold_nothing(store: SummaryStore) -> None:
+    await store.put_many([Entry("s", b"1"), Entry("t", b"2"), Entry("m", b"3", ("s",))])
+    await store.put_many([Entry("m", b"4", ("t",))])
+    assert await is_stored(store, "s") == [True]
+    assert await store.delete("s")
+    assert await store.delete("m")
+    assert await is_stored(store, "t") == [False]
+
+
+async def test_replacing_an_entry_keeps_its_referrers(store: SummaryStore) -> None:
+    await store.put_many([Entry("s", b"1"), Entry("m", b"2", ("s",)), Entry("n", b"3", ("s",))])
+    await store.put_many([Entry("s", b"new")])
+    assert await store.delete("m")
+    assert await store.get_many(["s"]) == [b"new"]
+
+
+async def test_what_is_referenced_cannot_be_deleted(store: SummaryStore) -> None:
+    await store.put_many([Entry("s", b"1"), Entry("m", b"2", ("s",))])
+    with pytest.raises(StillReferenced):
+        await store.delete("s")
+    assert await is_stored(store, "m", "s") == [True, True]
+
+
+async def test_an_entry_that_references_itself_is_refused() -> None:
+    with pytest.raises(ValueError, match="references itself"):
+        Entry("a", b"1", ("a",))
+
+
+async def test_a_put_races_a_delete(store: SummaryStore, store_url: str) -> None:
+    """A document that shares segments with one being deleted is whole, or is refused."""
+    other = await open_store(store_url)
+    refused = 0
+    for number in range(40):
+        await store.put_many([Entry("s", b"1"), Entry("t", b"2"), Entry("m", b"3", ("s", "t"))])
+        put = other.put_many([Entry("n", b"4", ("s", "t"))])
+        calls = [store.delete("m"), put] if number % 2 else [put, store.delete("m")]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert all(isinstance(error, MissingReferences) for error in errors)
+        refused += len(errors)
+        assert await is_stored(store, "m", "n", "s", "t") == [False, *[not errors] * 3]
+        await store.delete("n")
+    await other.close()
+    assert 0 < refused < 40
+
+
+async def test_another_client_reads_what_was_put(store: SummaryStore, store_url: str) -> None:
+    await store.put_many([Entry("a", BINARY)])
+    other = await open_store(store_url)
+    assert await other.get_many(["a"]) == [BINARY]
+    await other.close()
+    await store.ping()

@@ -1,0 +1,186 @@
+"""What only the store in a file promises."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.store import EmbeddedStore, Entry, StoreError, StoreFull, StoreUnavailable, embedded
+from server.store.sqlite_file import connect, writing
+
+ROOT = Path(__file__).parents[2]
+
+PUT_AND_WAIT = """
+import asyncio, sys
+from pathlib import Path
+from server.store import EmbeddedStore, Entry
+
+async def main():
+    store = await EmbeddedStore.open(Path(sys.argv[1]))
+    await store.put_many([Entry("s", b"segment" * 10_000), Entry("m", b"manifest", ("s",))])
+    print("acknowledged", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+PUT_IN_TURNS = """
+import asyncio, sys
+from pathlib import Path
+from server.store import EmbeddedStore, Entry
+
+async def main():
+    store = await EmbeddedStore.open(Path(sys.argv[1]))
+    for number in range(30):
+        name = f"{sys.argv[2]}:{number}"
+        await store.put_many([Entry(f"segment:{name}", b"s"), Entry(name, b"m", (f"segment:{name}", "shared"))])
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "summaries.sqlite3"
+
+
+def run_python(source: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", source, *arguments], env=environment, stdout=subprocess.PIPE)
+
+
+def row_count(path: Path, table: str) -> int:
+    connection = sqlite3.connect(path)
+    count: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    connection.close()
+    return count
+
+
+async def test_an_acknowledged_put_survives_a_kill(path: Path) -> None:
+    with run_python(PUT_AND_WAIT, str(path)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"acknowledged\n"
+        process.send_signal(signal.SIGKILL)
+    store = await EmbeddedStore.open(path)
+    assert await store.get_many(["s", "m"]) == [b"segment" * 10_000, b"manifest"]
+    await store.close()
+
+
+def test_every_commit_is_synced(path: Path) -> None:
+    """A kill leaves the system's cache, so only the setting shows that a put survives the power: 2 is FULL."""
+    connection = connect(path, busy_timeout_seconds=1)
+    assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+    connection.close()
+
+
+def test_a_write_that_fails_half_way_is_undone(path: Path) -> None:
+    connection = connect(path, busy_timeout_seconds=1)
+
+    def insert_and_fail() -> None:
+        with writing(connection):
+            connection.execute("INSERT INTO entry VALUES ('a', NULL)")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        insert_and_fail()
+    connection.close()
+    assert row_count(path, "entry") == 0
+
+
+async def test_two_processes_write_one_file(path: Path) -> None:
+    store = await EmbeddedStore.open(path)
+    await store.put_many([Entry("shared", b"1")])
+    with run_python(PUT_IN_TURNS, str(path), "a") as first, run_python(PUT_IN_TURNS, str(path), "b") as second:
+        pass
+    assert (first.returncode, second.returncode) == (0, 0)
+    manifests = [f"{process}:{number}" for process in "ab" for number in range(30)]
+    assert await store.get_many(manifests) == [b"m"] * 60
+    await store.close()
+
+
+async def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """The switch to the write-ahead log failed at once where another opened the same new file."""
+    for number in range(15):
+        opening = [EmbeddedStore.open(tmp_path / f"{number}.sqlite3") for _ in range(8)]
+        for store in await asyncio.gather(*opening):
+            await store.close()
+
+
+async def test_a_file_of_another_version_is_refused(path: Path) -> None:
+    connection = connect(path, busy_timeout_seconds=1)
+    connection.execute("PRAGMA user_version = 7")
+    connection.close()
+    with pytest.raises(StoreError, match="schema version 7, and this program reads version 1"):
+        await EmbeddedStore.open(path)
+
+
+async def test_a_file_of_another_program_is_refused_and_left_alone(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="schema version 0"):
+        await EmbeddedStore.open(path)
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_is_no_database_is_unavailable(path: Path) -> None:
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        await EmbeddedStore.open(path)
+
+
+async def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        await EmbeddedStore.open(tmp_path / "file" / "summaries.sqlite3")
+
+
+async def test_a_full_disk_is_store_full_and_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect_small(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
+        connection = connect(path, busy_timeout_seconds)
+        connection.execute("PRAGMA max_page_count = 40")
+        return connection
+
+    monkeypatch.setattr(embedded, "connect", connect_small)
+    store = await EmbeddedStore.open(path)
+    await store.put_many([Entry("a", b"old"), Entry("large", b"x" * 50_000)])
+    with pytest.raises(StoreFull):
+        await store.put_many([Entry("a", b"new"), Entry("b", b"x" * 200_000)])
+    assert await store.get_many(["a", "b"]) == [b"old", None]
+    assert await store.delete("large")
+    await store.put_many([Entry("a", b"y" * 50_000)])
+    await store.close()
+
+
+async def test_a_file_locked_for_too_long_is_unavailable_and_the_loop_goes_on(path: Path) -> None:
+    store = await EmbeddedStore.open(path, busy_timeout_seconds=0.2)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    put = asyncio.create_task(store.put_many([Entry("a", b"1")]))
+    await asyncio.sleep(0.05)
+    assert not put.done()
+    with pytest.raises(StoreUnavailable, match="locked"):
+        await put
+    other.execute("ROLLBACK")
+    other.close()
+    await store.put_many([Entry("a", b"1")])
+    await store.close()
+
+
+async def test_writes_sweep_what_has_expired(path: Path) -> None:
+    store = await EmbeddedStore.open(path)
+    expiring = [Entry("m", b"1", ("s",)), Entry("s", b"2"), *(Entry(f"{number}", b"3") for number in range(50))]
+    await store.put_many(expiring, ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    assert row_count(path, "content") == 52
+    await store.put_many([Entry("a", b"4")])
+    await store.close()
+    assert [row_count(path, table) for table in ("entry", "content", "reference")] == [1, 1, 0]

@@ -1,0 +1,158 @@
+"""What only the store in Redis promises."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from server.store import Entry, RedisStore, StoreFull, StoreUnavailable, open_store
+from tests.redis_server import free_port, running_redis
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[RedisStore]:
+    opened = RedisStore.open(redis_url)
+    yield opened
+    await opened.close()
+
+
+def kill(url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+
+
+async def test_an_acknowledged_put_survives_a_kill_and_the_client_reconnects(tmp_path: Path) -> None:
+    port = free_port()
+    with running_redis(tmp_path, port=port) as url:
+        store = RedisStore.open(url)
+        await store.put_many([Entry("s", b"1"), Entry("m", b"2", ("s",))])
+        await store.put_many([Entry("brief", b"3")], ttl_seconds=60)
+        kill(url)
+        with pytest.raises(StoreUnavailable):
+            await store.get_many(["s"])
+    with running_redis(tmp_path, port=port):
+        assert await store.get_many(["s", "m", "brief"]) == [b"1", b"2", b"3"]
+        assert await store.delete("m")
+        assert await store.get_many(["s"]) == [None]
+        await store.close()
+
+
+async def test_connections_dropped_while_idle_are_not_noticed(store: RedisStore, redis_url: str) -> None:
+    await store.put_many([Entry("a", b"1")])
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.client_kill_filter(_type="normal", skipme=True) >= 1
+    await store.put_many([Entry("b", b"2")])
+    assert await store.get_many(["a", "b"]) == [b"1", b"2"]
+
+
+async def test_a_server_that_is_down_is_unavailable_at_once() -> None:
+    store = RedisStore.open(f"redis://127.0.0.1:{free_port()}/0")
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
+    with pytest.raises(StoreUnavailable):
+        await store.put_many([Entry("a", b"1")])
+    with pytest.raises(StoreUnavailable):
+        await store.stat("a")
+    assert time.monotonic() - started < 3
+    await store.close()
+
+
+@pytest.mark.parametrize("url", ["redis://host:port/0", "redis://host/0?socket_timeout=x", "redis://host/0?color=1"])
+def test_a_url_that_cannot_work_is_refused_before_it_is_used(url: str) -> None:
+    with pytest.raises(ValueError, match=r"port|socket_timeout|color"):
+        RedisStore.open(url)
+
+
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    with running_redis(tmp_path, arguments=["--unixsocket", str(tmp_path / "redis")]):
+        store = await open_store(f"unix://{tmp_path / 'redis'}?db=1")
+        await store.put_many([Entry("a", b"1")])
+        assert await store.get_many(["a"]) == [b"1"]
+        await store.close()
+
+
+async def test_a_server_that_does_not_answer_is_unavailable(redis_url: str) -> None:
+    store = RedisStore.open(f"{redis_url}?socket_timeout=0.1")
+    await store.ping()
+    with redis.Redis.from_url(redis_url) as client:
+        client.client_pause(1000)
+    with pytest.raises(StoreUnavailable):
+        await store.put_many([Entry("a", b"1")])
+    with redis.Redis.from_url(redis_url) as client:
+        client.client_unpause()
+    await store.close()
+
+
+async def test_a_server_at_its_memory_limit_is_store_full_and_changes_nothing(tmp_path: Path) -> None:
+    with running_redis(tmp_path, arguments=["--maxmemory-policy", "noeviction"]) as url:
+        store = RedisStore.open(url)
+        await store.put_many([Entry("a", b"old"), Entry("s", b"1"), Entry("m", b"2", ("s",))])
+        with redis.Redis.from_url(url) as client:
+            client.config_set("maxmemory", "1mb")
+            with pytest.raises(StoreFull):
+                await store.put_many([Entry("a", b"new"), Entry("b", b"3")], ttl_seconds=60)
+            assert await store.get_many(["a", "b", "s"]) == [b"old", None, b"1"]
+            assert await store.delete("m")
+            client.config_set("maxmemory", "0")
+        await store.put_many([Entry("b", b"3")])
+        await store.close()
+
+
+async def test_a_put_is_written_whole_or_not_at_all_by_a_growing_server(tmp_path: Path) -> None:
+    """The limit is reached in the middle of a call: what the call began, it completes."""
+    with running_redis(tmp_path, arguments=["--maxmemory", "6mb", "--maxmemory-policy", "noeviction"]) as url:
+        store = RedisStore.open(url)
+        segments = [Entry(f"s{number}", b"x" * 100_000) for number in range(100)]
+        for size in range(10, 101, 10):
+            keys = tuple(entry.key for entry in segments[:size])
+            try:
+                await store.put_many([*segments[:size], Entry("m", b"manifest", keys)])
+            except StoreFull:
+                break
+            assert None not in await store.get_many(["m", *keys])
+        else:
+            pytest.fail("the server was never full")
+        await store.close()
+
+
+async def test_everything_of_an_expiring_document_expires(store: RedisStore, redis_url: str) -> None:
+    """Nor do the names of referrers pile up on a segment that is kept for ever."""
+    await store.put_many([Entry("kept", b"0")])
+    for number in range(5):
+        document = [Entry(f"m{number}", b"1", ("kept", f"s{number}")), Entry(f"s{number}", b"2")]
+        await store.put_many(document, ttl_seconds=0.02)
+        await asyncio.sleep(0.03)
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.keys("*") == [b"autocompressor:value:kept"]
+    await store.put_many([Entry("long", b"1", ("kept",))])
+    await store.put_many([Entry("m5", b"1", ("kept",))], ttl_seconds=0.02)
+    await asyncio.sleep(0.03)
+    await store.put_many([Entry("longer", b"1", ("kept",))])
+    with redis.Redis.from_url(redis_url) as client:
+        assert set(client.zrange("autocompressor:referrers:kept", 0, -1)) == {b"long", b"longer"}
+
+
+async def test_a_deleted_document_leaves_nothing(store: RedisStore, redis_url: str) -> None:
+    await store.put_many([Entry("m", b"1", ("s", "t")), Entry("s", b"2"), Entry("t", b"3")], ttl_seconds=60)
+    await store.delete("m")
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.keys("*") == []
+
+
+async def test_replicas_write_together(store: RedisStore, redis_url: str) -> None:
+    other = RedisStore.open(redis_url)
+    puts = [
+        each.put_many([Entry(f"s{number}", b"1"), Entry(f"m{number}", b"2", (f"s{number}",))])
+        for number, each in enumerate([store, other] * 20)
+    ]
+    await asyncio.gather(*puts)
+    assert await other.get_many([f"m{number}" for number in range(40)]) == [b"2"] * 40
+    await other.close()

@@ -1,0 +1,69 @@
+"""`python -m training`: from a folder of documents to an AutoCompressor checkpoint."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from training.data import TokenisedDocuments, find_files, read_documents, tokenise
+from training.recipes import RECIPES, Recipe
+from training.stages import adapt, pretrain
+from training.tokenizer import train_tokenizer
+
+logger = logging.getLogger("training")
+
+TOKENIZER_CHARACTERS = 200_000  # of each document: a vocabulary needs no more, and merges are counted in memory
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def train(
+    data: Annotated[Path, typer.Option(help="A JSONL file (.jsonl, .gz, .zst), or a folder of them; `text` is read.")],
+    out: Annotated[Path, typer.Option(help="Where to write. A stage found finished there is not run again.")],
+    recipe: Annotated[str, typer.Option(help=f"One of: {', '.join(RECIPES)}.")] = "tiny",
+    seed: Annotated[int, typer.Option(help="Sets weights, order and segment lengths.")] = 0,
+) -> None:
+    """Pretrain a small base language model, then adapt it into an AutoCompressor (arXiv 2305.14788)."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if recipe not in RECIPES:
+        raise typer.BadParameter(f"there is no recipe {recipe!r}; there are: {', '.join(RECIPES)}")
+    chosen = RECIPES[recipe]()
+    files = find_files(data, split="train")
+    tokenizer = prepare_tokenizer(chosen, files, out / "tokenizer")
+    documents = prepare_documents(files, tokenizer, out / "tokens.npz")
+    base = prepare_base(chosen, documents, tokenizer, out / "base", seed=seed)
+    model = adapt(chosen, base, documents, tokenizer, seed=seed)
+    model.to(torch.bfloat16).save_pretrained(out / "checkpoint")
+    logger.info("the AutoCompressor is in %s", out / "checkpoint")
+
+
+def prepare_tokenizer(recipe: Recipe, files: list[Path], directory: Path) -> PreTrainedTokenizerBase:
+    if not directory.is_dir():
+        excerpts = (document[:TOKENIZER_CHARACTERS] for document in read_documents(files))
+        trained = train_tokenizer(excerpts, vocabulary_size=recipe.vocabulary_size, max_positions=recipe.max_positions)
+        trained.save_pretrained(directory)
+    return PreTrainedTokenizerFast.from_pretrained(directory)
+
+
+def prepare_documents(files: list[Path], tokenizer: PreTrainedTokenizerBase, path: Path) -> TokenisedDocuments:
+    if not path.is_file():
+        documents = tokenise(read_documents(files), tokenizer, description="tokenising")
+        np.savez(path, tokens=documents.tokens, starts=documents.starts)
+    stored = np.load(path)
+    return TokenisedDocuments(stored["tokens"], stored["starts"])
+
+
+def prepare_base(
+    recipe: Recipe, documents: TokenisedDocuments, tokenizer: PreTrainedTokenizerBase, directory: Path, *, seed: int
+) -> LlamaForCausalLM:
+    if not directory.is_dir():
+        pretrain(recipe, documents, tokenizer, seed=seed).save_pretrained(directory)
+    return LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)
+
+
+if __name__ == "__main__":
+    app()
