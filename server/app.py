@@ -45,6 +45,7 @@ from server.served_model import ServedModel
 from server.services import Services
 from server.settings import Settings
 from server.store import SummaryStore, open_store
+from server.summaries import Summaries
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +120,11 @@ async def open_default_services(settings: Settings, metrics: Metrics) -> AsyncIt
 
 def connect(settings: Settings, served: ServedModel, engine: Engine, store: SummaryStore, metrics: Metrics) -> Services:
     """Services over an engine and a store."""
-    compressing = Compressor(served, engine, store, metrics, tenant_salt=settings.tenant_salt)
-    prompter = Prompter(served, compressing, metrics)
+    summaries = Summaries(served, store, metrics)
+    compressor = Compressor(served, engine, summaries, metrics, tenant_salt=settings.tenant_salt)
+    prompter = Prompter(served, summaries, compressor, metrics)
     metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
-    return Services(settings, served, engine, store, compressing, prompter, metrics)
+    return Services(settings, served, engine, store, summaries, compressor, prompter, metrics)
 
 
 def load_model(settings: Settings) -> tuple[AutoCompressor, ServedModel]:

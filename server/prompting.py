@@ -12,6 +12,7 @@ from server.engine.protocol import Prompt
 from server.errors import InvalidRequest, TooLong
 from server.metrics import Metrics
 from server.served_model import ServedModel
+from server.summaries import Summaries
 
 DEFAULT_MAX_TOKENS = 128
 
@@ -52,8 +53,9 @@ class Assembled:
 class Prompter:
     """Assembles prompts and refuses those that can never fit."""
 
-    def __init__(self, model: ServedModel, compressor: Compressor, metrics: Metrics) -> None:
+    def __init__(self, model: ServedModel, summaries: Summaries, compressor: Compressor, metrics: Metrics) -> None:
         self._model = model
+        self._summaries = summaries
         self._compressor = compressor
         self._metrics = metrics
 
@@ -122,9 +124,9 @@ class Prompter:
 
     async def _vectors(self, part: Part) -> tuple[Tensor, int]:
         if isinstance(part, SummaryPart):
-            summary = await self._compressor.summary(part.summary_id, param="summary_ids")
+            summary = await self._summaries.get(part.summary_id, param="summary_ids")
         else:
             token_ids = await asyncio.to_thread(self._model.tokenise, part.text, is_start=True)
             compressed = await self._compressor.compress(token_ids, ttl_seconds=UNFINISHED_SECONDS)
             summary = compressed.summary
-        return await self._compressor.vectors(summary), summary.tokens
+        return await self._summaries.vectors(summary), summary.tokens

@@ -88,7 +88,7 @@ class Conditioned(Body):
         """The parts in order, whichever form they came in."""
         if self.context is not None:
             return self.context
-        return [*(Part(summary_id=id) for id in self.summary_ids), Part(text=self.prompt)]
+        return [*(Part(summary_id=summary_id) for summary_id in self.summary_ids), Part(text=self.prompt)]
 
 
 class GenerateRequest(Conditioned):
@@ -119,8 +119,8 @@ class ScoreRequest(Conditioned):
 
 class CompressTimings(BaseModel):
     tokenize_seconds: float
-    store_seconds: float
-    engine_seconds: float
+    engine_seconds: float = Field(description="Waited for the engine, its queue included.")
+    store_seconds: float = Field(description="The store, and all else after tokenising.")
     total_seconds: float
 
 

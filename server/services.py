@@ -12,6 +12,7 @@ from server.prompting import Prompter
 from server.served_model import ServedModel
 from server.settings import Settings
 from server.store import SummaryStore
+from server.summaries import Summaries
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Services:
     model: ServedModel
     engine: Engine
     store: SummaryStore
+    summaries: Summaries
     compressor: Compressor
     prompter: Prompter
     metrics: Metrics

@@ -9,7 +9,9 @@ import torch
 import typer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from model import AutoCompressor
 from training.data import TokenisedDocuments, find_files, read_documents, tokenise
+from training.evaluate import as_markdown, evaluate
 from training.recipes import RECIPES, Recipe
 from training.stages import adapt, pretrain
 from training.tokenizer import train_tokenizer
@@ -22,13 +24,22 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.callback(invoke_without_command=True)
 def train(
-    data: Annotated[Path, typer.Option(help="A JSONL file (.jsonl, .gz, .zst), or a folder of them; `text` is read.")],
-    out: Annotated[Path, typer.Option(help="Where to write. A stage found finished there is not run again.")],
+    context: typer.Context,
+    data: Annotated[
+        Path | None, typer.Option(help="A JSONL file (.jsonl, .gz, .zst), or a folder of them; `text` is read.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write. A stage found finished there is not run again.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help=f"One of: {', '.join(RECIPES)}.")] = "tiny",
     seed: Annotated[int, typer.Option(help="Sets weights, order and segment lengths.")] = 0,
 ) -> None:
     """Pretrain a small base language model, then adapt it into an AutoCompressor (arXiv 2305.14788)."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if context.invoked_subcommand is not None:
+        return
+    if data is None or out is None:
+        raise typer.BadParameter("training needs --data and --out")
     if recipe not in RECIPES:
         raise typer.BadParameter(f"there is no recipe {recipe!r}; there are: {', '.join(RECIPES)}")
     chosen = RECIPES[recipe]()
@@ -39,6 +50,20 @@ def train(
     model = adapt(chosen, base, documents, tokenizer, seed=seed)
     model.to(torch.bfloat16).save_pretrained(out / "checkpoint")
     logger.info("the AutoCompressor is in %s", out / "checkpoint")
+
+
+@app.command("evaluate")
+def print_evaluation(
+    checkpoint: Annotated[Path, typer.Option(help="An AutoCompressor checkpoint.")],
+    data: Annotated[Path, typer.Option(help="A JSONL file of held-out documents, or a folder of them (*.test.*).")],
+    segments: Annotated[int, typer.Option(help="The most segments of context.")] = 3,
+    max_windows: Annotated[int, typer.Option(help="The most windows to score.")] = 400,
+) -> None:
+    """Print held-out perplexity without context, with compressed segments, and with them in full, as Markdown."""
+    model = AutoCompressor.from_pretrained(checkpoint, dtype=torch.float32)
+    files = find_files(data, split="test")
+    rows = evaluate(model, files, num_segments=segments, max_windows=max_windows)
+    typer.echo(as_markdown(rows))
 
 
 def prepare_tokenizer(recipe: Recipe, files: list[Path], directory: Path) -> PreTrainedTokenizerBase:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 REPLACEMENT = "\ufffd"  # what incomplete UTF-8 decodes to
-MAX_PENDING_TOKENS = 4  # UTF-8 characters have at most four bytes (RFC 3629): more pending tokens are not one character
+MAX_UNSETTLED = 3  # a character has at most four bytes (RFC 3629), and each of three may show as a replacement
+CONTEXT_TOKENS = 4  # kept before new tokens
+MAX_TOKENS = 16  # decoded again with each new one before the oldest are let go
 
 
 class Decoder(Protocol):
@@ -22,9 +24,8 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Decoder, prompt_ids: Sequence[int], stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
-        self._ids = list(prompt_ids)[-MAX_PENDING_TOKENS:]
-        self._context_start = 0
-        self._pending_start = len(self._ids)
+        self._ids = list(prompt_ids)[-CONTEXT_TOKENS:]
+        self._num_shown = len(_settled(self._decode()))
         self._stop = tuple(stop)
         self._held = ""
         self.is_stopped = False
@@ -32,22 +33,23 @@ class Detokenizer:
     def add(self, token_id: int) -> str:
         """The text that is certain now that this token has come; `is_stopped` tells that a stop string ended it."""
         self._ids.append(token_id)
-        return self._release(self._decode_pending(is_last=False))
+        whole = self._decode()
+        settled = _settled(whole)
+        text = settled[self._num_shown :]
+        self._num_shown = max(self._num_shown, len(settled))
+        if settled == whole and len(self._ids) > MAX_TOKENS:
+            self._ids = self._ids[-CONTEXT_TOKENS:]
+            self._num_shown = len(self._decode())
+        return self._release(text)
 
     def flush(self) -> str:
         """The rest, once no token follows: text held back, and bytes that never became a character."""
-        text = self._release(self._decode_pending(is_last=True)) + self._held
+        text = self._release(self._decode()[self._num_shown :]) + self._held
         self._held = ""
         return text
 
-    def _decode_pending(self, *, is_last: bool) -> str:
-        before = self._tokenizer.decode(self._ids[self._context_start : self._pending_start], skip_special_tokens=True)
-        whole = self._tokenizer.decode(self._ids[self._context_start :], skip_special_tokens=True)
-        num_pending = len(self._ids) - self._pending_start
-        if whole.endswith(REPLACEMENT) and num_pending < MAX_PENDING_TOKENS and not is_last:
-            return ""
-        self._context_start, self._pending_start = self._pending_start, len(self._ids)
-        return whole[len(before) :]
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._ids, skip_special_tokens=True)
 
     def _release(self, text: str) -> str:
         """Hold back the end that may become a stop string; cut at the first that is complete."""
@@ -67,3 +69,11 @@ def _overlap(text: str, stop: str) -> int:
     """How many characters at the end of `text` begin `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
+
+
+def _settled(text: str) -> str:
+    """A text less the replacements at its end that further bytes may still turn into a character."""
+    end = len(text)
+    while end and len(text) - end < MAX_UNSETTLED and text[end - 1] == REPLACEMENT:
+        end -= 1
+    return text[:end]

@@ -16,7 +16,7 @@ class KvCache:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, (rows, tokens, heads, width) each; `key` and `value` (…, heads, width) show it."""
+        """Keys and values of a layer, (rows, tokens, heads, width) each; heads and width as in `key` and `value`."""
         if index not in self._layers:
             self._layers[index] = (self._allocate(key), self._allocate(value))
         return self._layers[index]

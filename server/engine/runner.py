@@ -138,7 +138,6 @@ class Runner:
             raise ValueError(f"the engine cannot run {type(model.base).__name__}: {error}") from error
         difference = float((model.logits(hidden) - expected[0]).abs().max())
         if not difference <= CHECK_TOLERANCE[model.dtype] * max(1.0, float(expected.abs().max())):
-            raise ValueError(
-                f"the engine cannot run {type(model.base).__name__}: its logits differ by {difference:.3g} from the model's"
-            )
+            name = type(model.base).__name__
+            raise ValueError(f"the engine cannot run {name}: its logits are {difference:.3g} off the model's own")
         logger.debug("attention taken over; logits differ by %.2g", difference)

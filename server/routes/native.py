@@ -7,22 +7,24 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from server import schemas
-from server.compression import Compressed, Summary
+from server.compression import Compressed
 from server.engine.protocol import SamplingParams, TokenEvent
 from server.errors import ServiceError
 from server.prompting import Assembled, Part, SummaryPart, TextPart
 from server.routes.waiting import unless_disconnected
 from server.services import Services, services
+from server.summaries import Summary
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.ErrorResponse} for status in (400, 404, 409, 413, 422, 424, 429, 503)
 }
 router = APIRouter(responses=ERRORS)
 With = Annotated[Services, Depends(services)]
+IdInPath = Annotated[str, Path(description="A summary's id, as /compress gave it.")]
 
 
 @router.post(
@@ -50,22 +52,22 @@ async def compress(
     return _compressed(done, served, tokenize_seconds=tokenised - started)
 
 
-@router.get("/summaries/{id}", tags=["summaries"])
-async def get_summary(id: str, served: With) -> schemas.StoredSummaryResponse:
+@router.get("/summaries/{summary_id}", tags=["summaries"])
+async def get_summary(summary_id: IdInPath, served: With) -> schemas.StoredSummaryResponse:
     """Describe a stored summary."""
-    summary = await served.compressor.summary(id, param="id")
+    summary = await served.summaries.get(summary_id, param="id")
     return schemas.StoredSummaryResponse(
         **_described(summary, served),
         segment_tokens=list(summary.manifest.segment_tokens),
-        expires_in_seconds=await served.compressor.seconds_to_live(summary),
+        expires_in_seconds=await served.summaries.seconds_to_live(summary.id),
     )
 
 
-@router.delete("/summaries/{id}", tags=["summaries"])
-async def delete_summary(id: str, served: With) -> schemas.DeletedResponse:
+@router.delete("/summaries/{summary_id}", tags=["summaries"])
+async def delete_summary(summary_id: IdInPath, served: With) -> schemas.DeletedResponse:
     """Delete a summary. Segments that other summaries share stay."""
-    await served.compressor.delete(id)
-    return schemas.DeletedResponse(id=id)
+    await served.summaries.delete(summary_id)
+    return schemas.DeletedResponse(id=summary_id)
 
 
 @router.post(
@@ -226,9 +228,9 @@ def _described(summary: Summary, served: Services) -> dict[str, Any]:
 def _compressed(done: Compressed, served: Services, *, tokenize_seconds: float) -> schemas.CompressResponse:
     timings = schemas.CompressTimings(
         tokenize_seconds=tokenize_seconds,
-        store_seconds=done.timings.store_seconds,
-        engine_seconds=done.timings.engine_seconds,
-        total_seconds=tokenize_seconds + done.timings.total_seconds,
+        engine_seconds=done.engine_seconds,
+        store_seconds=done.total_seconds - done.engine_seconds,
+        total_seconds=tokenize_seconds + done.total_seconds,
     )
     return schemas.CompressResponse(
         **_described(done.summary, served), cached_segments=done.cached_segments, timings=timings

@@ -1,0 +1,59 @@
+# Everything runs in .venv, which the first target that needs it makes.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+URL ?= http://127.0.0.1:8000
+OUT ?= runs/tiny
+
+# Freed activations stay with the process: handed back to the system, each step faults them in again. A quarter faster.
+KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=1000000000
+
+# Of pip's many lines: name, version and size of each package it gets, and where they come from left out
+PROGRESS := sed -unE \
+	-e 's@^ *(Downloading|Using cached|Processing) (.*/)?([^/ -]+)-([^/ -]+)[^/ ]*\.(whl|tar\.gz|zip)( \([0-9.]+ .?B\))?( .*)?$$@  \3 \4\6@p' \
+	-e 's@^Installing collected.*@  installing them@p'
+WARNINGS := grep -v '^WARNING: Location'
+
+.PHONY: help setup serve demo test lint check train no-data
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Make .venv and install into it; the other targets do so themselves
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON); Python 3.11 or later is needed" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) --version); Python 3.11 or later is needed: make PYTHON=python3.12 setup" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	@echo "installing into .venv: a few minutes, most of them for torch"
+	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' \
+	  2> >($(WARNINGS) >&2) | $(PROGRESS)
+	@touch $@
+
+serve: $(INSTALLED) ## Serve with the bundled model; ARGS='--port 9000', or ARGS=--help
+	@exec $(BIN)/autocompressor serve $(ARGS)
+
+demo: $(INSTALLED) ## Compress, generate and score a chapter with the running server at URL
+	@$(BIN)/python examples/demo.py --url $(URL)
+
+test: $(INSTALLED) ## Run the tests; ARGS='tests/store -k redis'
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(INSTALLED) ## Check format, lint and types
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+
+check: lint test ## All that must pass: lint, then tests
+
+train: $(if $(DATA),,no-data) $(INSTALLED) ## Train the tiny recipe on the documents in DATA, a folder, into OUT
+	@$(KEEP_MEMORY) $(BIN)/python -m training --recipe tiny --data $(DATA) --out $(OUT) $(ARGS)
+
+no-data:
+	@echo "make train needs documents: DATA=FOLDER, with .jsonl, .jsonl.gz or .jsonl.zst files" >&2; exit 2

@@ -1,0 +1,175 @@
+"""Stored summaries: records of the store as documents, its errors as the client's."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from server import chain
+from server.errors import Internal, ModelMismatch, NotReady, ServiceError, StoreExhausted, SummaryNotFound
+from server.metrics import Metrics
+from server.served_model import ServedModel
+from server.store import Entry, EntryStat, MissingReferences, StoreError, StoreFull, StoreUnavailable, SummaryStore
+from server.store.codec import (
+    CorruptRecord,
+    FingerprintMismatch,
+    Manifest,
+    decode_manifest,
+    decode_vectors,
+    encode_manifest,
+    encode_vectors,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A stored document: its id and its manifest."""
+
+    id: str
+    manifest: Manifest
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.manifest.segment_tokens)
+
+    @property
+    def compression_ratio(self) -> float:
+        """Document tokens for each summary vector."""
+        return self.tokens / self.manifest.vectors
+
+
+class Summaries:
+    """Reads and writes manifests and segments, one record each, under keys of the chain."""
+
+    def __init__(self, model: ServedModel, store: SummaryStore, metrics: Metrics) -> None:
+        self._model = model
+        self._store = store
+        self._metrics = metrics
+
+    async def get(self, summary_id: str, *, param: str) -> Summary:
+        """What is stored under an id; `param` names the field it came from in errors.
+
+        Raises:
+            SummaryNotFound, ModelMismatch, and what any call to the store raises: NotReady, Internal.
+        """
+        data = None
+        if chain.is_key(summary_id):
+            async with self._store_call("get"):
+                (data,) = await self._store.get_many([_manifest_key(summary_id)])
+        if data is None:
+            raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
+        async with self._store_call("decode"):
+            return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
+
+    async def vectors(self, summary: Summary) -> Tensor:
+        """The soft prompt a summary stands for, (P, D): of all segments, or in RMT mode of the last.
+
+        Raises:
+            SummaryNotFound: deleted since it was read. And as `get`.
+        """
+        segments = summary.manifest.segments
+        keys = [_segment_key(key) for key in (segments if self._model.config.accumulate_summary else segments[-1:])]
+        async with self._store_call("get"):
+            values = await self._store.get_many(keys)
+        if any(value is None for value in values):
+            raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired")
+        async with self._store_call("decode"):
+            return torch.cat([decode_vectors(value, fingerprint=self._model.fingerprint) for value in values if value])
+
+    async def seconds_to_live(self, summary_id: str) -> float | None:
+        """What is left of a summary's time to live; None for ever."""
+        stat = await self._stat(summary_id)
+        return None if stat is None else stat.seconds_to_live
+
+    async def find(self, summary_id: str) -> tuple[Summary, float | None] | None:
+        """A summary and its time to live, None for ever; nothing where it is absent, or damaged and to be replaced."""
+        async with self._store_call("get"):
+            (data,) = await self._store.get_many([_manifest_key(summary_id)])
+        stat = await self._stat(summary_id)
+        if data is None or stat is None:
+            return None
+        try:
+            manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
+        except CorruptRecord:
+            logger.warning("the manifest of %s is damaged and is written anew", summary_id)
+            return None
+        return Summary(summary_id, manifest), stat.seconds_to_live
+
+    async def leading_segments(self, keys: Sequence[str]) -> list[Tensor]:
+        """The vectors of the first of these segments, up to one that is absent, or damaged and to be replaced."""
+        async with self._store_call("get"):
+            values = await self._store.get_many([_segment_key(key) for key in keys])
+        vectors = []
+        for key, value in zip(keys, values, strict=True):
+            if value is None:
+                break
+            try:
+                vectors.append(decode_vectors(value, fingerprint=self._model.fingerprint))
+            except CorruptRecord:
+                logger.warning("segment %s is damaged and is computed anew", key)
+                break
+        return vectors
+
+    async def put_segment(self, key: str, vectors: Tensor, *, ttl_seconds: float) -> None:
+        value = encode_vectors(vectors, fingerprint=self._model.fingerprint)
+        async with self._store_call("put"):
+            await self._store.put_many([Entry(_segment_key(key), value)], ttl_seconds=ttl_seconds)
+
+    async def put(self, summary: Summary, *, ttl_seconds: float | None) -> None:
+        """Store a manifest whose segments are stored; they live at least as long.
+
+        Raises:
+            MissingReferences: a segment was deleted meanwhile; nothing was stored.
+        """
+        references = tuple(_segment_key(key) for key in summary.manifest.segments)
+        entry = Entry(_manifest_key(summary.id), encode_manifest(summary.manifest), references)
+        async with self._store_call("put"):
+            await self._store.put_many([entry], ttl_seconds=ttl_seconds)
+
+    async def delete(self, summary_id: str) -> None:
+        """Delete a summary, and of its segments those no other summary has; SummaryNotFound where it is not there."""
+        async with self._store_call("delete"):
+            was_there = chain.is_key(summary_id) and await self._store.delete(_manifest_key(summary_id))
+        if not was_there:
+            raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
+
+    async def _stat(self, summary_id: str) -> EntryStat | None:
+        async with self._store_call("stat"):
+            return await self._store.stat(_manifest_key(summary_id))
+
+    @asynccontextmanager
+    async def _store_call(self, operation: str) -> AsyncIterator[None]:
+        """Time a call, and say its errors as the client is to hear them; `MissingReferences` is the caller's."""
+        with self._metrics.store_seconds.labels(operation=operation).time():
+            try:
+                yield
+            except MissingReferences:
+                raise
+            except StoreError as error:
+                self._metrics.store_errors.labels(operation=operation).inc()
+                raise _as_service_error(error) from error
+
+
+def _manifest_key(summary_id: str) -> str:
+    return f"manifest:{summary_id}"
+
+
+def _segment_key(key: str) -> str:
+    return f"segment:{key}"
+
+
+def _as_service_error(error: StoreError) -> ServiceError:
+    if isinstance(error, FingerprintMismatch):
+        return ModelMismatch(f"the summary is of another model than the one served: {error}")
+    if isinstance(error, StoreFull):
+        return StoreExhausted("the store has no room for another summary")
+    if isinstance(error, StoreUnavailable):
+        return NotReady("the store of summaries cannot be reached")
+    if isinstance(error, CorruptRecord):
+        return Internal("a stored record is damaged; delete the summary and compress its document again")
+    return Internal(f"the store failed: {type(error).__name__}")

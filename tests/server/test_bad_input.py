@@ -1,0 +1,142 @@
+"""Bad input gets a clear error in OpenAI's envelope, never a 500, and changes nothing."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.conftest import Serve
+
+LONG = "word " * 4000
+ABSENT = "0" * 40
+
+
+async def post(client: httpx.AsyncClient, path: str, body: Any) -> httpx.Response:
+    return await client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+
+
+CASES = [
+    ("/compress", {"text": ""}, 400, "invalid_request", "0 tokens"),
+    ("/compress", {"token_ids": []}, 400, "invalid_request", "0 tokens"),
+    ("/compress", {"token_ids": [1, 320]}, 400, "invalid_request", "320 is outside the vocabulary of 320"),
+    ("/compress", {"token_ids": [-1]}, 422, "validation_error", "token_ids.0"),
+    ("/compress", {"token_ids": [2**80]}, 400, "invalid_request", "outside the vocabulary"),
+    ("/compress", {}, 422, "validation_error", "either `text` or `token_ids`"),
+    ("/compress", {"text": "a", "token_ids": [1]}, 422, "validation_error", "either `text` or `token_ids`"),
+    ("/compress", {"text": "a", "colour": 1}, 422, "validation_error", "colour"),
+    ("/compress", {"text": "a \ud800"}, 422, "validation_error", "unpaired surrogate at character 2"),
+    ("/compress", {"text": "a", "ttl_seconds": 0}, 422, "validation_error", "ttl_seconds"),
+    ("/compress", {"text": "a", "ttl_seconds": float("nan")}, 422, "validation_error", "ttl_seconds"),
+    ("/compress", {"text": "a", "metadata": {"k": 1}}, 422, "validation_error", "metadata.k"),
+    ("/compress", {"text": "a", "metadata": {"k": "\udfff"}}, 422, "validation_error", "metadata.k"),
+    ("/compress", {"text": "a", "parent": ABSENT}, 404, "summary_not_found", ABSENT),
+    ("/compress", {"text": "a", "parent": ""}, 404, "summary_not_found", "''"),
+    ("/compress", {"text": LONG}, 413, "context_length_exceeded", "512 positions"),
+    ("/compress", [], 422, "validation_error", "JSON object"),
+    ("/generate", {}, 422, "validation_error", "`prompt`"),
+    ("/generate", {"prompt": "a", "context": []}, 422, "validation_error", "either `context`"),
+    ("/generate", {"context": [{}]}, 422, "validation_error", "context.0"),
+    ("/generate", {"context": [{"text": "a", "summary_id": "b"}]}, 422, "validation_error", "context.0"),
+    ("/generate", {"prompt": "a", "summary_ids": [ABSENT]}, 404, "summary_not_found", ABSENT),
+    ("/generate", {"prompt": "a", "summary_ids": ["../../x"]}, 404, "summary_not_found", "../../x"),
+    ("/generate", {"prompt": "a", "summary_ids": ["\ud800"]}, 404, "summary_not_found", "no summary"),
+    ("/generate", {"prompt": "a", "summary_ids": [ABSENT] * 65}, 422, "validation_error", "64"),
+    ("/generate", {"prompt": "a", "max_tokens": 0}, 422, "validation_error", "max_tokens"),
+    ("/generate", {"prompt": "a", "max_tokens": 600}, 413, "context_length_exceeded", "600 new ones"),
+    ("/generate", {"prompt": LONG}, 413, "context_length_exceeded", "room for 0 tokens"),
+    ("/generate", {"prompt": "a", "temperature": -1}, 422, "validation_error", "temperature"),
+    ("/generate", {"prompt": "a", "temperature": float("inf")}, 422, "validation_error", "temperature"),
+    ("/generate", {"prompt": "a", "top_p": 0}, 422, "validation_error", "top_p"),
+    ("/generate", {"prompt": "a", "top_k": 0}, 422, "validation_error", "top_k"),
+    ("/generate", {"prompt": "a", "seed": 2**63}, 422, "validation_error", "seed"),
+    ("/generate", {"prompt": "a", "stop": ""}, 422, "validation_error", "stop"),
+    ("/generate", {"prompt": "a", "stop": ["x"] * 17}, 422, "validation_error", "limit is 16"),
+    ("/generate", {"prompt": "a", "stop": ["\ud800"]}, 422, "validation_error", "stop"),
+    ("/score", {"prompt": "a", "continuations": []}, 422, "validation_error", "continuations"),
+    ("/score", {"prompt": "a", "continuations": ["b", ""]}, 422, "validation_error", "continuations.1"),
+    ("/score", {"prompt": "a", "continuations": [LONG]}, 413, "context_length_exceeded", "continuations.0 has"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "code", "said"), CASES)
+async def test_bad_bodies(client: httpx.AsyncClient, path: str, body: Any, status: int, code: str, said: str) -> None:
+    response = await post(client, path, body)
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    assert said in error["message"]
+    assert not any(phrase in error["message"] for phrase in ("function-after", "Value error"))
+
+
+async def test_a_prompt_needs_a_token_after_the_summaries(client: httpx.AsyncClient) -> None:
+    summary = (await client.post("/compress", json={"text": "a b c"})).json()["id"]
+    response = await client.post("/generate", json={"summary_ids": [summary], "prompt": ""})
+    assert response.status_code == 400
+    assert "at least 1 token" in response.json()["error"]["message"]
+
+
+async def test_too_many_summaries_for_the_window(client: httpx.AsyncClient) -> None:
+    summary = (await client.post("/compress", json={"text": "word " * 150})).json()
+    response = await client.post("/generate", json={"summary_ids": [summary["id"]] * 10, "prompt": "a"})
+    assert response.status_code == 413
+    assert f"{summary['vectors'] * 10} summary vectors" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("content", "status"), [(b"{", 400), (b"\xff\xfe", 400), (b"", 422), (b'{"text": "a"}', 422)])
+async def test_what_is_not_json(client: httpx.AsyncClient, content: bytes, status: int) -> None:
+    """The last is JSON under curl's default content type."""
+    kind = "application/x-www-form-urlencoded" if status == 422 else "application/json"
+    response = await client.post("/compress", content=content, headers={"content-type": kind})
+    assert response.status_code == status
+    assert "JSON" in response.json()["error"]["message"]
+
+
+async def test_unknown_paths_and_methods(client: httpx.AsyncClient) -> None:
+    missing, wrong = await client.get("/nothing/here"), await client.put("/generate")
+    assert (missing.status_code, wrong.status_code) == (404, 405)
+    assert "GET /nothing/here" in missing.json()["error"]["message"]
+    assert wrong.json()["error"]["code"] == "method_not_allowed"
+
+
+async def test_a_body_over_the_limit_announced_or_not(serve: Serve) -> None:
+    async def in_chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 100
+
+    async with serve(max_body_bytes=1000) as client:
+        for content in (b"x" * 2000, in_chunks()):
+            response = await client.post("/compress", content=content, headers={"content-type": "application/json"})
+            assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
+            assert "1000 bytes" in response.json()["error"]["message"]
+
+
+async def test_refusals_store_nothing(client: httpx.AsyncClient) -> None:
+    for path, body, *_ in CASES:
+        await post(client, path, body)
+    computed = client.app.state.services.metrics.summary_vectors._value.get()  # type: ignore[attr-defined]
+    assert computed == 0
+
+
+async def test_an_overloaded_server_says_when_to_come_back(serve: Serve) -> None:
+    async with serve(max_waiting_requests=2, max_running_sequences=1) as client:
+        request = {"prompt": "The", "max_tokens": 200, "temperature": 0}
+        responses = await asyncio.gather(*(client.post("/generate", json=request) for _ in range(12)))
+    statuses = [response.status_code for response in responses]
+    assert set(statuses) == {200, 429}
+    refused = next(response for response in responses if response.status_code == 429)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["error"]["code"] == "overloaded"
+
+
+async def test_an_unreachable_store_is_503_and_not_ready(serve: Serve) -> None:
+    async with serve(store="redis://127.0.0.1:1/0") as client:
+        response = await client.post("/compress", json={"text": "a"})
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["store"]) == (503, "unreachable")
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.post("/generate", json={"prompt": "a", "max_tokens": 2})).status_code == 200
