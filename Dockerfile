@@ -23,7 +23,8 @@ FROM python:3.11-slim
 LABEL org.opencontainers.image.title="autocompressor" \
       org.opencontainers.image.description="Turns long documents into short summary vectors; generates and scores from them" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --uid 10001 --home-dir /data --create-home --shell /usr/sbin/nologin autocompressor
+RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin autocompressor \
+    && install --directory --owner=autocompressor --group=autocompressor /data
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -1,10 +1,9 @@
 """The composition root: builds the parts from settings and hands them on; nothing else knows them all."""
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
@@ -47,8 +46,6 @@ from server.settings import Settings
 from server.store import SummaryStore, open_store
 from server.summaries import Summaries
 
-logger = logging.getLogger(__name__)
-
 STATUS: dict[type[ServiceError], int] = {
     InvalidRequest: 400,
     SummaryNotFound: 404,
@@ -65,33 +62,16 @@ RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: BodyTooLarge.code}
 CLIENT_LEFT = 499  # nginx's status for it; nobody is there to read it
 
-OpenServices = Callable[[Settings, Metrics], AbstractAsyncContextManager[Services]]
 
-
-def create_app(settings: Settings, open_services: OpenServices | None = None) -> FastAPI:
-    """The application; its parts are opened when it starts, by `open_services`, and closed when it ends."""
-    metrics = Metrics()
-    opening = open_services or open_default_services
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        started = time.monotonic()
-        async with opening(settings, metrics) as services:
-            app.state.services = services
-            logger.info(
-                "ready in %.1f s: %s on %s in %s, summaries in %s",
-                time.monotonic() - started, services.model.name, services.model.device, services.model.dtype,
-                settings.store.split("@")[-1],
-            )  # fmt: skip
-            yield
-
+def create_app(services: Services) -> FastAPI:
+    """The application over parts that are open already, and that outlive it."""
     app = FastAPI(
         title="autocompressor",
         version=version("autocompressor"),
         summary="Compress documents into summary vectors; generate and score conditioned on them.",
-        lifespan=lifespan,
     )
-    app.add_middleware(Access, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.state.services = services
+    app.add_middleware(Access, metrics=services.metrics, max_body_bytes=services.settings.max_body_bytes)
     for router in (native.router, openai.router, health.router):
         app.include_router(router)
     _add_error_handlers(app)
@@ -99,12 +79,13 @@ def create_app(settings: Settings, open_services: OpenServices | None = None) ->
 
 
 @asynccontextmanager
-async def open_default_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Load the model, open the store, start the engine; stop and close them at the end.
 
     Raises:
         ValueError, OSError, StoreError: a part cannot be built from these settings.
     """
+    metrics = Metrics()
     compressor, served = await asyncio.to_thread(load_model, settings)
     store = await open_store(settings.store)
     try:

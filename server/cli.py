@@ -1,19 +1,26 @@
 """`autocompressor`: the command line."""
 
+import asyncio
 import inspect
 import logging
 import os
+import signal
+import socket
+import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import uvicorn
+import uvloop
 from pydantic import ValidationError
 
 from server import log
-from server.app import create_app
+from server.app import create_app, open_services
 from server.settings import ENVIRONMENT_PREFIX, Settings, load_settings
+from server.store import StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -59,21 +66,44 @@ def serve(**flags: Any) -> None:
     except ValueError as error:
         _stop(str(error))
     log.configure(settings.log_level)
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-    )
-    listener = config.bind_socket()
-    logger.info("starting; will answer at http://%s:%d/docs", *listener.getsockname()[:2])
-    server = uvicorn.Server(config)
-    server.run(sockets=[listener])
-    if not server.started:
-        raise typer.Exit(1)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    """Open the parts, answer until a signal comes, close them."""
+    started = time.monotonic()
+    async with AsyncExitStack() as opened:
+        try:
+            services = await opened.enter_async_context(open_services(settings))
+        except (ValueError, OSError, StoreError) as error:
+            _stop(str(error))
+        config = uvicorn.Config(
+            create_app(services),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=settings.shutdown_seconds,
+        )
+        listener = _listen(settings)
+        store = settings.store.rsplit("@", maxsplit=1)[-1]
+        logger.info(
+            "%s on %s in %s, summaries in %s", services.model.name, services.model.device, services.model.dtype, store
+        )
+        logger.info("ready in %.1f s at http://%s:%d", time.monotonic() - started, *listener.getsockname()[:2])
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn raises a signal again once it has stopped; the parts are closed after that
+            signal.signal(number, lambda *_: None)
+        await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """A socket at the address of the settings, listening, so that clients queue from here on."""
+    try:
+        family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        _stop(f"cannot listen at {settings.host} port {settings.port}: {error.strerror or error}")
 
 
 @app.command("version")
@@ -82,7 +112,7 @@ def print_version() -> None:
     typer.echo(version("autocompressor"))
 
 
-def _stop(message: str) -> None:
+def _stop(message: str) -> NoReturn:
     typer.echo(f"autocompressor: {message}", err=True)
     raise typer.Exit(2)
 

@@ -96,6 +96,7 @@ def tiny_compressor(
     seed: int = 0,
     max_positions: int = 128,
     vocabulary_size: int = 320,
+    dtype: torch.dtype = torch.float32,
 ) -> AutoCompressor:
     """An AutoCompressor on a tiny base, with a tokenizer and summary embeddings that all differ."""
     model = AutoCompressor.from_base(
@@ -106,6 +107,8 @@ def tiny_compressor(
         tokenizer=tiny_tokenizer(vocabulary_size),
     )
     randomise_summary_embeddings(model, seed=seed)
+    for parameter in model.parameters():  # not `model.to`: it would round the rotary frequencies, as loading does not
+        parameter.data = parameter.data.to(dtype)
     return model.eval()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.app import create_app
+from server.app import create_app, open_services
 from server.settings import Settings
 from tests.tiny import tiny_compressor
 
@@ -31,11 +31,10 @@ def serve(checkpoint: Path, tmp_path: Path) -> Serve:
     @asynccontextmanager
     async def open_server(**settings: Any) -> AsyncIterator[httpx.AsyncClient]:
         defaults = {"model": str(checkpoint), "store": f"sqlite:{tmp_path}/store.sqlite3", "dtype": "float32"}
-        app = create_app(Settings(**(defaults | settings)))
-        async with app.router.lifespan_context(app):
-            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with open_services(Settings(**(defaults | settings))) as services:
+            transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-                client.app = app  # type: ignore[attr-defined]  # for tests that look behind the API
+                client.services = services  # type: ignore[attr-defined]  # for tests that look behind the API
                 yield client
 
     return open_server

@@ -52,7 +52,7 @@ async def test_an_equal_document_is_a_lookup(client: httpx.AsyncClient) -> None:
 
 
 async def test_text_and_its_token_ids_are_one_document(client: httpx.AsyncClient) -> None:
-    tokenizer = client.app.state.services.model.tokenizer  # type: ignore[attr-defined]
+    tokenizer = client.services.model.tokenizer  # type: ignore[attr-defined]
     by_ids = await client.post("/compress", json={"token_ids": tokenizer(DOCUMENT)["input_ids"]})
     assert by_ids.status_code == 201
     assert (await compress(client))["id"] == by_ids.json()["id"]

@@ -1,0 +1,209 @@
+"""The compressor over a counting engine and a real store: what is computed, and what never again."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import SummaryConfig
+from model.positions import Positions
+from server.compression import Compressor
+from server.engine.protocol import Prompt, SamplingParams, TokenEvent, TokenLogprobs
+from server.errors import EngineFailed, Internal, SummaryNotFound, TooLong
+from server.metrics import Metrics
+from server.served_model import ServedModel
+from server.store import EmbeddedStore, Entry
+from server.summaries import Summaries
+
+LENGTH, WIDTH = 2, 3
+
+
+class CountingEngine:
+    """Makes vectors that depend on the segment and on all before it, counts them, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.num_computed = 0
+        self.fails_after: int | None = None
+        self.is_ready = True
+        self.delay_seconds = 0.0
+
+    async def compress(
+        self, segments: Sequence[Sequence[int]], *, soft_prompt: Tensor | None = None
+    ) -> AsyncGenerator[Tensor]:
+        before = 0.0 if soft_prompt is None else float(soft_prompt.sum())
+        for segment in segments:
+            if self.num_computed == self.fails_after:
+                raise EngineFailed("told to")
+            await asyncio.sleep(self.delay_seconds)
+            self.num_computed += 1
+            vectors = torch.full((LENGTH, WIDTH), (sum(segment) + before) % 97)
+            before += float(vectors.sum())
+            yield vectors
+
+    def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[TokenEvent]:
+        raise NotImplementedError
+
+    async def score(self, prompt: Prompt, continuations: Sequence[Sequence[int]]) -> list[TokenLogprobs]:
+        raise NotImplementedError
+
+
+def served_model(*, accumulate_summary: bool = True, max_positions: int = 64) -> ServedModel:
+    return ServedModel(
+        name="fake",
+        fingerprint="f" * 64,
+        config=SummaryConfig(LENGTH, accumulate_summary, segment_length=4),
+        positions=Positions(max_positions, counts_soft_prompt=True),
+        max_sequence_tokens=max_positions,
+        vocabulary_size=1000,
+        hidden_size=WIDTH,
+        dtype="float32",
+        device="cpu",
+        created=0,
+        tokenizer=None,
+    )
+
+
+class House:
+    """A compressor and its parts."""
+
+    def __init__(self, store: EmbeddedStore, **model: Any) -> None:
+        self.engine, self.store = CountingEngine(), store
+        self.summaries = Summaries(served_model(**model), store, Metrics())
+        self.compressor = Compressor(served_model(**model), self.engine, self.summaries, Metrics(), tenant_salt="")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
+    opened = await EmbeddedStore.open(tmp_path / "store.sqlite3")
+    yield opened
+    await opened.close()
+
+
+async def test_an_interrupted_compression_goes_on_where_it_stopped(store: EmbeddedStore, tmp_path: Path) -> None:
+    house = House(store)
+    house.engine.fails_after = 3
+    with pytest.raises(EngineFailed):
+        await house.compressor.compress(range(20))
+    house.engine.fails_after = None
+    done = await house.compressor.compress(range(20))
+    assert house.engine.num_computed == 5
+    assert (done.is_new, done.cached_segments) == (True, 3)
+    unbroken = House(await EmbeddedStore.open(tmp_path / "unbroken.sqlite3"))
+    whole = await unbroken.compressor.compress(range(20))
+    assert whole.summary.id == done.summary.id
+    torch.testing.assert_close(
+        await unbroken.summaries.vectors(whole.summary), await house.summaries.vectors(done.summary)
+    )
+    await unbroken.store.close()
+
+
+async def test_a_client_that_leaves_keeps_what_was_computed(store: EmbeddedStore) -> None:
+    house = House(store)
+    house.engine.delay_seconds = 0.02
+    task = asyncio.create_task(house.compressor.compress(range(40)))
+    while house.engine.num_computed < 3:
+        await asyncio.sleep(0.005)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    before = house.engine.num_computed
+    done = await house.compressor.compress(range(40))
+    assert done.cached_segments >= 2
+    assert house.engine.num_computed - before == 10 - done.cached_segments
+
+
+async def test_documents_share_their_prefix(store: EmbeddedStore) -> None:
+    house = House(store)
+    await house.compressor.compress(range(12))
+    done = await house.compressor.compress([*range(8), 500, 501, 502, 503, 504])
+    assert done.cached_segments == 2
+    assert house.engine.num_computed == 5
+
+
+async def test_equal_segments_at_other_places_are_not_equal(store: EmbeddedStore) -> None:
+    house = House(store)
+    done = await house.compressor.compress([1, 2, 3, 4] * 3)
+    assert len(set(done.summary.manifest.segments)) == 3
+
+
+async def test_a_damaged_segment_is_computed_anew(store: EmbeddedStore) -> None:
+    house = House(store)
+    first = await house.compressor.compress(range(12))
+    expected = await house.summaries.vectors(first.summary)
+    await store.delete(f"manifest:{first.summary.id}")
+    first = await house.compressor.compress(range(12))
+    key = f"segment:{first.summary.manifest.segments[1]}"
+    (value,) = await store.get_many([key])
+    assert value is not None
+    await store.put_many([Entry(key, value[:-1] + b"\x00")])
+    with pytest.raises(Internal, match="damaged"):
+        await house.summaries.vectors(first.summary)
+    done = await house.compressor.compress(range(16))
+    assert done.cached_segments == 1
+    torch.testing.assert_close((await house.summaries.vectors(done.summary))[: 3 * LENGTH], expected)
+
+
+async def test_a_damaged_manifest_is_written_anew(store: EmbeddedStore) -> None:
+    house = House(store)
+    first = await house.compressor.compress(range(12))
+    await store.put_many([Entry(f"manifest:{first.summary.id}", b"{}")])
+    with pytest.raises(Internal, match="damaged"):
+        await house.summaries.get(first.summary.id, param="id")
+    done = await house.compressor.compress(range(12))
+    assert (done.summary.id, done.is_new) == (first.summary.id, True)
+    assert (await house.summaries.get(first.summary.id, param="id")).tokens == 12
+
+
+async def test_segments_deleted_while_a_document_is_finished_are_computed_again(store: EmbeddedStore) -> None:
+    """A manifest never names segments that are gone, though another client deletes a document that shared them."""
+    house = House(store)
+    other = await house.compressor.compress(range(8))
+    house.engine.delay_seconds = 0.02
+    task = asyncio.create_task(house.compressor.compress(range(16)))
+    while house.engine.num_computed < 3:
+        await asyncio.sleep(0.005)
+    await house.summaries.delete(other.summary.id)
+    done = await task
+    assert (await house.summaries.vectors(done.summary)).shape == (4 * LENGTH, WIDTH)
+    assert house.engine.num_computed == 2 + 2 + 4
+
+
+async def test_rmt_conditions_on_the_last_segment_alone(store: EmbeddedStore) -> None:
+    house = House(store, accumulate_summary=False)
+    done = await house.compressor.compress(range(12))
+    assert done.summary.manifest.vectors == LENGTH
+    assert (await house.summaries.vectors(done.summary)).shape == (LENGTH, WIDTH)
+    appended = await house.compressor.compress(range(12, 20), parent_id=done.summary.id)
+    whole = await house.compressor.compress(range(20))
+    assert appended.summary.id == whole.summary.id
+
+
+async def test_what_can_never_fit_is_refused_before_any_work(store: EmbeddedStore) -> None:
+    house = House(store, max_positions=16)
+    with pytest.raises(TooLong, match=r"28 tokens in 7 segments.* take 6 segments, 24 tokens"):
+        await house.compressor.compress(range(28))
+    assert house.engine.num_computed == 0
+    await house.compressor.compress(range(24))
+
+
+async def test_an_append_to_what_is_gone_is_refused(store: EmbeddedStore) -> None:
+    house = House(store)
+    parent = await house.compressor.compress(range(8))
+    await house.summaries.delete(parent.summary.id)
+    with pytest.raises(SummaryNotFound):
+        await house.compressor.compress([1], parent_id=parent.summary.id)
+
+
+async def test_metadata_given_again_replaces_and_not_given_keeps(store: EmbeddedStore) -> None:
+    house = House(store)
+    await house.compressor.compress(range(8), metadata={"a": "1"})
+    kept = await house.compressor.compress(range(8))
+    replaced = await house.compressor.compress(range(8), metadata={"b": "2"})
+    assert kept.summary.manifest.metadata == {"a": "1"}
+    assert replaced.summary.manifest.metadata == {"b": "2"}
+    assert (await house.summaries.get(kept.summary.id, param="id")).manifest.metadata == {"b": "2"}
+    assert house.engine.num_computed == 2
