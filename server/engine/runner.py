@@ -30,6 +30,7 @@ class Runner:
             ValueError: an architecture whose attention the engine cannot take over.
         """
         self._model = model.eval()
+        self._num_rows, self._max_tokens = num_rows, max_tokens
         self._attention = PackedAttention(KvCache(num_rows=num_rows, max_tokens=max_tokens), kernels)
         self._take_over_attention()
 
@@ -134,6 +135,11 @@ class Runner:
             model.base.set_attn_implementation(name)
             positions = model.positions.ids(torch.ones_like(ids), 0, 0)
             hidden = self._forward(model.embed(ids)[0], positions[0], [Span(ids.shape[1], row=0, num_cached=0)])
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"a KV pool of {self._num_rows} rows of {self._max_tokens} positions does not fit the device: "
+                f"lower max_running_sequences or max_sequence_tokens"
+            ) from error
         except (ValueError, AttributeError, TypeError, AssertionError) as error:
             raise ValueError(f"the engine cannot run {type(model.base).__name__}: {error}") from error
         difference = float((model.logits(hidden) - expected[0]).abs().max())

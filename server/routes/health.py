@@ -1,5 +1,6 @@
 """Whether the server lives, whether it can serve, and its metrics."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -11,6 +12,7 @@ from server.store import StoreError
 
 router = APIRouter(tags=["health"])
 With = Annotated[Services, Depends(services)]
+PING_SECONDS = 2.0  # a probe gives up sooner than a request does
 UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Health}}
 
 
@@ -26,8 +28,9 @@ async def readyz(response: Response, served: With) -> schemas.Health:
     """The engine runs and the store answers; else 503."""
     checks = {"engine": "ok" if served.engine.is_ready else "not running", "store": "ok"}
     try:
-        await served.store.ping()
-    except StoreError:
+        async with asyncio.timeout(PING_SECONDS):
+            await served.store.ping()
+    except (StoreError, TimeoutError):
         checks["store"] = "unreachable"
     is_ok = all(check == "ok" for check in checks.values())
     response.status_code = 200 if is_ok else 503

@@ -20,7 +20,7 @@ from server.services import Services, services
 from server.summaries import Summary
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.ErrorResponse} for status in (400, 404, 409, 413, 422, 424, 429, 503)
+    status: {"model": schemas.ErrorResponse} for status in (400, 404, 409, 413, 422, 424, 429, 503, 507)
 }
 router = APIRouter(responses=ERRORS)
 With = Annotated[Services, Depends(services)]
@@ -185,7 +185,7 @@ async def _events(first: schemas.GenerateChunk, rest: AsyncGenerator[schemas.Gen
             async for chunk in rest:
                 yield _event(chunk.model_dump_json(exclude_none=True))
         except ServiceError as error:
-            detail = schemas.ErrorDetail(message=error.message, type=error.code, param=error.param, code=error.code)
+            detail = schemas.ErrorDetail(message=error.message, type="server_error", param=error.param, code=error.code)
             yield _event(schemas.ErrorResponse(error=detail).model_dump_json())
     yield _event("[DONE]")
 
