@@ -188,13 +188,21 @@ class TorchEngine:
         self._metrics.step_seconds.observe(time.monotonic() - started)
         self._metrics.step_tokens.observe(sum(piece.num_positions for piece in pieces))
         for piece, result in zip(pieces, results, strict=True):
+            if piece.request.is_ended:  # by an earlier piece of this batch that failed
+                continue
             with self._work:
                 self._scheduler.complete(piece)
-            self._deliver(piece, result)
+            try:
+                self._deliver(piece, result)
+            except Exception as error:  # a tokenizer's, say: one request's trouble
+                logger.exception("a %s of one request failed", piece.phase.value)
+                self._finish(piece.request, EngineFailed(f"the result failed: {type(error).__name__}"))
 
     def _deliver(self, piece: Piece, result: Any) -> None:
         request = piece.request
-        if isinstance(request, Compression):
+        if isinstance(result, ServiceError):
+            self._finish(request, result)
+        elif isinstance(request, Compression):
             self._deliver_vectors(request, result)
         elif isinstance(request, Scoring):
             request.results[piece.index] = result
@@ -237,6 +245,7 @@ class TorchEngine:
     def _finish(self, request: Request, result: Any) -> None:
         with self._work:
             self._scheduler.remove(request)
+        request.is_ended = True
         request.deliver(result)
 
     def _fail_all(self, error: Exception) -> None:

@@ -26,10 +26,12 @@ class Request:
     Attributes:
         deliver: hands one result, or an exception, to whoever waits; called on the engine's thread.
         is_cancelled: set by the waiting side; seen at the next step.
+        is_ended: its last result was delivered.
     """
 
     deliver: Callable[[Any], None]
     is_cancelled: bool = field(default=False, init=False)
+    is_ended: bool = field(default=False, init=False)
     submitted_at: float = field(default_factory=time.monotonic, init=False)
     started_at: float | None = field(default=None, init=False)
 

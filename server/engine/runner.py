@@ -14,6 +14,7 @@ from server.engine.kv_cache import KvCache
 from server.engine.protocol import TokenLogprobs
 from server.engine.requests import Compression, Generation, Phase, Piece, Scoring
 from server.engine.sampler import Sampled, sample_rows
+from server.errors import EngineFailed
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Runner:
 
         Returns:
             For each piece: `Sampled` for PREFILL and DECODE, (S, D) summary vectors on the CPU for SEGMENT,
-            `TokenLogprobs` for SCORE.
+            `TokenLogprobs` for SCORE; `EngineFailed` where the model's states are not finite.
         """
         inputs = [self._inputs(piece) for piece in pieces]
         hidden = self._forward(
@@ -49,15 +50,24 @@ class Runner:
             [self._span(piece) for piece in pieces],
         )
         by_piece = hidden.split([piece.num_positions for piece in pieces])
-        results: dict[int, Any] = {}
-        drawing = [index for index, piece in enumerate(pieces) if piece.phase in (Phase.PREFILL, Phase.DECODE)]
+        is_finite = torch.stack([states.isfinite().all() for states in by_piece]).tolist()
+        results: dict[int, Any] = {
+            index: EngineFailed("the model's states are not finite") for index, ok in enumerate(is_finite) if not ok
+        }
+        drawing = [
+            index
+            for index, piece in enumerate(pieces)
+            if is_finite[index] and piece.phase in (Phase.PREFILL, Phase.DECODE)
+        ]
         if drawing:
             last = torch.stack([by_piece[index][-1] for index in drawing])  # (N, D)
             results.update(zip(drawing, self._sample([pieces[index] for index in drawing], last), strict=True))
         for index, (piece, states) in enumerate(zip(pieces, by_piece, strict=True)):
+            if index in results:
+                continue
             if piece.phase is Phase.SEGMENT:
                 results[index] = states[-self._model.summary_length :].to("cpu", copy=True)
-            elif piece.phase is Phase.SCORE:
+            else:
                 results[index] = self._score(piece, states)
         return [results[index] for index in range(len(pieces))]
 

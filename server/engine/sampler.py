@@ -9,6 +9,8 @@ from torch import Tensor
 from model.generation import sample
 from server.engine.protocol import SamplingParams
 
+GREEDY_TEMPERATURE = 1e-5  # below it, dividing logits could overflow, and all draws are the most likely token anyway
+
 
 class Sampled(NamedTuple):
     """A token and its natural log-probability under the model's own distribution."""
@@ -36,7 +38,7 @@ def sample_rows(
     best = logits.argmax(dim=-1).tolist()
     chosen = []
     for row, (param, generator) in enumerate(zip(params, generators, strict=True)):
-        token_id = best[row] if param.temperature == 0 else _draw(logits[row], param, generator)
+        token_id = best[row] if param.temperature < GREEDY_TEMPERATURE else _draw(logits[row], param, generator)
         chosen.append(Sampled(token_id, float(logprobs[row, token_id])))
     return chosen
 

@@ -227,6 +227,47 @@ async def test_a_failed_batch_fails_its_members_and_nobody_else() -> None:
         assert len(await generated(engine, prompts()[0])) == 12
 
 
+async def test_a_tiny_temperature_is_greedy_and_harms_nobody() -> None:
+    """Dividing by it overflowed, and the failed draw took the whole batch with it."""
+    async with running(tiny_compressor()) as engine:
+        expected = token_ids(await generated(engine, prompts()[0]))
+        tiny = SamplingParams(max_tokens=12, temperature=1e-300)
+        events, others = await asyncio.gather(
+            generated(engine, prompts()[0], tiny), generated(engine, prompts()[1], SamplingParams(12, seed=1))
+        )
+    assert token_ids(events) == expected
+    assert len(others) == 12
+
+
+async def test_states_that_are_not_finite_fail_their_own_request() -> None:
+    broken = Prompt(torch.full((2, 32), float("nan")), (1, 2, 3))
+    async with running(tiny_compressor()) as engine:
+        results = await asyncio.gather(
+            generated(engine, broken),
+            engine.score(broken, [[1], [2]]),
+            compressed(engine, [document(5)], broken.soft_prompt),
+            generated(engine, prompts()[0]),
+            return_exceptions=True,
+        )
+    assert [type(result) for result in results] == [EngineFailed, EngineFailed, EngineFailed, list]
+
+
+async def test_a_tokenizer_that_fails_fails_one_request() -> None:
+    class Tokenizer:
+        def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> str:
+            if len(token_ids) > 8:
+                raise KeyError("no such token")
+            return ""
+
+    model = tiny_compressor()
+    model.tokenizer = Tokenizer()
+    async with running(model) as engine:
+        with pytest.raises(EngineFailed, match="KeyError"):
+            await generated(engine, prompts()[0])
+        assert engine.is_ready
+        assert len(await generated(engine, prompts()[0], SamplingParams(max_tokens=2))) == 2
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_dead_thread_fails_all_who_wait_and_ends_readiness() -> None:
     model = tiny_compressor()

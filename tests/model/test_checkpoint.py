@@ -112,10 +112,9 @@ def test_others_load_the_directory_as_the_base_model(family: str, tmp_path: Path
 
 
 def test_our_parts_are_in_the_subfolder_only(tmp_path: Path) -> None:
-    model = tiny_compressor("llama")
-    model.save_pretrained(tmp_path / "ours")
-    model.base.save_pretrained(tmp_path / "plain")
-    model.tokenizer.save_pretrained(tmp_path / "plain")
+    tiny_compressor("llama").save_pretrained(tmp_path / "ours")
+    tiny_base("llama").save_pretrained(tmp_path / "plain")
+    tiny_tokenizer().save_pretrained(tmp_path / "plain")
     ours, plain = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}
         for name in ("ours", "plain")

@@ -240,6 +240,18 @@ def test_the_seed_decides_adaptation(repetitive: TokenisedDocuments, base: Llama
     assert not torch.equal(other.embed_summary.weight, one.embed_summary.weight)
 
 
+def test_the_seed_decides_the_order_of_adaptation(repetitive: TokenisedDocuments, base: LlamaForCausalLM) -> None:
+    """One segment a substep: nothing but the order of the batches is left to chance."""
+    recipe = tiny_recipe()
+    recipe = replace(
+        recipe,
+        adaptation=replace(recipe.adaptation, tokens=2 * 2 * 64),
+        compression=compression(segments_per_substep=1),
+    )
+    one, other = (adapted(recipe, base, repetitive, seed=seed) for seed in (0, 1))
+    assert not torch.equal(one.base.lm_head.weight, other.base.lm_head.weight)
+
+
 # --- optimisation
 
 
