@@ -15,7 +15,7 @@ from model.base import embedding_width, first_token_id, load_base, output_layer,
 from model.config import SummaryConfig
 from model.fingerprint import fingerprint
 from model.positions import Positions
-from model.segments import split_lengths
+from model.segments import checked_mask, split_lengths
 
 SegmentLengths = int | Sequence[int] | None
 
@@ -81,7 +81,9 @@ class AutoCompressor(nn.Module):
         else:
             model, found = load_base(str(base), dtype=dtype, device=device)
             tokenizer = tokenizer or found
-        segment_length = segment_length or Positions.of(model.config).default_segment_length()
+        require_supported(model)
+        if segment_length is None:
+            segment_length = Positions.of(model.config).default_segment_length()
         return cls(model, SummaryConfig(summary_length, accumulate_summary, segment_length), tokenizer)
 
     @classmethod
@@ -104,6 +106,8 @@ class AutoCompressor(nn.Module):
         segment_length = parts.segment_length or Positions.of(base.config).default_segment_length()
         config = SummaryConfig(parts.summary_length, parts.accumulate_summary, segment_length)
         model = cls(base, config, tokenizer)
+        if parts.embed_summary is None:
+            return model.eval()
         if parts.embed_summary.shape != model.embed_summary.weight.shape:
             raise ValueError(
                 f"the summary embeddings in {directory} are {tuple(parts.embed_summary.shape)}; "
@@ -168,8 +172,9 @@ class AutoCompressor(nn.Module):
         if self.summary_length == 0:
             raise ValueError("summary_length is 0: a plain language model makes no summary vectors")
         made = []
-        soft_prompt = self._checked_soft_prompt(soft_prompt, input_ids)
-        for ids, mask in self._segments(input_ids, attention_mask, segment_lengths):
+        segments = self._segments(input_ids, attention_mask, segment_lengths)
+        soft_prompt = self.checked_soft_prompt(soft_prompt, input_ids)
+        for ids, mask in segments:
             _, vectors = self.run_segment(ids, mask, soft_prompt, is_compressed=True)
             soft_prompt = self.next_soft_prompt(soft_prompt, vectors)
             made.append(vectors)
@@ -192,8 +197,8 @@ class AutoCompressor(nn.Module):
             output_soft_prompt: compress the last segment too.
         """
         hidden_states = []
-        soft_prompt = self._checked_soft_prompt(soft_prompt, input_ids)
         segments = list(self._segments(input_ids, attention_mask, segment_lengths))
+        soft_prompt = self.checked_soft_prompt(soft_prompt, input_ids)
         for index, (ids, mask) in enumerate(segments):
             is_compressed = index + 1 < len(segments) or output_soft_prompt
             hidden, vectors = self.run_segment(ids, mask, soft_prompt, is_compressed=is_compressed)
@@ -260,15 +265,12 @@ class AutoCompressor(nn.Module):
     def _segments(
         self, input_ids: Tensor, attention_mask: Tensor | None, segment_lengths: SegmentLengths
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if mask.shape != input_ids.shape:
-            raise ValueError(f"attention_mask is {tuple(mask.shape)}; input_ids are {tuple(input_ids.shape)}")
+        mask = checked_mask(attention_mask, input_ids)
         lengths = split_lengths(input_ids.shape[1], segment_lengths)
         return zip(input_ids.split(lengths, dim=1), mask.split(lengths, dim=1), strict=True)
 
-    def _checked_soft_prompt(self, soft_prompt: Tensor | None, input_ids: Tensor) -> Tensor:
-        if input_ids.dim() != 2:
-            raise ValueError(f"input_ids have the shape {tuple(input_ids.shape)}; expected (batch, tokens)")
+    def checked_soft_prompt(self, soft_prompt: Tensor | None, input_ids: Tensor) -> Tensor:
+        """A soft prompt for every row of `input_ids`, (B, P, D), empty for None; ValueError where it cannot be one."""
         batch = input_ids.shape[0]
         if soft_prompt is None:
             return self.empty_soft_prompt(batch)

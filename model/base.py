@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,18 +17,23 @@ def load_base(
     """Load a causal LM and its tokenizer, None where the directory has none.
 
     Raises:
-        ValueError: weights that the architecture needs are missing from the checkpoint.
+        ValueError: weights that the architecture needs are missing from the checkpoint, or damaged.
         OSError: no checkpoint at `path`, as transformers reports it.
     """
-    model, report = AutoModelForCausalLM.from_pretrained(
-        path, dtype="auto" if dtype is None else dtype, output_loading_info=True
-    )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path, dtype="auto" if dtype is None else dtype, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"the weights at {path} are damaged: {error}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(f"the checkpoint at {path} lacks {len(missing)} weights, {missing[0]} among them")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError):  # transformers has no single error for "there is no tokenizer here"
+        tokenizer = None
+    if tokenizer is not None and not tokenizer.vocab_size:  # what it makes of an OPT directory without one
         tokenizer = None
     return model.to(device).eval() if device is not None else model.eval(), tokenizer
 
@@ -46,7 +52,8 @@ def require_supported(base: PreTrainedModel) -> None:
     for argument in REQUIRED_ARGUMENTS:
         if argument not in accepted:
             raise ValueError(f"{name} cannot take `{argument}`, which soft prompts need: it cannot be a base model")
-    if base.device.type != "meta" and not _logits_are_plain(base):
+    is_capped = getattr(base.config, "final_logit_softcapping", None) is not None
+    if is_capped or (base.device.type != "meta" and not _logits_are_plain(base)):
         raise ValueError(f"{name} changes its logits after the output layer, which this wrapper does not reproduce")
 
 
@@ -59,7 +66,8 @@ def _logits_are_plain(base: PreTrainedModel) -> bool:
     expected = base(input_ids=input_ids, use_cache=False).logits
     hidden = base.base_model(inputs_embeds=base.get_input_embeddings()(input_ids), use_cache=False).last_hidden_state
     base.train(was_training)
-    return torch.allclose(output_layer(base)(hidden).float(), expected.float(), rtol=1e-2, atol=1e-3)
+    tolerance = 1e-5 if base.dtype == torch.float32 else 1e-2
+    return torch.allclose(output_layer(base)(hidden).float(), expected.float(), rtol=tolerance, atol=tolerance)
 
 
 def output_layer(base: PreTrainedModel) -> nn.Module:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from model.autocompressor import AutoCompressor
 
 FOLDER = "autocompressor"  # other loaders read only the directory's top level
+SUMMARY_FILE = "summary_embeddings.safetensors"
 WEIGHT = "embed_summary.weight"
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -24,12 +25,15 @@ DOWNLOADED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*.bin",
 
 @dataclass(frozen=True)
 class Parts:
-    """What a checkpoint adds to its base model; `segment_length` is None where it does not say."""
+    """What a checkpoint adds to its base model.
+
+    `segment_length` is None where it does not say, `embed_summary` where there are no summary tokens.
+    """
 
     summary_length: int
     accumulate_summary: bool
     segment_length: int | None
-    embed_summary: Tensor
+    embed_summary: Tensor | None
 
 
 def resolve(path: str | Path) -> Path:
@@ -39,7 +43,12 @@ def resolve(path: str | Path) -> Path:
         return directory
     if directory.is_absolute() or str(path).startswith("."):
         raise FileNotFoundError(f"there is no directory {path}")
-    return Path(snapshot_download(str(path), allow_patterns=DOWNLOADED))
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=DOWNLOADED))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"there is no directory {path}, and no hub repository of that name could be fetched"
+        ) from error
 
 
 def read_parts(directory: Path) -> Parts:
@@ -50,7 +59,9 @@ def read_parts(directory: Path) -> Parts:
     """
     if (directory / FOLDER).is_dir():
         config = SummaryConfig.read(directory / FOLDER / "config.json")
-        weight = load_file(directory / FOLDER / "summary_embeddings.safetensors")[WEIGHT]
+        weight = load_file(directory / FOLDER / SUMMARY_FILE).get(WEIGHT)
+        if weight is None:
+            raise ValueError(f"{directory / FOLDER / SUMMARY_FILE} has no {WEIGHT}")
         return Parts(config.summary_length, config.accumulate_summary, config.segment_length, weight)
     published = json.loads((directory / "config.json").read_text())
     for field in ("summary_length", "accumulate_summary"):
@@ -60,7 +71,7 @@ def read_parts(directory: Path) -> Parts:
                 f"AutoCompressor.from_base makes a compressor of it"
             )
     summary_length = int(published["summary_length"])
-    weight = read_tensor(directory, WEIGHT) if summary_length else torch.zeros(0, published["hidden_size"])
+    weight = read_tensor(directory, WEIGHT) if summary_length else None
     return Parts(summary_length, bool(published["accumulate_summary"]), None, weight)
 
 
@@ -91,7 +102,7 @@ def write(directory: Path, model: "AutoCompressor") -> None:
     folder = directory / FOLDER
     folder.mkdir(exist_ok=True)
     model.config.write(folder / "config.json")
-    save_file({WEIGHT: model.embed_summary.weight.detach().cpu()}, folder / "summary_embeddings.safetensors")
+    save_file({WEIGHT: model.embed_summary.weight.detach().cpu()}, folder / SUMMARY_FILE)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

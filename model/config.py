@@ -35,6 +35,8 @@ class SummaryConfig:
     def read(cls, path: Path) -> "SummaryConfig":
         """Read what `write` wrote; ValueError where a field is missing, unknown or of another format version."""
         stored = json.loads(path.read_text())
+        if not isinstance(stored, dict):
+            raise ValueError(f"{path} is not a JSON object")
         version = stored.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise ValueError(f"{path} has format_version {version}; this version reads {FORMAT_VERSION}")

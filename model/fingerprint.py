@@ -23,6 +23,11 @@ BASE_FIELDS = (
     "layer_norm_eps",
     "rope_parameters",
     "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "hidden_activation",
+    "use_parallel_residual",
+    "do_layer_norm_before",
     "max_position_embeddings",
 )
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.base import first_token_id
-from model.segments import split_lengths
+from model.segments import checked_mask, split_lengths
 
 if TYPE_CHECKING:
     from model.autocompressor import AutoCompressor, SegmentLengths
@@ -44,15 +44,18 @@ def generate(
         (B, L + up to max_new_tokens), prompt included.
 
     Raises:
-        ValueError: padding on the right, or more tokens than the model has positions for.
+        ValueError: sampling at temperature 0, padding on the right, or more tokens than the model has positions for.
     """
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    if do_sample and temperature <= 0:
+        raise ValueError(f"temperature is {temperature}; sampling needs one above 0, and do_sample=False is greedy")
+    mask = checked_mask(attention_mask, input_ids)
+    lengths = split_lengths(input_ids.shape[1], segment_lengths)
     if not bool(mask[:, -1].all()):
         raise ValueError("generation needs prompts padded on the left: a row ends in padding")
     eos_token_id = first_token_id(model.base.config, "eos_token_id") if eos_token_id is None else eos_token_id
     pad_token_id = eos_token_id if pad_token_id is None else pad_token_id
     renewal = segment_lengths if isinstance(segment_lengths, int) else None
-    context = _Context(model, input_ids, mask, segment_lengths, soft_prompt)
+    context = _Context(model, input_ids, mask, lengths, soft_prompt)
     if renewal is None:
         context.require_room(max_new_tokens)
 
@@ -86,11 +89,10 @@ class _Context:
         model: "AutoCompressor",
         input_ids: Tensor,
         mask: Tensor,
-        segment_lengths: "SegmentLengths",
+        lengths: list[int],
         soft_prompt: Tensor | None,
     ) -> None:
         self.model = model
-        lengths = split_lengths(input_ids.shape[1], segment_lengths)
         head = sum(lengths[:-1])
         if head:
             made = model.compress(input_ids[:, :head], mask[:, :head], lengths[:-1], soft_prompt)
@@ -100,7 +102,7 @@ class _Context:
                 soft_prompt = made
             else:
                 soft_prompt = torch.cat([soft_prompt.to(made).expand(made.shape[0], -1, -1), made], dim=1)
-        self.soft_prompt = model._checked_soft_prompt(soft_prompt, input_ids)
+        self.soft_prompt = model.checked_soft_prompt(soft_prompt, input_ids)
         self.ids, self.mask = input_ids[:, head:], mask[:, head:]
         self.cache: Any = None
 
@@ -116,6 +118,7 @@ class _Context:
     def next_logits(self) -> Tensor:
         """Logits of the token after the last, (B, V); reads only what the cache has not seen."""
         model, prompt_length = self.model, self.soft_prompt.shape[1]
+        self.require_room(0)
         positions = model.positions.ids(self.mask, prompt_length, 0)  # (B, P + L)
         if self.cache is None:
             embeds = torch.cat([self.soft_prompt, model.embed(self.ids)], dim=1)
@@ -162,5 +165,6 @@ def sample(
         ordered, order = scaled.sort(dim=-1, descending=True)
         probability = ordered.softmax(dim=-1)
         is_outside = probability.cumsum(dim=-1) - probability >= top_p  # the token that crosses top_p stays
+        is_outside[:, 0] = False  # a top_p that float32 rounds to 0 leaves the most likely token
         scaled = scaled.masked_fill(torch.zeros_like(is_outside).scatter(-1, order, is_outside), float("-inf"))
     return torch.multinomial(scaled.softmax(dim=-1), 1, generator=generator).squeeze(-1)

@@ -1,6 +1,9 @@
-"""Cutting a sequence into segments."""
+"""Cutting sequences into segments."""
 
 from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 
 def split_lengths(num_tokens: int, segment_lengths: int | Sequence[int] | None) -> list[int]:
@@ -28,3 +31,14 @@ def split_lengths(num_tokens: int, segment_lengths: int | Sequence[int] | None) 
     if sum(lengths) != num_tokens:
         raise ValueError(f"segment_lengths {lengths} add up to {sum(lengths)}; the input has {num_tokens} tokens")
     return lengths
+
+
+def checked_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
+    """The mask of (B, L) token ids, all ones for None; ValueError where either has another shape."""
+    if input_ids.dim() != 2:
+        raise ValueError(f"input_ids have the shape {tuple(input_ids.shape)}; expected (batch, tokens)")
+    if attention_mask is None:
+        return torch.ones_like(input_ids)
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}; input_ids are {tuple(input_ids.shape)}")
+    return attention_mask

@@ -142,7 +142,12 @@ def build_engine(compressor: AutoCompressor, served: ServedModel, settings: Sett
     """The built-in engine around a loaded model, not yet started."""
     kernels = choose_kernels(settings.attention, compressor.device, compressor.dtype)
     runner = Runner(compressor, kernels, num_rows=settings.max_running_sequences, max_tokens=served.max_sequence_tokens)
-    limits = Limits(settings.max_running_sequences, settings.max_waiting_requests, settings.max_batch_tokens)
+    limits = Limits(
+        max_running=settings.max_running_sequences,
+        max_sequence_tokens=served.max_sequence_tokens,
+        max_requests=settings.max_requests,
+        max_batch_tokens=settings.max_batch_tokens,
+    )
     return TorchEngine(
         runner,
         limits,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import typer
 import uvicorn
@@ -23,6 +23,8 @@ from server.settings import ENVIRONMENT_PREFIX, Settings, load_settings
 from server.store import StoreError
 
 logger = logging.getLogger(__name__)
+
+BACKLOG = 2048  # connections that may wait to be accepted, as uvicorn's own default
 
 app = typer.Typer(
     help="Compress documents into summary vectors; generate and score conditioned on them (arXiv 2305.14788).",
@@ -41,6 +43,7 @@ def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
             help=field.description,
             envvar=f"{ENVIRONMENT_PREFIX}{name.upper()}",
             show_envvar=True,
+            metavar="|".join(get_args(field.annotation)) if get_origin(field.annotation) is Literal else None,
             show_default="none" if field.default is None else str(field.default) or "empty",
         )
         parameters.append(
@@ -73,6 +76,7 @@ def serve(**flags: Any) -> None:
 async def _serve(settings: Settings) -> None:
     """Open the parts, answer until a signal comes, close them."""
     started = time.monotonic()
+    listener = _bound(settings)
     async with AsyncExitStack() as opened:
         try:
             services = await opened.enter_async_context(open_services(settings))
@@ -85,11 +89,11 @@ async def _serve(settings: Settings) -> None:
             access_log=False,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
-        listener = _listen(settings)
         store = settings.store.rsplit("@", maxsplit=1)[-1]
         logger.info(
             "%s on %s in %s, summaries in %s", services.model.name, services.model.device, services.model.dtype, store
         )
+        listener.listen(BACKLOG)
         logger.info("ready in %.1f s at http://%s:%d", time.monotonic() - started, *listener.getsockname()[:2])
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn raises a signal again once it has stopped; the parts are closed after that
@@ -97,13 +101,16 @@ async def _serve(settings: Settings) -> None:
         await uvicorn.Server(config).serve(sockets=[listener])
 
 
-def _listen(settings: Settings) -> socket.socket:
-    """A socket at the address of the settings, listening, so that clients queue from here on."""
+def _bound(settings: Settings) -> socket.socket:
+    """A socket at the address of the settings, not listening yet: a taken port is told before the model is loaded."""
     try:
-        family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
     except OSError as error:
         _stop(f"cannot listen at {settings.host} port {settings.port}: {error.strerror or error}")
+    return bound
 
 
 @app.command("version")

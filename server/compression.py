@@ -1,5 +1,6 @@
 """Text to summary: segments, their chain of keys, what is stored of them, the engine for the rest."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -87,10 +88,11 @@ class Compressor:
         parent = await self._summaries.get(parent_id, param="parent") if parent_id is not None else None
         length = self._model.config.segment_length
         segments = [token_ids[start : start + length] for start in range(0, len(token_ids), length)]
-        keys = chain.extend(self._root if parent is None else parent.id, segments)
+        parent_tokens = () if parent is None else parent.manifest.segment_tokens
+        self._require_room((*parent_tokens, *(len(segment) for segment in segments)))
+        keys = await asyncio.to_thread(chain.extend, self._root if parent is None else parent.id, segments)
         work = _Work(segments, keys, () if parent is None else parent.manifest.segments)
         summary = Summary(keys[-1], self._manifest(work, parent, metadata or {}))
-        self._require_room(summary.manifest)
 
         stored = await self._renew(summary.id, ttl_seconds, metadata)
         if stored is None:
@@ -108,21 +110,19 @@ class Compressor:
     def _manifest(self, work: _Work, parent: Summary | None, metadata: dict[str, str]) -> Manifest:
         segments = (*work.parent_keys, *work.keys)
         parent_tokens = () if parent is None else parent.manifest.segment_tokens
-        num_conditioning = len(segments) if self._model.config.accumulate_summary else 1
         return Manifest(
             fingerprint=self._model.fingerprint,
             segments=segments,
             segment_tokens=(*parent_tokens, *(len(segment) for segment in work.segments)),
-            vectors=num_conditioning * self._model.config.summary_length,
+            vectors=self._model.num_vectors(len(segments)),
             created=time.time(),
             metadata=metadata,
             parent=None if parent is None else parent.id,
         )
 
-    def _require_room(self, manifest: Manifest) -> None:
-        """Refuse a document with a segment that would not fit after the vectors of those before it."""
+    def _require_room(self, lengths: Sequence[int]) -> None:
+        """Refuse a document with a segment, of these lengths, that would not fit after the vectors of those before."""
         config, positions = self._model.config, self._model.positions
-        lengths = manifest.segment_tokens
         for index, num_tokens in enumerate(lengths):
             num_before = (index if config.accumulate_summary else min(index, 1)) * config.summary_length
             if num_tokens > positions.capacity(num_before, config.summary_length):

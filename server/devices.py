@@ -14,9 +14,11 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(wanted)
+        device: torch.device | None = torch.device(wanted)
     except RuntimeError:
-        raise ValueError(f"device {wanted!r} is not one that torch knows: auto, cpu, cuda, cuda:1, …") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {wanted!r} is not one that is served on: auto, cpu, cuda, cuda:1, …")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {wanted!r} was asked for, and torch finds no CUDA device")
     return device

@@ -12,7 +12,7 @@ from server.engine.protocol import Prompt
 from server.errors import InvalidRequest, TooLong
 from server.metrics import Metrics
 from server.served_model import ServedModel
-from server.summaries import Summaries
+from server.summaries import Summaries, Summary
 
 DEFAULT_MAX_TOKENS = 128
 
@@ -35,23 +35,23 @@ Part = SummaryPart | TextPart
 
 
 @dataclass(frozen=True)
-class Assembled:
-    """A prompt, and what it stands for.
+class Plan:
+    """A prompt before any work for it: what conditions it, summaries or token ids to compress, and its own tokens.
 
     Attributes:
-        summarised_tokens: document tokens behind the soft prompt's vectors.
+        num_vectors: positions its soft prompt will take. summarised_tokens: document tokens those stand for.
+        room: how many tokens can follow; less than 1 where not even one can.
     """
 
-    prompt: Prompt
+    sources: tuple[Summary | tuple[int, ...], ...]
+    token_ids: tuple[int, ...]
+    num_vectors: int
     summarised_tokens: int
-
-    @property
-    def num_vectors(self) -> int:
-        return self.prompt.num_positions - len(self.prompt.token_ids)
+    room: int
 
 
 class Prompter:
-    """Assembles prompts and refuses those that can never fit."""
+    """Plans prompts, refuses those that can never fit, and assembles the others."""
 
     def __init__(self, model: ServedModel, summaries: Summaries, compressor: Compressor, metrics: Metrics) -> None:
         self._model = model
@@ -59,74 +59,78 @@ class Prompter:
         self._compressor = compressor
         self._metrics = metrics
 
-    async def assemble(self, parts: Sequence[Part]) -> Assembled:
-        """Fuse the summaries in order (arXiv 2305.14788, section 5) and tokenise the texts after the last of them.
+    async def plan(self, parts: Sequence[Part]) -> Plan:
+        """Look up the summaries and tokenise the texts; nothing is computed or stored yet.
 
-        A soft prompt stands before all tokens, so a text between summaries is compressed in its place.
+        A soft prompt stands before all tokens, so a text between summaries is to be compressed in its place.
 
         Raises:
             InvalidRequest: no token follows the summaries: nothing to predict from.
             SummaryNotFound, ModelMismatch: of a part.
         """
         last = max((index for index, part in enumerate(parts) if isinstance(part, SummaryPart)), default=-1)
-        vectors: list[Tensor] = []
-        summarised_tokens = 0
-        for part in parts[: last + 1]:
-            if part == TextPart(""):
-                continue
-            made, num_tokens = await self._vectors(part)
-            vectors.append(made)
-            summarised_tokens += num_tokens
+        conditioning = [part for part in parts[: last + 1] if part != TextPart("")]
+        sources = tuple([await self._source(part) for part in conditioning])
         text = "".join(part.text for part in parts[last + 1 :] if isinstance(part, TextPart))
-        token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=not vectors)
+        token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=not sources)
         if not token_ids:
             raise InvalidRequest("the prompt is empty: at least 1 token must follow the summaries", param="prompt")
-        prompt = Prompt(torch.cat(vectors) if vectors else None, tuple(token_ids))
-        assembled = Assembled(prompt, summarised_tokens)
-        self._metrics.tokens_saved.inc(max(0, summarised_tokens - assembled.num_vectors))
-        return assembled
+        num_vectors = sum(self._num_vectors(source) for source in sources)
+        return Plan(
+            sources,
+            tuple(token_ids),
+            num_vectors=num_vectors,
+            summarised_tokens=sum(source.tokens if isinstance(source, Summary) else len(source) for source in sources),
+            room=self._room(num_vectors, len(token_ids)),
+        )
 
-    def room(self, prompt: Prompt) -> int:
-        """How many tokens can follow a prompt; less than 1 where not even one can."""
-        num_vectors = prompt.num_positions - len(prompt.token_ids)
-        by_positions = self._model.positions.capacity(num_vectors, 0) - len(prompt.token_ids)
-        return min(by_positions, self._model.max_sequence_tokens - prompt.num_positions)
-
-    def max_tokens(self, prompt: Prompt, wanted: int | None) -> int:
+    def max_tokens(self, plan: Plan, wanted: int | None) -> int:
         """How many tokens to generate: as many as asked for, or by default as many as fit up to a fixed number.
 
         Raises:
             TooLong: more than can follow the prompt.
         """
-        room = self.room(prompt)
-        if room < (wanted or 1):
+        if plan.room < (wanted or 1):
             raise TooLong(
-                f"{self._described(prompt, room)}; {wanted or 1} new ones were asked for",
-                param="prompt" if room < 1 else "max_tokens",
+                f"{self._described(plan)}; {wanted or 1} new ones were asked for",
+                param="prompt" if plan.room < 1 else "max_tokens",
             )
-        return min(room, DEFAULT_MAX_TOKENS) if wanted is None else wanted
+        return min(plan.room, DEFAULT_MAX_TOKENS) if wanted is None else wanted
 
-    def require_fits(self, prompt: Prompt, continuation: Sequence[int], *, param: str) -> None:
-        """Refuse a continuation to score that does not fit after the prompt."""
-        room = self.room(prompt)
-        if len(continuation) > room:
-            raise TooLong(
-                f"{self._described(prompt, room)}; {param} has {len(continuation)}",
-                param=param,
-            )
+    def require_fits(self, plan: Plan, continuation: Sequence[int], *, param: str) -> None:
+        """Refuse a continuation to score that is empty or does not fit after the prompt."""
+        if not continuation:
+            raise InvalidRequest(f"{param} has 0 tokens", param=param)
+        if len(continuation) > plan.room:
+            raise TooLong(f"{self._described(plan)}; {param} has {len(continuation)}", param=param)
 
-    def _described(self, prompt: Prompt, room: int) -> str:
-        num_vectors = prompt.num_positions - len(prompt.token_ids)
-        return (
-            f"{num_vectors} summary vectors and {len(prompt.token_ids)} prompt tokens leave room for "
-            f"{max(room, 0)} tokens in {self._model.max_sequence_tokens} positions"
-        )
+    async def assemble(self, plan: Plan) -> Prompt:
+        """Fuse the summaries in order (arXiv 2305.14788, section 5), compressing the texts among them."""
+        vectors = [await self._vectors(source) for source in plan.sources]
+        self._metrics.tokens_saved.inc(max(0, plan.summarised_tokens - plan.num_vectors))
+        return Prompt(torch.cat(vectors) if vectors else None, plan.token_ids)
 
-    async def _vectors(self, part: Part) -> tuple[Tensor, int]:
+    async def _source(self, part: Part) -> Summary | tuple[int, ...]:
         if isinstance(part, SummaryPart):
-            summary = await self._summaries.get(part.summary_id, param="summary_ids")
-        else:
-            token_ids = await asyncio.to_thread(self._model.tokenise, part.text, is_start=True)
-            compressed = await self._compressor.compress(token_ids, ttl_seconds=UNFINISHED_SECONDS)
-            summary = compressed.summary
-        return await self._summaries.vectors(summary), summary.tokens
+            return await self._summaries.get(part.summary_id, param="summary_ids")
+        return tuple(await asyncio.to_thread(self._model.tokenise, part.text, is_start=True))
+
+    def _num_vectors(self, source: Summary | tuple[int, ...]) -> int:
+        if isinstance(source, Summary):
+            return source.manifest.vectors
+        return self._model.num_vectors(-(-len(source) // self._model.config.segment_length))
+
+    async def _vectors(self, source: Summary | tuple[int, ...]) -> Tensor:
+        if not isinstance(source, Summary):
+            source = (await self._compressor.compress(source, ttl_seconds=UNFINISHED_SECONDS)).summary
+        return await self._summaries.vectors(source)
+
+    def _room(self, num_vectors: int, num_tokens: int) -> int:
+        by_positions = self._model.positions.capacity(num_vectors, 0) - num_tokens
+        return min(by_positions, self._model.max_sequence_tokens - num_vectors - num_tokens)
+
+    def _described(self, plan: Plan) -> str:
+        return (
+            f"{plan.num_vectors} summary vectors and {len(plan.token_ids)} prompt tokens leave room for "
+            f"{max(plan.room, 0)} tokens in {self._model.max_sequence_tokens} positions"
+        )

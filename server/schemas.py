@@ -8,6 +8,7 @@ MAX_PARTS = 64
 MAX_CONTINUATIONS = 128
 MAX_STOPS = 16
 MAX_METADATA = 16
+MAX_NEW_TOKENS = 1_000_000
 MAX_TTL_SECONDS = 10 * 365 * 86400
 
 
@@ -21,11 +22,12 @@ def _encodable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
+SummaryId = Annotated[str, Field(max_length=64)]
 TokenIds = list[Annotated[int, Field(ge=0)]]
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class CompressRequest(Body):
@@ -33,7 +35,7 @@ class CompressRequest(Body):
 
     text: Text | None = Field(None, examples=["It was a bright cold day in April…"])
     token_ids: TokenIds | None = None
-    parent: str | None = Field(None, description="Id of the summary that this text continues.")
+    parent: SummaryId | None = Field(None, description="Id of the summary that this text continues.")
     ttl_seconds: float | None = Field(
         None,
         gt=0,
@@ -54,7 +56,7 @@ class CompressRequest(Body):
 class Part(Body):
     """A stored summary or a text."""
 
-    summary_id: str | None = None
+    summary_id: SummaryId | None = None
     text: Text | None = None
 
     @model_validator(mode="after")
@@ -69,10 +71,11 @@ class Conditioned(Body):
 
     context: list[Part] | None = Field(
         None,
+        min_length=1,
         max_length=MAX_PARTS,
         description="Summaries and texts in order. A text before a summary is compressed in its place.",
     )
-    summary_ids: list[str] = Field(default_factory=list, max_length=MAX_PARTS)
+    summary_ids: list[SummaryId] = Field(default_factory=list, max_length=MAX_PARTS)
     prompt: Text | None = None
 
     @model_validator(mode="after")
@@ -92,7 +95,7 @@ class Conditioned(Body):
 
 
 class GenerateRequest(Conditioned):
-    max_tokens: int | None = Field(None, ge=1, description="None: as many as fit, up to 128.")
+    max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="None: as many as fit, up to 128.")
     temperature: float = Field(1.0, ge=0, le=10, description="0 takes the most likely token.")
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int | None = Field(None, ge=1)
@@ -157,7 +160,7 @@ class Usage(BaseModel):
     prompt_tokens: int = Field(description="Tokens read as they are.")
     summary_vectors: int = Field(description="Positions that summaries took.")
     summarised_tokens: int = Field(description="Document tokens that those stand for.")
-    completion_tokens: int
+    completion_tokens: int = Field(description="Tokens generated or scored.")
     total_tokens: int = Field(description="Positions in all: prompt tokens, vectors and completion tokens.")
 
 

@@ -30,9 +30,13 @@ class ServedModel:
         token_ids: list[int] = self.tokenizer(text, add_special_tokens=is_start, verbose=False)["input_ids"]
         return token_ids
 
+    def num_vectors(self, num_segments: int) -> int:
+        """How many vectors condition what follows a document of so many segments."""
+        return self.config.summary_length * (num_segments if self.config.accumulate_summary else min(num_segments, 1))
+
     def require_known(self, token_ids: Sequence[int], *, param: str) -> None:
         """Refuse token ids outside the vocabulary."""
-        for token_id in token_ids:
+        for token_id in (min(token_ids, default=0), max(token_ids, default=0)):
             if not 0 <= token_id < self.vocabulary_size:
                 raise InvalidRequest(
                     f"token id {token_id} is outside the vocabulary of {self.vocabulary_size}", param=param

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENVIRONMENT_PREFIX = "AUTOCOMPRESSOR_"
-IGNORED_NAMES = frozenset({"AUTOCOMPRESSOR_PARITY"})  # read by the tests
+MAX_TTL_SECONDS = 10 * 365 * 86400  # as in a request: ten years
 
 
 class Settings(BaseSettings):
@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     )
     tenant_salt: str = Field("", description="Part of every summary id: other salts, other ids for equal documents.")
     default_ttl_seconds: PositiveInt | None = Field(
-        None, description="How long a summary lives when /compress does not say; none is for ever."
+        None, le=MAX_TTL_SECONDS, description="How long a summary lives when /compress does not say; none is for ever."
     )
     max_running_sequences: PositiveInt = Field(
         32, description="Generations that decode together: rows of the KV pool, taken when the server starts."
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     max_sequence_tokens: PositiveInt | None = Field(
         None, description="Positions a row of the KV pool has; none is as many as the model."
     )
-    max_waiting_requests: PositiveInt = Field(
+    max_requests: PositiveInt = Field(
         256, description="Requests the engine holds, running or not, before it answers 429."
     )
     max_batch_tokens: PositiveInt = Field(
@@ -60,8 +60,9 @@ class Settings(BaseSettings):
 
 def unknown_names(environment: dict[str, str]) -> list[str]:
     """Variables that look like ours and are not: pydantic-settings lets these pass unseen."""
-    known = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields} | IGNORED_NAMES
-    return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    known = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields}
+    ours = (name for name in environment if name.upper().startswith(ENVIRONMENT_PREFIX))
+    return sorted(name for name in ours if name.upper() not in known)
 
 
 def load_settings(environment: dict[str, str], flags: dict[str, Any]) -> Settings:

@@ -1,5 +1,6 @@
 """Stored summaries: records of the store as documents, its errors as the client's."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -79,12 +80,14 @@ class Summaries:
         if any(value is None for value in values):
             raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired")
         async with self._store_call("decode"):
-            return torch.cat([decode_vectors(value, fingerprint=self._model.fingerprint) for value in values if value])
+            return await asyncio.to_thread(self._joined, [value for value in values if value is not None])
 
     async def seconds_to_live(self, summary_id: str) -> float | None:
-        """What is left of a summary's time to live; None for ever."""
+        """What is left of a summary's time to live, None for ever; SummaryNotFound where it is over."""
         stat = await self._stat(summary_id)
-        return None if stat is None else stat.seconds_to_live
+        if stat is None:
+            raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
+        return stat.seconds_to_live
 
     async def find(self, summary_id: str) -> tuple[Summary, float | None] | None:
         """A summary and its time to live, None for ever; nothing where it is absent, or damaged and to be replaced."""
@@ -116,7 +119,7 @@ class Summaries:
         return vectors
 
     async def put_segment(self, key: str, vectors: Tensor, *, ttl_seconds: float) -> None:
-        value = encode_vectors(vectors, fingerprint=self._model.fingerprint)
+        value = await asyncio.to_thread(encode_vectors, vectors, fingerprint=self._model.fingerprint)
         async with self._store_call("put"):
             await self._store.put_many([Entry(_segment_key(key), value)], ttl_seconds=ttl_seconds)
 
@@ -138,6 +141,9 @@ class Summaries:
         if not was_there:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
 
+    def _joined(self, values: Sequence[bytes]) -> Tensor:
+        return torch.cat([decode_vectors(value, fingerprint=self._model.fingerprint) for value in values])
+
     async def _stat(self, summary_id: str) -> EntryStat | None:
         async with self._store_call("stat"):
             return await self._store.stat(_manifest_key(summary_id))
@@ -150,6 +156,8 @@ class Summaries:
                 yield
             except MissingReferences:
                 raise
+            except FingerprintMismatch as error:  # a client's stale id, no failure of the store
+                raise _as_service_error(error) from error
             except StoreError as error:
                 self._metrics.store_errors.labels(operation=operation).inc()
                 raise _as_service_error(error) from error

@@ -62,12 +62,22 @@ def _text_of(line: bytes) -> tuple[str | None, str]:
         record = json.loads(line)
     except UnicodeDecodeError:
         return None, "bytes that are not UTF-8"
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # bad syntax, a number of too many digits, too many brackets
         return None, "no JSON"
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
         return None, "no text"
-    return (text, "") if text.strip() else (None, "an empty text")
+    if not text.strip():
+        return None, "an empty text"
+    return (text, "") if _is_encodable(text) else (None, "an unpaired surrogate")
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def pretrain(
             logits = base(input_ids=batch, use_cache=False).logits
         loss = shifted_loss(logits, batch)
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     optimise(base, recipe.pretraining, documents, backward, seed=seed, description="pretraining")
     return base
@@ -94,7 +94,7 @@ def backward_by_substeps(
             )
         assert output.loss is not None
         output.loss.backward()
-        losses.append(float(output.loss))
+        losses.append(float(output.loss.detach()))
         soft_prompt = output.soft_prompt.detach()
     return sum(losses) / len(losses)
 

@@ -15,7 +15,7 @@ from server.engine.protocol import FinishReason, Prompt, SamplingParams, TokenEv
 from server.engine.requests import Compression, Generation, Phase, Piece, Request, Scoring
 from server.engine.sampler import Sampled, random_stream
 from server.engine.scheduler import Limits, Scheduler
-from server.errors import EngineFailed, NotReady, Overloaded, ServiceError
+from server.errors import EngineFailed, InvalidRequest, NotReady, Overloaded, ServiceError, TooLong
 from server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,8 @@ class TorchEngine:
     async def compress(
         self, segments: Sequence[Sequence[int]], *, soft_prompt: Tensor | None = None
     ) -> AsyncGenerator[Tensor]:
+        if not segments or not all(segments):
+            raise InvalidRequest("every segment needs at least 1 token")
         length = 0 if soft_prompt is None else soft_prompt.shape[0]
         mailbox = Mailbox()
         request = self._submit(Compression(mailbox.put, segments, soft_prompt, length))
@@ -101,6 +103,7 @@ class TorchEngine:
             self._cancel(request)
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[TokenEvent]:
+        self._require_room(prompt, params.max_tokens)
         mailbox = Mailbox()
         request = self._submit(
             Generation(
@@ -123,6 +126,9 @@ class TorchEngine:
             self._cancel(request)
 
     async def score(self, prompt: Prompt, continuations: Sequence[Sequence[int]]) -> list[TokenLogprobs]:
+        if not continuations or not all(continuations):
+            raise InvalidRequest("every continuation needs at least 1 token")
+        self._require_room(prompt, 1)
         length = prompt.num_positions - len(prompt.token_ids)
         mailbox = Mailbox()
         request = self._submit(
@@ -134,13 +140,21 @@ class TorchEngine:
         finally:
             self._cancel(request)
 
+    def _require_room(self, prompt: Prompt, num_new: int) -> None:
+        limit = self._scheduler.limits.max_sequence_tokens
+        if not prompt.token_ids:
+            raise InvalidRequest("the prompt needs at least 1 token")
+        # the last new token is never read, so it needs no position
+        if prompt.num_positions + num_new - 1 > limit:
+            raise TooLong(f"{prompt.num_positions} prompt positions and {num_new} new tokens exceed a row's {limit}")
+
     def _submit(self, request: RequestT) -> RequestT:
         with self._work:
             if not self.is_ready:
                 raise NotReady("the engine is not running")
             if self._scheduler.is_full:
                 self._metrics.rejections.labels(reason="queue_full").inc()
-                limit = self._scheduler.limits.max_waiting
+                limit = self._scheduler.limits.max_requests
                 raise Overloaded(f"the engine already holds its limit of {limit} requests")
             self._scheduler.submit(request)
             self._work.notify()
@@ -180,6 +194,8 @@ class TorchEngine:
             self._observe_start(piece, started)
         try:
             results = self._runner.run(pieces)
+        except torch.AcceleratorError:
+            raise  # a device after an illegal access, say, answers nothing more: this ends the engine
         except Exception as error:  # the batch's members share its fate, the engine does not
             logger.exception("a batch of %d pieces failed", len(pieces))
             for request in {id(piece.request): piece.request for piece in pieces}.values():
@@ -195,6 +211,8 @@ class TorchEngine:
             try:
                 self._deliver(piece, result)
             except Exception as error:  # a tokenizer's, say: one request's trouble
+                if piece.request.is_ended:
+                    raise
                 logger.exception("a %s of one request failed", piece.phase.value)
                 self._finish(piece.request, EngineFailed(f"the result failed: {type(error).__name__}"))
 
@@ -243,9 +261,9 @@ class TorchEngine:
         return "length" if len(request.generated) >= request.params.max_tokens else None
 
     def _finish(self, request: Request, result: Any) -> None:
+        request.is_ended = True
         with self._work:
             self._scheduler.remove(request)
-        request.is_ended = True
         request.deliver(result)
 
     def _fail_all(self, error: Exception) -> None:

@@ -19,6 +19,7 @@ from server.errors import EngineFailed
 logger = logging.getLogger(__name__)
 
 CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest logit
+CHECK_LENGTHS = (5, 8)  # tokens of the two sequences that are compared at the start
 
 
 class Runner:
@@ -135,25 +136,45 @@ class Runner:
 
     @torch.inference_mode()
     def _take_over_attention(self) -> None:
-        model, name = self._model, f"autocompressor-{id(self)}"
-        ids = torch.arange(8, device=model.device)[None] % model.base.config.vocab_size
-        expected = model.logits(
-            model.run_segment(ids, torch.ones_like(ids), model.empty_soft_prompt(), is_compressed=False)[0]
-        )
-        AttentionInterface.register(name, self._attention)
+        """Put ours in the place of the model's attention, and compare: two sequences packed, then a decode of both."""
+        model, name = self._model, type(self._model.base).__name__
+        if self._max_tokens < max(CHECK_LENGTHS):
+            raise ValueError(f"max_sequence_tokens is {self._max_tokens}; at least {max(CHECK_LENGTHS)} are needed")
+        ids = torch.arange(sum(CHECK_LENGTHS), device=model.device) % model.base.config.vocab_size
+        sequences = ids.split(CHECK_LENGTHS)
+        expected = torch.stack([self._reference_logits(sequence) for sequence in sequences])  # (2, V)
+        key = f"autocompressor-{id(self)}"
+        AttentionInterface.register(key, self._attention)
         try:
-            model.base.set_attn_implementation(name)
-            positions = model.positions.ids(torch.ones_like(ids), 0, 0)
-            hidden = self._forward(model.embed(ids)[0], positions[0], [Span(ids.shape[1], row=0, num_cached=0)])
-        except torch.OutOfMemoryError as error:
+            model.base.set_attn_implementation(key)
+            actual = self._packed_logits(sequences)
+        except RuntimeError as error:  # torch's for a lack of memory, on the CPU
             raise ValueError(
-                f"a KV pool of {self._num_rows} rows of {self._max_tokens} positions does not fit the device: "
-                f"lower max_running_sequences or max_sequence_tokens"
+                f"a KV pool of {self._num_rows} rows of {self._max_tokens} positions does not fit the device, "
+                f"lower max_running_sequences or max_sequence_tokens: {error}"
             ) from error
         except (ValueError, AttributeError, TypeError, AssertionError) as error:
-            raise ValueError(f"the engine cannot run {type(model.base).__name__}: {error}") from error
-        difference = float((model.logits(hidden) - expected[0]).abs().max())
+            raise ValueError(f"the engine cannot run {name}: {error}") from error
+        difference = float((actual - expected[: len(actual)]).abs().max())  # of one row only, the first alone
         if not difference <= CHECK_TOLERANCE[model.dtype] * max(1.0, float(expected.abs().max())):
-            name = type(model.base).__name__
             raise ValueError(f"the engine cannot run {name}: its logits are {difference:.3g} off the model's own")
         logger.debug("attention taken over; logits differ by %.2g", difference)
+
+    def _reference_logits(self, sequence: Tensor) -> Tensor:
+        model, ids = self._model, sequence[None]
+        hidden, _ = model.run_segment(ids, torch.ones_like(ids), model.empty_soft_prompt(), is_compressed=False)
+        return model.logits(hidden[0, -1])
+
+    def _packed_logits(self, sequences: Sequence[Tensor]) -> Tensor:
+        """Logits after the last token of each that has a row, (N, V): the others prefilled together, it decoded."""
+        model = self._model
+        rows = [row if row < self._num_rows else None for row in range(len(sequences))]
+        heads = [sequence[:-1] for sequence in sequences]
+        places = torch.cat([model.positions.ids(torch.ones_like(head)[None], 0, 0)[0] for head in heads])
+        prefills = [Span(len(head), row, num_cached=0) for head, row in zip(heads, rows, strict=True)]
+        self._forward(model.embed(torch.cat(heads)[None])[0], places, prefills)
+        kept = [(sequence, row) for sequence, row in zip(sequences, rows, strict=True) if row is not None]
+        last = torch.stack([sequence[-1] for sequence, _ in kept])
+        places = torch.tensor([model.positions.of_token(len(sequence) - 1, 0) for sequence, _ in kept])
+        decodes = [Span(1, row, num_cached=len(sequence) - 1) for sequence, row in kept]
+        return model.logits(self._forward(model.embed(last[None])[0], places.to(model.device), decodes))

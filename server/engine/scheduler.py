@@ -9,10 +9,16 @@ from server.engine.requests import Compression, Generation, Phase, Piece, Reques
 
 @dataclass(frozen=True)
 class Limits:
-    """Attributes: `max_running` KV rows; `max_waiting` requests held in all; `max_batch_tokens` positions a step."""
+    """What the engine takes.
+
+    Attributes:
+        max_running: rows of the KV pool. max_sequence_tokens: positions of a row.
+        max_requests: held in all, running or not. max_batch_tokens: positions in one step.
+    """
 
     max_running: int
-    max_waiting: int
+    max_sequence_tokens: int
+    max_requests: int
     max_batch_tokens: int
 
 
@@ -42,11 +48,11 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return sum(request.started_at is None for request in self._waiting)
 
     @property
     def is_full(self) -> bool:
-        return self.num_requests >= self.limits.max_waiting
+        return self.num_requests >= self.limits.max_requests
 
     @property
     def requests(self) -> list[Request]:

@@ -12,9 +12,9 @@ from fastapi.responses import StreamingResponse
 
 from server import schemas
 from server.compression import Compressed
-from server.engine.protocol import SamplingParams, TokenEvent
+from server.engine.protocol import Prompt, SamplingParams, TokenEvent, TokenLogprobs
 from server.errors import ServiceError
-from server.prompting import Assembled, Part, SummaryPart, TextPart
+from server.prompting import Part, Plan, SummaryPart, TextPart
 from server.routes.waiting import unless_disconnected
 from server.services import Services, services
 from server.summaries import Summary
@@ -81,16 +81,17 @@ async def generate(body: schemas.GenerateRequest, request: Request, served: With
 
     With `stream`, server-sent events: a chunk for each piece of text, the last with usage, then `[DONE]`.
     """
-    assembled = await unless_disconnected(request, served.prompter.assemble(_parts(body)))
+    plan = await served.prompter.plan(_parts(body))
     params = SamplingParams(
-        max_tokens=served.prompter.max_tokens(assembled.prompt, body.max_tokens),
+        max_tokens=served.prompter.max_tokens(plan, body.max_tokens),
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
         seed=body.seed,
         stop=body.stops,
     )
-    generation = _Generation(served, assembled, params)
+    prompt = await unless_disconnected(request, served.prompter.assemble(plan))
+    generation = _Generation(served, plan, prompt, params)
     if not body.stream:
         return await unless_disconnected(request, generation.whole())
     chunks = generation.chunks()
@@ -105,14 +106,21 @@ async def score(body: schemas.ScoreRequest, request: Request, served: With) -> s
 
     Prompt and continuations are tokenised apart; a continuation of whole words usually begins with a space.
     """
-    assembled = await unless_disconnected(request, served.prompter.assemble(_parts(body)))
+    plan = await served.prompter.plan(_parts(body))
     continuations = await asyncio.to_thread(
         lambda: [served.model.tokenise(text, is_start=False) for text in body.continuations]
     )
     for index, continuation in enumerate(continuations):
-        served.prompter.require_fits(assembled.prompt, continuation, param=f"continuations.{index}")
-    results = await unless_disconnected(request, served.engine.score(assembled.prompt, continuations))
-    scores = [
+        served.prompter.require_fits(plan, continuation, param=f"continuations.{index}")
+    prompt = await unless_disconnected(request, served.prompter.assemble(plan))
+    results = await unless_disconnected(request, served.engine.score(prompt, continuations))
+    scores = await asyncio.to_thread(_scores, results, served)
+    num_scored = sum(len(continuation) for continuation in continuations)
+    return schemas.ScoreResponse(model=served.model.name, scores=scores, usage=_usage(plan, num_scored))
+
+
+def _scores(results: list[TokenLogprobs], served: Services) -> list[schemas.Score]:
+    return [
         schemas.Score(
             index=index,
             logprob=sum(result.logprobs),
@@ -122,15 +130,15 @@ async def score(body: schemas.ScoreRequest, request: Request, served: With) -> s
         )
         for index, result in enumerate(results)
     ]
-    return schemas.ScoreResponse(model=served.model.name, scores=scores, usage=_usage(assembled, num_generated=0))
 
 
 class _Generation:
     """One generation on its way to the client, whole or in chunks."""
 
-    def __init__(self, served: Services, assembled: Assembled, params: SamplingParams) -> None:
+    def __init__(self, served: Services, plan: Plan, prompt: Prompt, params: SamplingParams) -> None:
         self._served = served
-        self._assembled = assembled
+        self._plan = plan
+        self._prompt = prompt
         self._params = params
         self._id = f"gen-{uuid.uuid4().hex}"
         self._started = time.monotonic()
@@ -148,7 +156,7 @@ class _Generation:
             model=self._served.model.name,
             text="".join(texts),
             finish_reason=reason,
-            usage=_usage(self._assembled, self._num_generated),
+            usage=_usage(self._plan, self._num_generated),
             timings=self._timings(),
         )
 
@@ -158,13 +166,13 @@ class _Generation:
             chunk = schemas.GenerateChunk(id=self._id, model=self._served.model.name, text=event.text)
             if event.finish_reason is not None:
                 chunk.finish_reason = event.finish_reason
-                chunk.usage = _usage(self._assembled, self._num_generated)
+                chunk.usage = _usage(self._plan, self._num_generated)
                 chunk.timings = self._timings()
             if event.text or event.finish_reason is not None:
                 yield chunk
 
     async def _events(self) -> AsyncIterator[TokenEvent]:
-        async with aclosing(self._served.engine.generate(self._assembled.prompt, self._params)) as events:
+        async with aclosing(self._served.engine.generate(self._prompt, self._params)) as events:
             async for event in events:
                 if not self._num_generated:
                     self._first_token_seconds = time.monotonic() - self._started
@@ -196,7 +204,7 @@ def _event(data: str) -> str:
 
 async def _document(body: schemas.CompressRequest, served: Services) -> list[int]:
     if body.token_ids is not None:
-        served.model.require_known(body.token_ids, param="token_ids")
+        await asyncio.to_thread(served.model.require_known, body.token_ids, param="token_ids")
         return body.token_ids
     # an empty text stays empty: a start token alone is no document
     if not body.text:
@@ -237,11 +245,11 @@ def _compressed(done: Compressed, served: Services, *, tokenize_seconds: float) 
     )
 
 
-def _usage(assembled: Assembled, num_generated: int) -> schemas.Usage:
+def _usage(plan: Plan, num_completion_tokens: int) -> schemas.Usage:
     return schemas.Usage(
-        prompt_tokens=len(assembled.prompt.token_ids),
-        summary_vectors=assembled.num_vectors,
-        summarised_tokens=assembled.summarised_tokens,
-        completion_tokens=num_generated,
-        total_tokens=assembled.prompt.num_positions + num_generated,
+        prompt_tokens=len(plan.token_ids),
+        summary_vectors=plan.num_vectors,
+        summarised_tokens=plan.summarised_tokens,
+        completion_tokens=num_completion_tokens,
+        total_tokens=len(plan.token_ids) + plan.num_vectors + num_completion_tokens,
     )

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import FalconConfig, GPTJConfig
 
 from model import AutoCompressor
 from server.engine.attention import SdpaKernels
@@ -15,11 +17,11 @@ from server.engine.engine import BatchRunner, TorchEngine
 from server.engine.protocol import Prompt, SamplingParams, TokenEvent
 from server.engine.runner import Runner
 from server.engine.scheduler import Limits
-from server.errors import EngineFailed, NotReady, Overloaded, ServiceError
+from server.errors import EngineFailed, InvalidRequest, NotReady, Overloaded, ServiceError, TooLong
 from server.metrics import Metrics
 from tests.tiny import FAMILIES, random_base, random_ids, tiny_compressor, tiny_config
 
-LIMITS = Limits(max_running=4, max_waiting=64, max_batch_tokens=64)
+LIMITS = Limits(max_running=4, max_sequence_tokens=128, max_requests=64, max_batch_tokens=64)
 GREEDY = SamplingParams(max_tokens=12, temperature=0)
 TOLERANCE = {"rtol": 0, "atol": 1e-4}  # float32
 
@@ -192,7 +194,7 @@ def gated(model: AutoCompressor) -> GatedRunner:
 async def test_a_full_queue_refuses_and_answers_what_it_took() -> None:
     model = tiny_compressor()
     runner = gated(model)
-    async with running(model, limits=Limits(4, 3, 64), runner=runner) as engine:
+    async with running(model, limits=replace(LIMITS, max_requests=3), runner=runner) as engine:
         taken = [asyncio.create_task(generated(engine, prompt)) for prompt in prompts(3)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="limit of 3"):
@@ -204,7 +206,7 @@ async def test_a_full_queue_refuses_and_answers_what_it_took() -> None:
 
 async def test_closing_an_iterator_frees_its_row() -> None:
     model = tiny_compressor()
-    async with running(model, limits=Limits(1, 8, 64)) as engine:
+    async with running(model, limits=replace(LIMITS, max_running=1)) as engine:
         events = engine.generate(prompts()[0], SamplingParams(max_tokens=100))
         await anext(events)
         await events.aclose()
@@ -237,6 +239,28 @@ async def test_a_tiny_temperature_is_greedy_and_harms_nobody() -> None:
         )
     assert token_ids(events) == expected
     assert len(others) == 12
+
+
+async def test_a_tiny_top_p_leaves_the_most_likely_token() -> None:
+    """Float32 rounded it to 0, which left no token at all."""
+    async with running(tiny_compressor()) as engine:
+        expected = token_ids(await generated(engine, prompts()[0]))
+        assert token_ids(await generated(engine, prompts()[0], SamplingParams(12, top_p=1e-300))) == expected
+
+
+async def test_what_can_never_run_is_refused_at_once() -> None:
+    async with running(tiny_compressor()) as engine:
+        with pytest.raises(InvalidRequest):
+            await engine.score(prompts()[0], [])
+        with pytest.raises(InvalidRequest):
+            await engine.score(prompts()[0], [[1], []])
+        with pytest.raises(InvalidRequest):
+            await compressed(engine, [])
+        with pytest.raises(InvalidRequest):
+            await generated(engine, Prompt(None, ()))
+        with pytest.raises(TooLong, match="5 prompt positions and 125 new tokens exceed a row's 128"):
+            await generated(engine, prompts()[0], SamplingParams(125))
+        assert len(await generated(engine, prompts()[0], SamplingParams(124, temperature=0))) == 124
 
 
 async def test_states_that_are_not_finite_fail_their_own_request() -> None:
@@ -286,7 +310,7 @@ async def test_a_dead_thread_fails_all_who_wait_and_ends_readiness() -> None:
 
 async def test_stopping_answers_who_still_waits() -> None:
     model = tiny_compressor()
-    async with running(model, limits=Limits(1, 8, 64)) as engine:
+    async with running(model, limits=replace(LIMITS, max_running=1)) as engine:
         waiting = [
             asyncio.create_task(generated(engine, prompts()[0], SamplingParams(max_tokens=100))) for _ in range(3)
         ]
@@ -309,6 +333,20 @@ def test_an_architecture_with_its_own_attention_is_refused() -> None:
     attention.forward = forward
     with pytest.raises(ValueError, match="the engine cannot run GPTNeoXForCausalLM: its logits are"):
         Runner(model, SdpaKernels(), num_rows=1, max_tokens=32)
+
+
+@pytest.mark.parametrize("config", [GPTJConfig, FalconConfig])
+def test_architectures_that_keep_their_own_attention_are_refused(config: Any) -> None:
+    """transformers only logs that it cannot set their attention, and goes on."""
+    sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    base = random_base(config(**sizes, max_position_embeddings=128, rotary_dim=4, alibi=False, eos_token_id=0))
+    with pytest.raises(ValueError, match="the engine cannot run"):
+        Runner(AutoCompressor.from_base(base, 4), SdpaKernels(), num_rows=2, max_tokens=32)
+
+
+def test_a_row_shorter_than_the_check_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_sequence_tokens is 4; at least 8"):
+        Runner(tiny_compressor(), SdpaKernels(), num_rows=2, max_tokens=4)
 
 
 def _tokenizer() -> Any:

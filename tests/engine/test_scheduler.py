@@ -26,8 +26,8 @@ def scoring(*lengths: int) -> Scoring:
     return Scoring(ignore, None, 0, (1, 1), [(1,) * length for length in lengths])
 
 
-def scheduler(*, max_running: int = 2, max_waiting: int = 100, max_batch_tokens: int = 100) -> Scheduler:
-    return Scheduler(Limits(max_running, max_waiting, max_batch_tokens), summary_length=4)
+def scheduler(*, max_running: int = 2, max_requests: int = 100, max_batch_tokens: int = 100) -> Scheduler:
+    return Scheduler(Limits(max_running, 100, max_requests, max_batch_tokens), summary_length=4)
 
 
 def described(pieces: Sequence[Piece]) -> list[tuple[str, int, int]]:
@@ -118,7 +118,7 @@ def test_a_cancelled_request_frees_its_row_at_the_next_step() -> None:
 
 
 def test_is_full_counts_running_and_waiting() -> None:
-    line = scheduler(max_running=1, max_waiting=2)
+    line = scheduler(max_running=1, max_requests=2)
     line.submit(generation())
     step(line)
     assert not line.is_full
@@ -130,7 +130,7 @@ def test_is_full_counts_running_and_waiting() -> None:
 def test_random_work_keeps_the_invariants(seed: int) -> None:
     """No row is lost or shared, no request is forgotten, the budget holds, whatever arrives and leaves."""
     generator = random.Random(seed)
-    line = scheduler(max_running=3, max_waiting=12, max_batch_tokens=40)
+    line = scheduler(max_running=3, max_requests=12, max_batch_tokens=40)
     accepted: set[int] = set()
     ended: set[int] = set()
     for _ in range(2_000):

@@ -1,4 +1,4 @@
-"""Ours = the authors' implementation, on the recorded cases of a folder named by AUTOCOMPRESSOR_PARITY.
+"""Ours = the authors' implementation, on the recorded cases of a folder named by PARITY_DIR.
 
 The folder holds inputs and outputs of the published code (arXiv 2305.14788) on tiny models; it is not part of this
 repository. CI has it and requires it.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model import AutoCompressor
 
-ROOT = Path(os.environ.get("AUTOCOMPRESSOR_PARITY", Path(__file__).parents[2].parent / "shared" / "parity"))
+ROOT = Path(os.environ.get("PARITY_DIR", Path(__file__).parents[2].parent / "shared" / "parity"))
 FOLDERS = sorted(path.parent for path in ROOT.glob("*/cases.json"))
 IS_REQUIRED = os.environ.get("CI") == "true"
 TOLERANCE = 1e-4
@@ -24,7 +24,7 @@ TOLERANCE = 1e-4
 
 def recorded() -> list[Any]:
     if not FOLDERS:
-        skip = pytest.mark.skip(reason=f"no recorded cases at {ROOT}: set AUTOCOMPRESSOR_PARITY")
+        skip = pytest.mark.skip(reason=f"no recorded cases at {ROOT}: set PARITY_DIR")
         return [] if IS_REQUIRED else [pytest.param(None, {}, marks=skip, id="absent")]
     return [
         pytest.param(folder, case, id=f"{folder.name}-{case['name']}")

@@ -38,11 +38,16 @@ CASES = [
     ("/compress", [], 422, "validation_error", "JSON object"),
     ("/generate", {}, 422, "validation_error", "`prompt`"),
     ("/generate", {"prompt": "a", "context": []}, 422, "validation_error", "either `context`"),
+    ("/generate", {"context": []}, 422, "validation_error", "context"),
+    ("/generate", {"prompt": "a", "max_tokens": True}, 422, "validation_error", "max_tokens"),
+    ("/generate", {"prompt": "a", "max_tokens": "2"}, 422, "validation_error", "max_tokens"),
+    ("/generate", {"prompt": "a", "max_tokens": 10**30}, 422, "validation_error", "max_tokens"),
+    ("/compress", {"token_ids": ["1", True, 2.0]}, 422, "validation_error", "token_ids.0"),
     ("/generate", {"context": [{}]}, 422, "validation_error", "context.0"),
     ("/generate", {"context": [{"text": "a", "summary_id": "b"}]}, 422, "validation_error", "context.0"),
     ("/generate", {"prompt": "a", "summary_ids": [ABSENT]}, 404, "summary_not_found", ABSENT),
     ("/generate", {"prompt": "a", "summary_ids": ["../../x"]}, 404, "summary_not_found", "../../x"),
-    ("/generate", {"prompt": "a", "summary_ids": ["\ud800"]}, 404, "summary_not_found", "no summary"),
+    ("/generate", {"prompt": "a", "summary_ids": ["x" * 65]}, 422, "validation_error", "summary_ids.0"),
     ("/generate", {"prompt": "a", "summary_ids": [ABSENT] * 65}, 422, "validation_error", "64"),
     ("/generate", {"prompt": "a", "max_tokens": 0}, 422, "validation_error", "max_tokens"),
     ("/generate", {"prompt": "a", "max_tokens": 600}, 413, "context_length_exceeded", "600 new ones"),
@@ -121,8 +126,17 @@ async def test_refusals_store_nothing(client: httpx.AsyncClient) -> None:
     assert computed == 0
 
 
+@pytest.mark.parametrize("rest", [[{"summary_id": ABSENT}, {"text": "b"}], [{"summary_id": "stored"}, {"text": LONG}]])
+async def test_a_refused_context_compresses_none_of_its_texts(client: httpx.AsyncClient, rest: list[Any]) -> None:
+    stored = (await client.post("/compress", json={"text": "a b c"})).json()["id"]
+    parts = [{"summary_id": stored} if part == {"summary_id": "stored"} else part for part in rest]
+    refused = await client.post("/generate", json={"context": [{"text": "A text of its own."}, *parts]})
+    assert refused.status_code in (404, 413)
+    assert (await client.post("/compress", json={"text": "A text of its own."})).status_code == 201
+
+
 async def test_an_overloaded_server_says_when_to_come_back(serve: Serve) -> None:
-    async with serve(max_waiting_requests=2, max_running_sequences=1) as client:
+    async with serve(max_requests=2, max_running_sequences=1) as client:
         request = {"prompt": "The", "max_tokens": 200, "temperature": 0}
         responses = await asyncio.gather(*(client.post("/generate", json=request) for _ in range(12)))
     statuses = [response.status_code for response in responses]
