@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from importlib.metadata import version
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
@@ -76,8 +76,8 @@ def serve(**flags: Any) -> None:
 async def _serve(settings: Settings) -> None:
     """Open the parts, answer until a signal comes, close them."""
     started = time.monotonic()
-    listener = _bound(settings)
     async with AsyncExitStack() as opened:
+        listener = opened.enter_context(_bound(settings))
         try:
             services = await opened.enter_async_context(open_services(settings))
         except (ValueError, OSError, StoreError) as error:
@@ -105,9 +105,11 @@ def _bound(settings: Settings) -> socket.socket:
     """A socket at the address of the settings, not listening yet: a taken port is told before the model is loaded."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        with ExitStack() as on_failure:
+            bound = on_failure.enter_context(socket.socket(family, kind))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            on_failure.pop_all()
     except OSError as error:
         _stop(f"cannot listen at {settings.host} port {settings.port}: {error.strerror or error}")
     return bound

@@ -37,7 +37,7 @@ CASES = [
     ("/compress", {"text": LONG}, 413, "context_length_exceeded", "512 positions"),
     ("/compress", [], 422, "validation_error", "JSON object"),
     ("/generate", {}, 422, "validation_error", "`prompt`"),
-    ("/generate", {"prompt": "a", "context": []}, 422, "validation_error", "either `context`"),
+    ("/generate", {"prompt": "a", "context": [{"text": "b"}]}, 422, "validation_error", "either `context`"),
     ("/generate", {"context": []}, 422, "validation_error", "context"),
     ("/generate", {"prompt": "a", "max_tokens": True}, 422, "validation_error", "max_tokens"),
     ("/generate", {"prompt": "a", "max_tokens": "2"}, 422, "validation_error", "max_tokens"),
