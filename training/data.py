@@ -107,13 +107,14 @@ class TokenisedDocuments:
 
 
 def tokenise(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, description: str) -> TokenisedDocuments:
-    """Tokenise with the start token before each document; ValueError for none, or a vocabulary over 16 bits."""
+    """Tokenise, the tokenizer's start token before each document; ValueError for none, or a vocabulary over 16 bits."""
     if len(tokenizer) > 2**16:
         raise ValueError(f"the vocabulary has {len(tokenizer)} entries; at most {2**16} are stored in 16 bits")
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     parts = [
-        np.array(ids, dtype=np.uint16)
+        np.array([*start, *ids], dtype=np.uint16)
         for batch in _batches(tqdm(documents, desc=description, unit=" documents"), size=16)
-        for ids in tokenizer(batch, add_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
+        for ids in tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     ]
     if not parts:
         raise ValueError("there are no documents to tokenise")

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 
 
 def train_tokenizer(documents: Iterable[str], *, vocabulary_size: int, max_positions: int) -> PreTrainedTokenizerFast:
-    """Train a tokenizer that can write any bytes and puts the end-of-text token before each text, as GPT-2's does."""
+    """Train a tokenizer that can write any bytes, and that like GPT-2's adds no token of its own to a text.
+
+    The end-of-text token stands between documents in training. There are few of those, so a model hardly knows it, and
+    a prompt reads better without.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -19,10 +23,6 @@ def train_tokenizer(documents: Iterable[str], *, vocabulary_size: int, max_posit
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(documents, trainer)
-    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, end_of_text)]
-    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,

@@ -214,3 +214,9 @@ def test_half_a_character_is_not_fatal(tmp_path: Path) -> None:
     file.write_bytes(b'{"text": "half \\ud83d of a sign"}\n' + jsonl(DOCUMENTS))
     result = tokenised(list(read_documents([file])))
     assert len(result.starts) - 1 in (len(DOCUMENTS), len(DOCUMENTS) + 1)
+
+
+def test_each_document_begins_with_the_start_token() -> None:
+    documents = tokenise(["a b", "c"], tiny_tokenizer(), description="tokenising")
+    assert [int(documents.tokens[start]) for start in documents.starts[:-1]] == [0, 0]
+    assert list(documents.tokens).count(0) == 2
