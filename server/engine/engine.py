@@ -87,6 +87,10 @@ class TorchEngine:
     def is_ready(self) -> bool:
         return self._thread.is_alive() and not self._is_stopping
 
+    @property
+    def is_full(self) -> bool:
+        return self._scheduler.is_full
+
     async def compress(
         self, segments: Sequence[Sequence[int]], *, soft_prompt: Tensor | None = None
     ) -> AsyncGenerator[Tensor]:

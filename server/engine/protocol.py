@@ -65,6 +65,11 @@ class Engine(Protocol):
         """Whether calls can succeed."""
         ...
 
+    @property
+    def is_full(self) -> bool:
+        """Whether another request would be refused now."""
+        ...
+
     def compress(
         self, segments: Sequence[Sequence[int]], *, soft_prompt: Tensor | None = None
     ) -> AsyncGenerator[Tensor]:

@@ -25,8 +25,12 @@ async def livez() -> schemas.Health:
 @router.get("/health", responses=UNAVAILABLE)
 @router.get("/readyz", responses=UNAVAILABLE)
 async def readyz(response: Response, served: With) -> schemas.Health:
-    """The engine runs and the store answers; else 503."""
-    checks = {"engine": "ok" if served.engine.is_ready else "not running", "store": "ok"}
+    """The engine runs and takes requests, and the store answers; else 503."""
+    checks = {
+        "engine": "ok" if served.engine.is_ready else "not running",
+        "queue": "full" if served.engine.is_full else "ok",
+        "store": "ok",
+    }
     try:
         async with asyncio.timeout(PING_SECONDS):
             await served.store.ping()

@@ -146,6 +146,17 @@ async def test_an_overloaded_server_says_when_to_come_back(serve: Serve) -> None
     assert refused.json()["error"]["code"] == "overloaded"
 
 
+async def test_a_full_queue_is_not_ready(serve: Serve) -> None:
+    async with serve(max_requests=1) as client:
+        running = asyncio.create_task(client.post("/generate", json={"prompt": "The", "max_tokens": 300}))
+        seen = set()
+        while not running.done():
+            response = await client.get("/readyz")
+            seen.add((response.status_code, response.json()["checks"]["queue"]))
+        assert (503, "full") in seen
+        assert (await client.get("/readyz")).status_code == 200
+
+
 async def test_an_unreachable_store_is_503_and_not_ready(serve: Serve) -> None:
     async with serve(store="redis://127.0.0.1:1/0") as client:
         response = await client.post("/compress", json={"text": "a"})

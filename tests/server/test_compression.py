@@ -28,7 +28,7 @@ class CountingEngine:
     def __init__(self) -> None:
         self.num_computed = 0
         self.fails_after: int | None = None
-        self.is_ready = True
+        self.is_ready, self.is_full = True, False
         self.delay_seconds = 0.0
 
     async def compress(
