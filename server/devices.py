@@ -30,7 +30,8 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
         return DTYPES[wanted]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    capabilities = torch.cpu.get_capabilities()
+    # absent from the oldest torch that is supported, which then computes in float32
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if any(capabilities.get(name) for name in CPU_BFLOAT16) else torch.float32
 
 
