@@ -122,6 +122,17 @@ async def test_batched_equals_alone(family: str) -> None:
         assert one_score == pytest.approx(other_score.logprobs, abs=1e-4)
 
 
+async def test_batched_stays_close_to_alone_in_bfloat16() -> None:
+    """What a CPU or GPU serves by default: sums are rounded by the shape of the batch, to three digits or so."""
+    documents = [[document(10, seed=seed), document(5, seed=seed + 9)] for seed in range(4)]
+    async with running(tiny_compressor(dtype=torch.bfloat16)) as engine:
+        alone = [await compressed(engine, segments) for segments in documents]
+        together = await asyncio.gather(*(compressed(engine, segments) for segments in documents))
+    for one, other in zip(alone, together, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert float((one - other).abs().max()) <= 0.05 * float(one.abs().max())
+
+
 async def test_compressing_on_after_a_soft_prompt_equals_at_once() -> None:
     segments = [document(16, seed=seed) for seed in range(4)]
     async with running(tiny_compressor()) as engine:
