@@ -10,7 +10,7 @@ INSTALLED := .venv/.installed
 URL ?= http://127.0.0.1:8000
 OUT ?= runs/tiny
 
-# Freed activations stay with the process: handed back to the system, each step faults them in again. A quarter faster.
+# Freed activations stay with the process: handed back to the system, each step faults them in again. About a fifth faster.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=1000000000
 
 # Of pip's many lines: name, version and size of each package it gets, and where they come from left out

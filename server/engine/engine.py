@@ -1,6 +1,5 @@
 """The built-in engine: one thread owns the device; a step is schedule, run, deliver."""
 
-import asyncio
 import logging
 import threading
 import time
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from server.engine.detokenizer import Decoder, Detokenizer
+from server.engine.mailbox import Mailbox
 from server.engine.protocol import FinishReason, Prompt, SamplingParams, TokenEvent, TokenLogprobs
 from server.engine.requests import Compression, Generation, Phase, Piece, Request, Scoring
 from server.engine.sampler import Sampled, random_stream
@@ -26,24 +26,6 @@ class BatchRunner(Protocol):
     """The runner's part in the engine; tests have another."""
 
     def run(self, pieces: Sequence[Piece]) -> list[Any]: ...
-
-
-class Mailbox:
-    """Carries results from the engine's thread to the event loop of whoever waits."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Any] = asyncio.Queue()
-
-    def put(self, result: Any) -> None:
-        if not self._loop.is_closed():  # a loop that closed first has nobody left to tell
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, result)
-
-    async def get(self) -> Any:
-        result = await self._queue.get()
-        if isinstance(result, Exception):
-            raise result
-        return result
 
 
 class TorchEngine:
