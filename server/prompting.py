@@ -74,7 +74,9 @@ class Prompter:
         text = "".join(part.text for part in parts[last + 1 :] if isinstance(part, TextPart))
         token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=not sources)
         if not token_ids:
-            raise InvalidRequest("the prompt is empty: at least 1 token must follow the summaries", param="prompt")
+            raise InvalidRequest(
+                "the prompt is empty: at least 1 token is needed, after the summaries if there are any", param="prompt"
+            )
         num_vectors = sum(self._num_vectors(source) for source in sources)
         return Plan(
             sources,
