@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "$(PYTHON) is $$($(PYTHON) --version); Python 3.11 or later is needed: make PYTHON=python3.12 setup" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@echo "installing into .venv: a few minutes, most of them for torch"
-	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' \
+	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,train]' \
 	  2> >($(WARNINGS) >&2) | $(PROGRESS)
 	@touch $@
 
