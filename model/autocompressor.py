@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as checkpoint_activations
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model import checkpoint, generation
@@ -41,6 +42,10 @@ class AutoCompressor(nn.Module):
     A segment runs as `[soft prompt | segment tokens | summary tokens]` under causal attention; the last hidden states
     at the summary tokens, after the final norm, are its summary vectors. Accumulating, they join the soft prompt of
     the next segment; otherwise (RMT) they replace it.
+
+    Attributes:
+        segment_gradient_checkpointing: recompute a segment's activations in the backward pass instead of keeping them,
+            but for the last segment of a call, whose turn comes at once.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class AutoCompressor(nn.Module):
         self.positions = Positions.of(base.config)
         self.hidden_size = embedding_width(base)
         self.embed_summary = nn.Embedding(config.summary_length, self.hidden_size, dtype=base.dtype, device=base.device)
+        self.segment_gradient_checkpointing = False
         self._start_from_end_of_text()
 
     @classmethod
@@ -117,9 +123,13 @@ class AutoCompressor(nn.Module):
             model.embed_summary.weight.copy_(parts.embed_summary)
         return model.eval()
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write a plain Hugging Face checkpoint of the base, its tokenizer, and our parts in `autocompressor/`."""
-        checkpoint.write(Path(directory), self)
+    def save_pretrained(self, directory: str | Path, *, max_shard_size: str | None = None) -> None:
+        """Write a plain Hugging Face checkpoint of the base, its tokenizer, and our parts in `autocompressor/`.
+
+        Args:
+            max_shard_size: of a weights file, such as "2GB"; None for transformers' default.
+        """
+        checkpoint.write(Path(directory), self, max_shard_size=max_shard_size)
 
     @property
     def summary_length(self) -> int:
@@ -200,8 +210,10 @@ class AutoCompressor(nn.Module):
         segments = list(self._segments(input_ids, attention_mask, segment_lengths))
         soft_prompt = self.checked_soft_prompt(soft_prompt, input_ids)
         for index, (ids, mask) in enumerate(segments):
-            is_compressed = index + 1 < len(segments) or output_soft_prompt
-            hidden, vectors = self.run_segment(ids, mask, soft_prompt, is_compressed=is_compressed)
+            is_last = index + 1 == len(segments)
+            is_compressed = output_soft_prompt or not is_last
+            run = self.run_segment if is_last or not self.segment_gradient_checkpointing else self._checkpointed
+            hidden, vectors = run(ids, mask, soft_prompt, is_compressed=is_compressed)
             if self.positions.counts_soft_prompt:
                 # the published Llama code drops padding before the decoder, so that its hidden states read as zero and
                 # the label after left padding is predicted from them; the OPT code keeps what it computed there
@@ -233,9 +245,11 @@ class AutoCompressor(nn.Module):
                 f"{self.max_positions} positions with {prompt_length} soft prompt vectors before it "
                 f"and {summary_length} summary tokens after it"
             )
-        parts = [soft_prompt.to(self.dtype), self.embed(input_ids)]
+        embedded = self.embed(input_ids)
+        parts = [soft_prompt.to(embedded.dtype), embedded]
         if summary_length:
-            parts.append(self.embed_summary.weight.expand(input_ids.shape[0], -1, -1))
+            summary_tokens = self.embed_summary.weight.to(embedded.dtype)  # float32 where they train on a frozen base
+            parts.append(summary_tokens.expand(input_ids.shape[0], -1, -1))
         hidden = self.base.base_model(
             inputs_embeds=torch.cat(parts, dim=1),  # (B, P + L + S, D)
             attention_mask=functional.pad(attention_mask, (prompt_length, summary_length), value=1),
@@ -244,6 +258,15 @@ class AutoCompressor(nn.Module):
         ).last_hidden_state
         end = prompt_length + num_tokens
         return hidden[:, prompt_length:end], hidden[:, end:]
+
+    def _checkpointed(
+        self, input_ids: Tensor, attention_mask: Tensor, soft_prompt: Tensor, *, is_compressed: bool
+    ) -> tuple[Tensor, Tensor]:
+        """`run_segment`, whose activations are computed again for the backward pass."""
+        made: tuple[Tensor, Tensor] = checkpoint_activations(
+            self.run_segment, input_ids, attention_mask, soft_prompt, is_compressed=is_compressed, use_reentrant=False
+        )
+        return made
 
     def next_soft_prompt(self, soft_prompt: Tensor, vectors: Tensor) -> Tensor:
         """What conditions the segment after one that had `soft_prompt` before it and made `vectors`."""

@@ -94,9 +94,10 @@ def read_tensor(directory: Path, name: str) -> Tensor:
     raise ValueError(f"no weight file in {directory} has {name}")
 
 
-def write(directory: Path, model: "AutoCompressor") -> None:
+def write(directory: Path, model: "AutoCompressor", *, max_shard_size: str | None) -> None:
     """Write what `AutoCompressor.save_pretrained` promises; an existing checkpoint there is replaced."""
-    model.base.save_pretrained(directory)
+    options = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    model.base.save_pretrained(directory, **options)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(directory)
     folder = directory / FOLDER
