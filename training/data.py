@@ -1,132 +1,150 @@
-"""Documents from JSONL files, tokenised once into one long array."""
+"""Documents tokenised once into a memory-mapped file, under a cache keyed by content."""
 
-import gzip
-import io
+import copy
+import hashlib
 import json
 import logging
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import zstandard
+import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from training.atomic import written_aside
+from training.sources import Files, Record
+
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-MAX_WINDOW_BYTES = 2**27  # long-distance zstd archives need more than the library's default of 2**23
-
-
-def find_files(path: Path, split: str) -> list[Path]:
-    """The JSONL files at `path`: itself, or those of a folder that carry the split in their name, or else all.
-
-    Raises:
-        ValueError: none is there.
-    """
-    if path.is_file():
-        return [path]
-    found = sorted(file for file in path.glob("*") if file.name.endswith(SUFFIXES))
-    files = [file for file in found if f".{split}." in file.name] or found
-    if not files:
-        raise ValueError(f"{path} has no file ending in {', '.join(SUFFIXES)}")
-    return files
-
-
-def read_documents(files: Iterable[Path]) -> Iterator[str]:
-    """Yield the `text` of each record; records without one are counted and named in a warning, never fatal."""
-    for file in files:
-        bad: Counter[str] = Counter()
-        with _open_lines(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                text, fault = _text_of(line)
-                if text is not None:
-                    yield text
-                elif fault:
-                    bad[fault] += 1
-                    logger.warning("%s line %d: %s", file.name, number, fault)
-        if bad:
-            logger.warning("%s: left out %s", file.name, ", ".join(f"{n} with {fault}" for fault, n in bad.items()))
-
-
-def _text_of(line: bytes) -> tuple[str | None, str]:
-    """A record's text, or None and what is wrong with the record; nothing is wrong with a blank line."""
-    if not line.strip():
-        return None, ""
-    try:
-        record = json.loads(line)
-    except UnicodeDecodeError:
-        return None, "bytes that are not UTF-8"
-    except (ValueError, RecursionError):  # bad syntax, a number of too many digits, too many brackets
-        return None, "no JSON"
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        return None, "no text"
-    if not text.strip():
-        return None, "an empty text"
-    return (text, "") if _is_encodable(text) else (None, "an unpaired surrogate")
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-@contextmanager
-def _open_lines(file: Path) -> Iterator[Iterable[bytes]]:
-    with file.open("rb") as raw:
-        if file.name.endswith(".zst"):
-            reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(raw)
-            yield io.BufferedReader(reader)
-        elif file.name.endswith(".gz"):
-            with gzip.open(raw) as decompressed:
-                yield decompressed
-        else:
-            yield raw
+FORMAT_VERSION = 1
+TOKENS, STARTS, META = "tokens.bin", "starts.npy", "meta.json"
+BATCH_DOCUMENTS = 16
+NAMED_RECORDS = 10  # bad records named in the log, of each kind of fault; the cache's meta.json names all
 
 
 @dataclass(frozen=True)
 class TokenisedDocuments:
-    """Documents end to end: `tokens` (N,), and `starts` (documents + 1,), where each begins, N last."""
+    """Documents end to end.
 
-    tokens: NDArray[np.uint16]
+    Attributes:
+        tokens: (N,), uint16 or uint32, on disk. starts: (documents + 1,), where each document begins, N last.
+        name: of the file they are from.
+    """
+
+    tokens: NDArray[np.uint16] | NDArray[np.uint32]
     starts: NDArray[np.int64]
+    name: str = ""
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.starts) - 1
 
     def windows(self, length: int) -> NDArray[np.int64]:
         """The starts of all consecutive runs of `length` tokens that lie within one document."""
         runs = [np.arange(start, end - length + 1, length) for start, end in pairwise(self.starts)]
         return np.concatenate(runs) if runs else np.zeros(0, dtype=np.int64)
 
+    def run(self, start: int, length: int) -> NDArray[np.int64]:
+        """The `length` tokens from `start` on."""
+        return self.tokens[start : start + length].astype(np.int64)
 
-def tokenise(documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, description: str) -> TokenisedDocuments:
-    """Tokenise, the tokenizer's start token before each document; ValueError for none, or a vocabulary over 16 bits."""
-    if len(tokenizer) > 2**16:
-        raise ValueError(f"the vocabulary has {len(tokenizer)} entries; at most {2**16} are stored in 16 bits")
+
+def load_documents(files: Iterable[Files], tokenizer: PreTrainedTokenizerBase, cache: Path) -> list[TokenisedDocuments]:
+    """Tokenise each file, or map what the cache has of it.
+
+    A file's place in the cache is a hash of its bytes, the tokenizer and the format. Records without a usable text are
+    left out, counted and named in a warning, each time they are met.
+
+    Raises:
+        ValueError: no document in any of them, or a file that is cut off or damaged.
+    """
+    identity = tokenizer_identity(tokenizer)
+    found = []
+    for file in files:
+        key = hashlib.sha256(f"{FORMAT_VERSION} {identity} {file.digest()}".encode()).hexdigest()[:32]
+        directory = cache / key
+        if not directory.is_dir():
+            with written_aside(directory) as aside:
+                aside.mkdir()
+                try:
+                    _tokenise(file, tokenizer, aside)
+                except (EOFError, OSError, zlib.error, pa.ArrowException) as error:
+                    raise ValueError(f"{file.name} cannot be read to its end: {error}") from error
+        found.append(_map(directory, file.name))
+    if not any(documents.num_documents for documents in found):
+        raise ValueError(f"there are no documents in {', '.join(documents.name for documents in found)}")
+    return found
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of what decides a text's token ids, the start token before it included."""
+    backend = copy.deepcopy(getattr(tokenizer, "backend_tokenizer", None))
+    if backend is None:
+        state = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    else:
+        backend.no_truncation()  # some are saved with these, and transformers takes them off in the first call
+        backend.no_padding()
+        state = backend.to_str()
+    return hashlib.sha256(f"{tokenizer.bos_token_id} {state}".encode()).hexdigest()
+
+
+def _tokenise(file: Files, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write the documents of a file, the tokenizer's start token before each; memory does not grow with the file."""
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    parts = [
-        np.array([*start, *ids], dtype=np.uint16)
-        for batch in _batches(tqdm(documents, desc=description, unit=" documents"), size=16)
-        for ids in tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    ]
-    if not parts:
-        raise ValueError("there are no documents to tokenise")
-    starts = np.cumsum([0] + [len(part) for part in parts])
-    return TokenisedDocuments(np.concatenate(parts), starts)
+    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+    ends, num_bytes, bad = [0], 0, list[Record]()
+    with (directory / TOKENS).open("wb") as out:
+        for texts in _batches(tqdm(file.records(), desc=f"tokenising {file.name}", unit=" documents"), bad):
+            num_bytes += sum(len(text.encode()) for text in texts)
+            encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            for ids in encoded["input_ids"]:
+                np.array([*start, *ids], dtype=dtype).tofile(out)
+                ends.append(ends[-1] + len(start) + len(ids))
+    np.save(directory / STARTS, np.array(ends, dtype=np.int64))
+    meta = {
+        "name": file.name,
+        "dtype": np.dtype(dtype).name,
+        "documents": len(ends) - 1,
+        "tokens": ends[-1],
+        "bytes": num_bytes,
+        "bad_records": [{"record": record.number, "fault": record.fault} for record in bad],
+    }
+    (directory / META).write_text(json.dumps(meta, indent=1) + "\n")
 
 
-def _batches(documents: Iterable[str], *, size: int) -> Iterator[Sequence[str]]:
+def _map(directory: Path, name: str) -> TokenisedDocuments:
+    meta = json.loads((directory / META).read_text())
+    _warn_of(meta["bad_records"], name)
+    starts = np.load(directory / STARTS)
+    tokens = (
+        np.memmap(directory / TOKENS, dtype=meta["dtype"], mode="r") if meta["tokens"] else np.zeros(0, meta["dtype"])
+    )
+    return TokenisedDocuments(tokens, starts, name)
+
+
+def _warn_of(bad: list[dict[str, str | int]], name: str) -> None:
+    counts = Counter(record["fault"] for record in bad)
+    for fault, count in counts.items():
+        numbers = [str(record["record"]) for record in bad if record["fault"] == fault]
+        named = ", ".join(numbers[:NAMED_RECORDS]) + (", ..." if count > NAMED_RECORDS else "")
+        logger.warning("%s: left out %d with %s: record %s", name, count, fault, named)
+
+
+def _batches(records: Iterable[Record], bad: list[Record]) -> Iterator[list[str]]:
+    """Texts a few at a time; what has none is put into `bad`."""
     batch: list[str] = []
-    for document in documents:
-        batch.append(document)
-        if len(batch) == size:
+    for record in records:
+        if record.text is None:
+            bad.append(record)
+            continue
+        batch.append(record.text)
+        if len(batch) == BATCH_DOCUMENTS:
             yield batch
             batch = []
     if batch:

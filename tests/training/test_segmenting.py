@@ -1,11 +1,13 @@
-"""Random segment lengths: within bounds, of the right sum, every cut as likely as any other."""
+"""Segment lengths: within bounds, of the right sum; of random ones every cut is as likely as any other."""
 
 import random
 from collections import Counter
 
 import pytest
 
-from training.segmenting import draw_lengths
+from training.segmenting import draw_lengths, equal_lengths
+
+# --- random
 
 
 def draws(num_tokens: int, num_segments: int, *, max_length: int, count: int) -> list[list[int]]:
@@ -26,10 +28,16 @@ def test_lengths_add_up_within_bounds(num_tokens: int, num_segments: int, max_le
 
 
 def test_the_published_lengths_of_opt_6k() -> None:
-    """Slices of 3072 tokens, two segments, 2048 positions: 1024 to 2047 tokens, then 1025 to 2048."""
-    firsts, seconds = zip(*draws(3072, 2, max_length=2048, count=20_000), strict=True)
-    assert (min(firsts), max(firsts)) == (1024, 2047)
+    """Slices of 3072 tokens, two segments, 2048 positions: 1024 to 2047 tokens, all as likely, then the rest.
+
+    The authors' `random_segment_lengths` draws break points without replacement from `range(1024)` and adds 1024.
+    """
+    firsts, seconds = zip(*draws(3072, 2, max_length=2048, count=40_960), strict=True)
+    counts = Counter(firsts)
+    assert set(counts) == set(range(1024, 2048))
     assert (min(seconds), max(seconds)) == (1025, 2048)
+    # of 40 for each length expected, chi-squared has 1023 degrees of freedom: a mean of 1023, a deviation of 45
+    assert sum((count - 40) ** 2 / 40 for count in counts.values()) < 1023 + 4 * 45
 
 
 def test_the_published_lengths_of_llama() -> None:
@@ -61,3 +69,28 @@ def test_segments_that_do_not_fit(num_tokens: int, num_segments: int, max_length
     sentence = rf"{num_tokens} tokens cannot be cut into {num_segments} segments of \d+ to {max_length} tokens"
     with pytest.raises(ValueError, match=sentence):
         draw_lengths(num_tokens, num_segments, max_length=max_length, generator=random.Random(0))
+
+
+# --- equal
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_segments", "lengths"),
+    [(12, 3, [4, 4, 4]), (14, 4, [4, 4, 3, 3]), (5, 5, [1] * 5), (7, 1, [7]), (6144, 2, [3072, 3072])],
+)
+def test_equal_lengths(num_tokens: int, num_segments: int, lengths: list[int]) -> None:
+    assert equal_lengths(num_tokens, num_segments) == lengths
+
+
+def test_equal_lengths_add_up_and_differ_by_one_at_most() -> None:
+    for num_tokens in range(1, 60):
+        for num_segments in range(1, num_tokens + 1):
+            lengths = equal_lengths(num_tokens, num_segments)
+            assert (len(lengths), sum(lengths)) == (num_segments, num_tokens)
+            assert max(lengths) - min(lengths) <= 1
+            assert lengths == sorted(lengths, reverse=True)
+
+
+def test_more_equal_segments_than_tokens() -> None:
+    with pytest.raises(ValueError, match="5 tokens cannot be cut into 6 segments"):
+        equal_lengths(5, 6)
