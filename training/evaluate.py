@@ -1,131 +1,206 @@
-"""Held-out perplexity: without context, with compressed segments before it, and with the same context in full."""
+"""Held-out perplexity by domain: without context, with compressed segments before it, and with them in full.
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+It is Table 1 of arXiv 2305.14788 (section 4.1), at the scale of the models given.
+"""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
-from tqdm import tqdm
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from model import AutoCompressor
-from training.data import TokenisedDocuments, read_documents, tokenise
+from model.checkpoint import read_parts, resolve
+from model.config import SummaryConfig
+from model.positions import Positions
+from training.data import TokenisedDocuments, load_documents, tokenizer_identity
+from training.evaluation import Evaluation
+from training.scorer import measure
+from training.scores import AUTOCOMPRESSOR, RMT
+from training.sources import LocalFile, find_files
+from training.windows import Windows
 
-BATCH = 8
-RESAMPLES = 2_000
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Condition:
-    """How many segments stand before the scored one, and whether as summary vectors or in full."""
-
-    num_segments: int
-    is_compressed: bool
-
-    @property
-    def label(self) -> str:
-        if not self.num_segments:
-            return "no context"
-        plural = "s" if self.num_segments > 1 else ""
-        return f"{self.num_segments} segment{plural} {'compressed' if self.is_compressed else 'in full'}"
+CONTEXTS = (1, 2, 3, 7)
+MAX_WINDOWS = 64
+BASELINES = "baselines.json"  # in a checkpoint's directory: models measured where it was made
 
 
-@dataclass(frozen=True)
-class Row:
-    """One condition's result.
+def evaluate(
+    model: AutoCompressor,
+    documents_by_domain: Mapping[str, TokenisedDocuments],
+    *,
+    contexts: Sequence[int] = CONTEXTS,
+    max_windows: int = MAX_WINDOWS,
+    label: str | None = None,
+    in_domain: Collection[str] = (),
+) -> Evaluation:
+    """Score the last segment of windows of `max(contexts) + 1` segments, every condition on the same tokens.
 
-    Attributes:
-        perplexity: exp of the mean negative log-likelihood of all scored tokens.
-        change, low, high: of that mean against no context, in nats, with a 95% bootstrap interval over documents.
-    """
-
-    condition: Condition
-    perplexity: float
-    change: float
-    low: float
-    high: float
-
-
-def evaluate(model: AutoCompressor, files: Sequence[Path], *, num_segments: int, max_windows: int) -> list[Row]:
-    """Score the last segment of windows of `num_segments + 1` segments, every condition on the same tokens.
-
-    The scored segment's first token is left out: without context nothing predicts it.
+    The scored segment's first token is left out: without context nothing predicts it. Conditions that do not fit the
+    model's positions are left out; without summary tokens, the compressed ones are.
 
     Args:
-        num_segments: the most segments of context. max_windows: spread evenly over all that the documents hold.
+        model: in evaluation mode.
+        contexts: numbers of segments before the scored one. max_windows: of each domain, spread evenly.
+        label: of the model; None takes `AutoCompressor` or `RMT`, as its configuration says.
+        in_domain: domains that have training documents.
 
     Raises:
-        ValueError: no document is long enough, or the window does not fit the model's positions in full.
+        ValueError: no domain has a document long enough, or a model without summary tokens has no label.
     """
-    segment_length = model.segment_length
-    length = (num_segments + 1) * segment_length
-    if length > model.positions.capacity(0, 0):
-        raise ValueError(f"{length} tokens do not fit the model's {model.max_positions} positions in full")
-    assert model.tokenizer is not None
-    documents = tokenise(read_documents(files), model.tokenizer, description="tokenising")
-    starts = documents.windows(length)
-    if len(starts) == 0:
-        raise ValueError(f"no document has {length} tokens")
-    starts = starts[np.linspace(0, len(starts) - 1, min(max_windows, len(starts))).astype(np.int64)]
-    owners = np.searchsorted(documents.starts, starts, side="right")
-    conditions = [
-        Condition(0, is_compressed=False),
-        *(Condition(count, is_compressed=True) for count in range(1, num_segments + 1)),
-        *(Condition(count, is_compressed=False) for count in range(1, num_segments + 1)),
-    ]
-    windows = list(_windows(documents, starts, length))
-    losses = {condition: _losses(model, windows, condition) for condition in conditions}
-    return [_row(condition, losses[condition], losses[conditions[0]], owners) for condition in conditions]
+    label = label or default_label(model.config)
+    windows = Windows.of(
+        documents_by_domain,
+        segment_length=model.segment_length,
+        contexts=contexts,
+        max_windows=max_windows,
+        in_domain=in_domain,
+    )
+    return measure(model, windows, label)
 
 
-def _windows(documents: TokenisedDocuments, starts: NDArray[np.int64], length: int) -> Iterator[Tensor]:
-    for first in range(0, len(starts), BATCH):
-        rows = [documents.tokens[start : start + length].astype(np.int64) for start in starts[first : first + BATCH]]
-        yield torch.from_numpy(np.stack(rows))
+def evaluate_checkpoint(
+    checkpoint: Path,
+    data: Path,
+    *,
+    cache: Path,
+    split: str = "test",
+    beside: Mapping[str, Path] | None = None,
+    contexts: Sequence[int] = CONTEXTS,
+    max_windows: int = MAX_WINDOWS,
+    device: torch.device | str | None = None,
+    label: str | None = None,
+) -> Evaluation:
+    """Measure a checkpoint, in the dtype it is stored in, and others beside it, on the documents of a split.
+
+    Models in the checkpoint's own `baselines.json` are added as they were recorded, but for labels measured now; where
+    they were recorded on other windows they are left out, with a warning.
+
+    Args:
+        data: a folder of files `<domain>.<split>.*`, or one file. A domain with a `train` file there is in-domain.
+        cache: of tokenised documents.
+        beside: by label, a checkpoint to measure too, or a .json that `Evaluation.write` wrote: its model of that
+            label, or else its only one.
+        label: of the checkpoint; None takes `AutoCompressor` or `RMT`, as its configuration says.
+
+    Raises:
+        ValueError: tokenizers, segment lengths or windows differ, a label is missing or taken, or no document is long
+            enough.
+    """
+    directories = _directories(checkpoint, label, beside or {})
+    tokenizer = _shared_tokenizer(directories)
+    documents = _documents_by_domain(data, split, tokenizer, cache)
+    windows = Windows.of(
+        documents,
+        segment_length=_shared_segment_length(directories),
+        contexts=contexts,
+        max_windows=max_windows,
+        in_domain=[name for name in documents if _has_training_file(data, name)],
+    )
+    recorded = windows.unscored()  # read before anything is measured: what cannot be compared is refused at once
+    for name, path in (beside or {}).items():
+        if path.suffix == ".json":
+            recorded = recorded.merged(_recorded_model(path, name))
+    recorded = _with_baselines(recorded, resolve(checkpoint) / BASELINES, measured=directories.keys())
+    evaluation = windows.unscored()
+    for name, directory in directories.items():
+        evaluation = evaluation.merged(measure(AutoCompressor.from_pretrained(directory, device=device), windows, name))
+    return evaluation.merged(recorded)
 
 
-@torch.inference_mode()
-def _losses(model: AutoCompressor, windows: Sequence[Tensor], condition: Condition) -> NDArray[np.float64]:
-    """Mean negative log-likelihood of each window's scored tokens, (windows,)."""
-    segment_length = model.segment_length
-    means = []
-    for batch in tqdm(windows, desc=condition.label, unit=" batches", leave=False):
-        num_context = condition.num_segments * segment_length
-        tokens = batch[:, batch.shape[1] - segment_length - num_context :].to(model.device)
-        segment_lengths = segment_length if condition.is_compressed else None
-        logits = model(tokens, segment_lengths=segment_lengths).logits[:, -segment_length:-1].float()
-        targets = tokens[:, 1 - segment_length :]
-        losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        means.append(losses.unflatten(0, targets.shape).mean(dim=1).cpu())
-    return torch.cat(means).double().numpy()
+def default_label(config: SummaryConfig) -> str:
+    """What a model is called by its kind; ValueError for one without summary tokens."""
+    if config.summary_length == 0:
+        raise ValueError("summary_length is 0: a model without summary tokens needs a label")
+    return AUTOCOMPRESSOR if config.accumulate_summary else RMT
 
 
-def _row(
-    condition: Condition, losses: NDArray[np.float64], without: NDArray[np.float64], owners: NDArray[np.int64]
-) -> Row:
-    change = losses - without
-    by_document = [change[owners == owner] for owner in np.unique(owners)]
-    sums = np.array([part.sum() for part in by_document])
-    counts = np.array([len(part) for part in by_document])
-    drawn = np.random.default_rng(0).integers(0, len(by_document), (RESAMPLES, len(by_document)))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [0.025, 0.975])
-    return Row(condition, math.exp(losses.mean()), float(change.mean()), float(low), float(high))
+# --- checkpoints
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    """A table; the last column is the share of the gap that summaries close, (none - summaries) / (none - full)."""
-    full = {row.condition.num_segments: row.change for row in rows if not row.condition.is_compressed}
-    lines = [
-        "| context | perplexity | change of loss (95% interval over documents), nats | share of the gap closed |",
-        "|---|---:|---:|---:|",
-    ]
-    for row in rows:
-        condition = row.condition
-        interval = f"{row.change:+.4f} ({row.low:+.4f} to {row.high:+.4f})" if condition.num_segments else ""
-        share = f"{row.change / full[condition.num_segments]:.0%}" if condition.is_compressed else ""
-        lines.append(f"| {condition.label} | {row.perplexity:.2f} | {interval} | {share} |")
-    return "\n".join(lines)
+def _directories(checkpoint: Path, label: str | None, beside: Mapping[str, Path]) -> dict[str, Path]:
+    """What is measured, by label, the checkpoint first."""
+    directory = resolve(checkpoint)
+    label = label or default_label(_config(directory))
+    if label in beside:
+        raise ValueError(f"the label {label!r} is the checkpoint's own; what stands beside it needs another")
+    return {label: directory} | {name: resolve(path) for name, path in beside.items() if path.suffix != ".json"}
+
+
+def _config(directory: Path) -> SummaryConfig:
+    """A checkpoint's configuration, without loading the model."""
+    parts = read_parts(directory)
+    segment_length = parts.segment_length
+    if segment_length is None:
+        segment_length = Positions.of(AutoConfig.from_pretrained(directory)).default_segment_length()
+    return SummaryConfig(parts.summary_length, parts.accumulate_summary, segment_length)
+
+
+def _shared_tokenizer(directories: Mapping[str, Path]) -> PreTrainedTokenizerBase:
+    tokenizers = {label: AutoTokenizer.from_pretrained(directory) for label, directory in directories.items()}
+    (first, tokenizer), *others = tokenizers.items()
+    for label, other in others:
+        if tokenizer_identity(other) != tokenizer_identity(tokenizer):
+            raise ValueError(f"{label} has another tokenizer than {first}: their losses cannot be compared")
+    return tokenizer
+
+
+def _shared_segment_length(directories: Mapping[str, Path]) -> int:
+    lengths = {label: _config(directory).segment_length for label, directory in directories.items()}
+    if len(set(lengths.values())) > 1:
+        described = ", ".join(f"{label} {length}" for label, length in lengths.items())
+        raise ValueError(f"the models have different segment lengths: {described}")
+    return next(iter(lengths.values()))
+
+
+# --- documents
+
+
+def _documents_by_domain(
+    data: Path, split: str, tokenizer: PreTrainedTokenizerBase, cache: Path
+) -> dict[str, TokenisedDocuments]:
+    """Tokenised documents by domain, which a file's name has before its first dot."""
+    files = find_files(data, split)
+    by_domain: dict[str, list[TokenisedDocuments]] = {}
+    for file, documents in zip(files, load_documents(map(LocalFile, files), tokenizer, cache), strict=True):
+        by_domain.setdefault(file.name.partition(".")[0], []).append(documents)
+    return {domain: _joined(parts) for domain, parts in by_domain.items()}
+
+
+def _joined(parts: Sequence[TokenisedDocuments]) -> TokenisedDocuments:
+    if len(parts) == 1:
+        return parts[0]
+    lengths = np.concatenate([np.diff(part.starts) for part in parts])
+    return TokenisedDocuments(np.concatenate([part.tokens for part in parts]), np.append(0, lengths.cumsum()))
+
+
+def _has_training_file(data: Path, domain: str) -> bool:
+    folder = data if data.is_dir() else data.parent
+    return any(path.name.startswith(f"{domain}.train.") for path in folder.iterdir())
+
+
+# --- what was recorded
+
+
+def _recorded_model(path: Path, label: str) -> Evaluation:
+    """One model of a written evaluation, under the label."""
+    found = Evaluation.read(path)
+    if label not in found.models and len(found.models) != 1:
+        raise ValueError(f"{path} has the models {', '.join(found.models)}; none is labelled {label!r}")
+    return found.only({label if label in found.models else next(iter(found.models)): label})
+
+
+def _with_baselines(recorded: Evaluation, path: Path, *, measured: Collection[str]) -> Evaluation:
+    if not path.is_file():
+        return recorded
+    found = Evaluation.read(path)
+    taken = {*measured, *recorded.models}
+    try:
+        return recorded.merged(found.only({label: label for label in found.models if label not in taken}))
+    except ValueError as error:
+        logger.warning("the models recorded in %s are left out: %s", path, error)
+        return recorded
