@@ -3,7 +3,10 @@
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -20,7 +23,8 @@ from transformers import (
 )
 
 from model import AutoCompressor
-from training.recipes import Compression, Recipe, Stage
+from training.data import TokenisedDocuments
+from training.recipes import Base, Compression, Precision, Recipe, Stage
 from training.tokenizer import train_tokenizer
 
 FAMILIES = ("opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "gpt_neox")
@@ -119,20 +123,24 @@ def randomise_summary_embeddings(model: AutoCompressor, *, seed: int = 0) -> Non
 
 
 def tiny_recipe() -> Recipe:
-    """A training recipe of a second or two; change it with `dataclasses.replace`."""
+    """A training recipe of a second or two, in float32; change it with `dataclasses.replace`."""
+    shape = {
+        "vocab_size": 320,
+        "hidden_size": HIDDEN_SIZE,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 128,
+    }
     return Recipe(
         name="tiny",
-        vocabulary_size=320,
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=64,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        max_positions=128,
+        base=Base("llama", shape),
         pretraining=Stage(
             tokens=20 * 4 * 32,
             sequence_tokens=32,
             batch_sequences=4,
+            micro_batch_sequences=4,
             learning_rate=1e-2,
             matrix_learning_rate=2e-2,
             warmup_steps=2,
@@ -141,19 +149,39 @@ def tiny_recipe() -> Recipe:
             tokens=10 * 2 * 64,
             sequence_tokens=64,
             batch_sequences=2,
+            micro_batch_sequences=2,
             learning_rate=1e-2,
             matrix_learning_rate=1e-2,
             warmup_steps=2,
         ),
         compression=Compression(
             summary_length=3,
-            accumulate_summary=True,
             substeps=2,
             segments_per_substep=2,
             max_segment_tokens=24,
             segment_length=20,
         ),
+        precision="no",
     )
+
+
+def forget_accelerator() -> None:
+    """Drop the state that accelerate keeps in the process, so that the next Accelerator may be another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def cpu_accelerator(precision: Precision = "no") -> Accelerator:
+    """A new Accelerator of this process alone."""
+    forget_accelerator()
+    return Accelerator(mixed_precision=precision, cpu=True)
+
+
+def repetitive_documents(num_documents: int = 4, document_tokens: int = 275) -> TokenisedDocuments:
+    """Documents that say the same eleven tokens over and over."""
+    tokens = np.tile(np.arange(20, 31, dtype=np.uint16), -(-num_documents * document_tokens // 11))
+    starts = np.arange(num_documents + 1) * document_tokens
+    return TokenisedDocuments(tokens[: starts[-1]], starts, "repetitive.jsonl")
 
 
 @cache

@@ -1,127 +1,238 @@
-"""`python -m training`: from a folder of documents to an AutoCompressor checkpoint."""
+"""`python -m training`, which is also `autocompressor train`."""
 
 import json
 import logging
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NoReturn
 
-import numpy as np
 import torch
 import typer
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from accelerate import Accelerator
 
-from model import AutoCompressor
-from training.data import TokenisedDocuments, find_files, read_documents, tokenise
-from training.evaluate import as_markdown, evaluate
-from training.recipes import RECIPES, Recipe
-from training.stages import adapt, pretrain
-from training.tokenizer import train_tokenizer
+from training import report
+from training.atomic import written_aside
+from training.evaluate import evaluate_checkpoint
+from training.overrides import MACHINE, WHAT, Overrides, with_override_flags
+from training.plan import DEVICES, as_text, plan
+from training.processes import make_accelerator
+from training.recipes import RECIPES
+from training.run import Run
+from training.sources import SUFFIXES, Source
+from training.stopping import StopRequest
+from training.trainer import Interrupted
 
 logger = logging.getLogger("training")
 
-DEFAULT_DATA = Path("../shared/corpus")
-TOKENIZER_CHARACTERS = 200_000  # of each document: a vocabulary needs no more, and merges are counted in memory
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+DEFAULT_CACHE = Path.home() / ".cache" / "autocompressor" / "tokens"
+REPORT_WINDOWS = 16  # of each domain of the report's table: a look, where `evaluate` measures
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
 @app.callback(invoke_without_command=True)
+@with_override_flags
 def train(
     context: typer.Context,
+    recipe: Annotated[
+        str, typer.Option(help=f"What to start from: {', '.join(RECIPES)}.", rich_help_panel=WHAT)
+    ] = "tiny",
     data: Annotated[
-        Path, typer.Option(help="A JSONL file (.jsonl, .gz, .zst), or a folder of them; `text` is read.")
-    ] = DEFAULT_DATA,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write. A stage found finished there is not run again.")
+        list[str] | None,
+        typer.Option(
+            help=f"PATH or PATH=WEIGHT: a file ({', '.join(SUFFIXES)}; `text` is read), a folder of them, or "
+            "`datasets:NAME[:CONFIG]`, streamed. Give it again for several.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help=f"One of: {', '.join(RECIPES)}.")] = "tiny",
-    seed: Annotated[int, typer.Option(help="Sets weights, order and segment lengths.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write. A run that stopped goes on when the same command is given again.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Sets weights, order and segment lengths.", min=0, rich_help_panel=MACHINE)
+    ] = 0,
+    is_sharded: Annotated[
+        bool,
+        typer.Option(
+            "--shard", help="Shard weights over all processes (FSDP), not only batches (DDP).", rich_help_panel=MACHINE
+        ),
+    ] = False,
+    save_minutes: Annotated[
+        float, typer.Option(help="Between two snapshots.", min=0.0, rich_help_panel=MACHINE)
+    ] = 10.0,
+    cache: Annotated[
+        Path, typer.Option(help="Where tokenised documents are kept.", rich_help_panel=MACHINE)
+    ] = DEFAULT_CACHE,
+    is_planned: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Print parameters, tokens, FLOPs, time and memory, and stop.", rich_help_panel=MACHINE
+        ),
+    ] = False,
+    on: Annotated[str, typer.Option(help=f"For --plan: {', '.join(DEVICES)}.", rich_help_panel=MACHINE)] = "h200-141gb",
+    devices: Annotated[int, typer.Option(help="For --plan: how many of them.", min=1, rich_help_panel=MACHINE)] = 1,
+    **changes: Any,
 ) -> None:
-    """Pretrain a small base language model, then adapt it into an AutoCompressor (arXiv 2305.14788)."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    """Adapt a language model into an AutoCompressor (arXiv 2305.14788), pretraining a small one first if need be.
+
+    OUT ends with `checkpoint`, which `autocompressor serve --model` loads and any Hugging Face tool reads as the base
+    model, and `report`. `torchrun -m training ...` and `accelerate launch -m training ...` use more devices.
+    """
     if context.invoked_subcommand is not None:
         return
-    if out is None:
-        raise typer.BadParameter("training needs --out")
-    if recipe not in RECIPES:
-        raise typer.BadParameter(f"there is no recipe {recipe!r}; there are: {', '.join(RECIPES)}")
-    chosen = RECIPES[recipe]()
-    files = find_files(data, split="train")
-    require_same_run(out / "run.json", {"recipe": recipe, "seed": seed, "files": [file.name for file in files]})
-    if not (out / "checkpoint").exists():
-        tokenizer = prepare_tokenizer(chosen, files, out / "tokenizer")
-        documents = prepare_documents(files, tokenizer, out / "tokens.npz")
-        base = prepare_base(chosen, documents, tokenizer, out / "base", seed=seed)
-        model = adapt(chosen, base, documents, tokenizer, seed=seed).to(torch.bfloat16)
-        with written_aside(out / "checkpoint") as directory:
-            model.save_pretrained(directory)
-    logger.info("the AutoCompressor is in %s", out / "checkpoint")
+    overrides = Overrides(**changes)
+    try:
+        chosen = overrides.apply(_known(recipe, RECIPES, "recipe")())
+        if is_planned:
+            device = _known(on, DEVICES, "device")
+            typer.echo(as_text(plan(chosen, device, num_devices=devices, is_sharded=is_sharded)))
+            return
+        if out is None or not data:
+            raise ValueError("training needs --data and --out; --plan needs neither")
+        sources = [Source.parse(each) for each in data]
+        found = [file.name for source in sources for file in source.files("train")]
+        accelerator = make_accelerator(precision=chosen.precision, is_sharded=is_sharded)
+        _log_on(accelerator)
+        arguments = {"seed": seed, "data": data, "files": found, "overrides": _given(overrides), "name": recipe}
+        require_same_run(out / "run.json", arguments, accelerator)
+        run = Run(out, chosen, sources, seed=seed, cache=cache, accelerator=accelerator, save_minutes=save_minutes)
+        _train(run)
+        if accelerator.is_main_process:
+            table = _held_out_table(run, sources)
+            report.write_report(out / "report", out, chosen, arguments, table)
+            logger.info("the AutoCompressor is in %s, what to look at in %s", run.checkpoint, out / "report")
+    except (ValueError, OSError) as error:
+        _stop(str(error))
 
 
 @app.command("evaluate")
 def print_evaluation(
     checkpoint: Annotated[Path, typer.Option(help="An AutoCompressor checkpoint.")],
-    data: Annotated[Path, typer.Option(help="A JSONL file of held-out documents, or a folder of them (*.test.*).")],
-    segments: Annotated[int, typer.Option(help="The most segments of context.")] = 3,
-    max_windows: Annotated[int, typer.Option(help="The most windows to score.")] = 400,
+    data: Annotated[
+        Path, typer.Option(help="A folder of held-out documents, `DOMAIN.SPLIT.jsonl.zst` each, or a file.")
+    ],
+    split: Annotated[Literal["test", "valid"], typer.Option(help="Which files of the folder.")] = "test",
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="LABEL=CHECKPOINT, measured on the same tokens, or LABEL=FILE.json, read. Repeatable."),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="What the tables call the checkpoint; by its kind where it has summaries.")
+    ] = None,
+    max_windows: Annotated[int, typer.Option(help="The most windows of a domain to score.", min=1)] = 64,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write what the tables show, for --beside.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda; auto takes CUDA where there is one.")] = "auto",
+    cache: Annotated[Path, typer.Option(help="Where tokenised documents are kept.")] = DEFAULT_CACHE,
 ) -> None:
-    """Print held-out perplexity without context, with compressed segments, and with them in full, as Markdown."""
-    model = AutoCompressor.from_pretrained(checkpoint, dtype=torch.float32)
-    files = find_files(data, split="test")
-    rows = evaluate(model, files, num_segments=segments, max_windows=max_windows)
-    typer.echo(as_markdown(rows))
+    """Print held-out perplexity by domain as Markdown: without context, with compressed segments, and in full."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        others = dict(_labelled(each) for each in beside or ())
+        evaluation = evaluate_checkpoint(
+            checkpoint,
+            data,
+            split=split,
+            beside=others,
+            max_windows=max_windows,
+            cache=cache,
+            device=_device(device),
+            label=label,
+        )
+        if json_file is not None:
+            evaluation.write(json_file)
+        typer.echo(evaluation.as_markdown())
+    except (ValueError, OSError) as error:
+        _stop(str(error))
 
 
-def require_same_run(path: Path, arguments: dict[str, Any]) -> None:
+def _train(run: Run) -> None:
+    stop = StopRequest()
+    try:
+        with stop.heeded():
+            run.train(stop)
+    except Interrupted as interruption:
+        logger.info("%s", interruption)
+        raise typer.Exit(128 + (stop.signal_number or signal.SIGTERM)) from None
+    except FloatingPointError as error:
+        typer.echo(f"training: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def require_same_run(path: Path, arguments: dict[str, Any], accelerator: Accelerator) -> None:
     """Note what a run is of, and refuse to go on with the stages of another."""
     if path.is_file():
         stored = json.loads(path.read_text())
-        if stored != arguments:
-            raise typer.BadParameter(f"{path.parent} holds stages of {stored}; name another --out for {arguments}")
-        return
-    with written_aside(path) as aside:
-        aside.write_text(json.dumps(arguments) + "\n")
+        differing = [name for name in arguments if stored.get(name) != arguments[name]]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{path.parent} holds a run with {name} = {stored.get(name)!r}, not {arguments[name]!r}; "
+                f"give the same arguments to go on with it, or another --out"
+            )
+    elif accelerator.is_main_process:
+        with written_aside(path) as aside:
+            aside.write_text(json.dumps(arguments, indent=1) + "\n")
+    accelerator.wait_for_everyone()
 
 
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to it at the end: what is interrupted never looks finished."""
-    aside = path.with_name(f"{path.name}.unfinished")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if aside.is_dir():
-        shutil.rmtree(aside)
-    yield aside
-    aside.rename(path)
+def _held_out_table(run: Run, sources: Sequence[Source]) -> str:
+    """Perplexity on the `valid` files beside the training files; a sentence where there are none."""
+    folders = [Path(source.path) for source in sources if Path(source.path).is_dir()]
+    for folder in folders:
+        if any(".valid." in file.name for file in folder.iterdir()):
+            evaluation = evaluate_checkpoint(
+                run.checkpoint,
+                folder,
+                split="valid",
+                beside={},
+                max_windows=REPORT_WINDOWS,
+                cache=run.cache,
+                device=run.accelerator.device,
+                label=None if run.recipe.compression.has_summaries else run.recipe.compression.method,
+            )
+            return evaluation.as_markdown()
+    return "No held-out documents: a folder with `NAME.train.jsonl` and `NAME.valid.jsonl` files has a table here."
 
 
-def prepare_tokenizer(recipe: Recipe, files: list[Path], directory: Path) -> PreTrainedTokenizerBase:
-    if not directory.is_dir():
-        excerpts = (document[:TOKENIZER_CHARACTERS] for document in read_documents(files))
-        trained = train_tokenizer(excerpts, vocabulary_size=recipe.vocabulary_size, max_positions=recipe.max_positions)
-        with written_aside(directory) as aside:
-            trained.save_pretrained(aside)
-    return PreTrainedTokenizerFast.from_pretrained(directory)
+def _known(name: str, choices: dict[str, Any], kind: str) -> Any:
+    if name not in choices:
+        raise ValueError(f"there is no {kind} {name!r}; there are: {', '.join(choices)}")
+    return choices[name]
 
 
-def prepare_documents(files: list[Path], tokenizer: PreTrainedTokenizerBase, path: Path) -> TokenisedDocuments:
-    if not path.is_file():
-        documents = tokenise(read_documents(files), tokenizer, description="tokenising")
-        with written_aside(path) as aside, aside.open("wb") as file:
-            np.savez(file, tokens=documents.tokens, starts=documents.starts)
-    stored = np.load(path)
-    return TokenisedDocuments(stored["tokens"], stored["starts"])
+def _given(overrides: Overrides) -> dict[str, Any]:
+    return {name: value for name, value in asdict(overrides).items() if value not in (None, False)}
 
 
-def prepare_base(
-    recipe: Recipe, documents: TokenisedDocuments, tokenizer: PreTrainedTokenizerBase, directory: Path, *, seed: int
-) -> LlamaForCausalLM:
-    if not directory.is_dir():
-        pretrained = pretrain(recipe, documents, tokenizer, seed=seed)
-        with written_aside(directory) as aside:
-            pretrained.save_pretrained(aside)
-    return LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)
+def _labelled(text: str) -> tuple[str, Path]:
+    label, mark, path = text.partition("=")
+    if not mark or not path:
+        raise ValueError(f"--beside {text!r}: expected LABEL=CHECKPOINT or LABEL=FILE.json")
+    return label, Path(path)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _log_on(accelerator: Accelerator) -> None:
+    level = logging.INFO if accelerator.is_main_process else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
+def _stop(message: str) -> NoReturn:
+    typer.echo(f"training: {message}", err=True)
+    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

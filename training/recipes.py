@@ -1,9 +1,35 @@
 """Recipes: functions that return everything a run depends on, frozen."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from transformers import LlamaConfig
+from transformers import AutoConfig, PreTrainedConfig
+
+Method = Literal["autocompressor", "rmt", "no-context", "full-attention"]
+Trained = Literal["all", "lora", "summary"]
+Precision = Literal["bf16", "no"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model to adapt.
+
+    Attributes:
+        name: a hub id or a directory; None for one that is pretrained here, of this architecture and shape.
+        architecture: transformers' `model_type`. shape: fields of its configuration, which `--plan` reads too.
+        max_positions: to extend the base's positions to before adaptation; None leaves them.
+        dtype: of its weights while they train ("float32"), or stand still under LoRA ("bfloat16").
+    """
+
+    architecture: str
+    shape: Mapping[str, Any]
+    name: str | None = None
+    max_positions: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def config(self, **special_tokens: int) -> PreTrainedConfig:
+        return AutoConfig.for_model(self.architecture, **self.shape, **special_tokens)
 
 
 @dataclass(frozen=True)
@@ -12,18 +38,25 @@ class Stage:
 
     Attributes:
         tokens: how many are read in all.
-        sequence_tokens, batch_sequences: the shape of a step.
+        sequence_tokens, batch_sequences: the shape of a step, over all devices.
+        micro_batch_sequences: of them, in one forward pass of one device; the rest is accumulated.
         learning_rate: of AdamW, at its peak. matrix_learning_rate: of Muon, for hidden matrices; None leaves them
             to AdamW as well.
-        warmup_steps: of linear warm-up; a cosine to a tenth of the peak follows.
+        warmup_steps: of linear warm-up. decay, final_share: how the learning rate falls after it, and to what share.
+        adam_betas, weight_decay: of AdamW; the published script keeps its trainer's defaults.
     """
 
     tokens: int
     sequence_tokens: int
     batch_sequences: int
     learning_rate: float
-    matrix_learning_rate: float | None
     warmup_steps: int
+    micro_batch_sequences: int = 1
+    matrix_learning_rate: float | None = None
+    decay: Literal["cosine", "linear"] = "cosine"
+    final_share: float = 0.1
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -32,90 +65,299 @@ class Stage:
 
 @dataclass(frozen=True)
 class Compression:
-    """How adaptation cuts sequences (arXiv 2305.14788, sections 3.2 and 3.3).
+    """How adaptation cuts sequences, and what passes from segment to segment (arXiv 2305.14788, sections 3.1 to 3.3).
 
     Attributes:
-        substeps: slices a sequence is cut into; the soft prompt is detached between them.
+        method: `autocompressor` accumulates summary vectors; `rmt` hands on the newest segment's alone; `no-context`
+            fine-tunes on segments that nothing precedes; `full-attention` on whole sequences.
+        summary_length: summary vectors a segment (the paper's kappa).
+        substeps: slices a sequence is cut into; the soft prompt is detached between them. 1 is no stop-gradient.
         segments_per_substep: compression steps that gradients cross.
-        max_segment_tokens: the longest random segment. segment_length: tokens a segment when serving and evaluating.
+        max_segment_tokens: the longest random segment. is_randomised: random lengths, else equal ones.
+        segment_length: tokens a segment when serving and evaluating.
+        segment_gradient_checkpointing: activations of a segment are computed again in the backward pass.
     """
 
     summary_length: int
-    accumulate_summary: bool
     substeps: int
     segments_per_substep: int
     max_segment_tokens: int
     segment_length: int
+    method: Method = "autocompressor"
+    is_randomised: bool = True
+    segment_gradient_checkpointing: bool = False
+
+    @property
+    def num_segments(self) -> int:
+        return self.substeps * self.segments_per_substep
+
+    @property
+    def has_summaries(self) -> bool:
+        return self.method in ("autocompressor", "rmt")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (arXiv 2106.09685) on the named projections, in peft's terms."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    modules: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A base model's shape, its tokenizer's size, and the two stages that make an AutoCompressor of it."""
+    """A base, how it is pretrained where it is ours, and how it is adapted.
+
+    Attributes:
+        trained: every weight, LoRA's and the summary embeddings, or the summary embeddings alone.
+        precision: of matrix work; weights that train, norms and losses stay in float32.
+        max_shard_size: of the checkpoint's weight files; None for transformers' default.
+    """
 
     name: str
-    vocabulary_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    max_positions: int
-    pretraining: Stage
+    base: Base
     adaptation: Stage
     compression: Compression
-
-    def base_config(self, *, end_of_text: int) -> LlamaConfig:
-        return LlamaConfig(
-            vocab_size=self.vocabulary_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_hidden_layers=self.num_layers,
-            num_attention_heads=self.num_heads,
-            num_key_value_heads=self.num_kv_heads,
-            max_position_embeddings=self.max_positions,
-            tie_word_embeddings=True,
-            bos_token_id=end_of_text,
-            eos_token_id=end_of_text,
-            pad_token_id=end_of_text,
-        )
+    pretraining: Stage | None = None
+    trained: Trained = "all"
+    lora: Lora | None = None
+    precision: Precision = "bf16"
+    max_shard_size: str | None = None
 
 
 def tiny() -> Recipe:
-    """6.8M parameters for two CPU cores: about an hour and a half, and small enough to ship."""
+    """6.8M parameters for two CPU cores, in under an hour."""
     return Recipe(
         name="tiny",
-        vocabulary_size=4096,
-        hidden_size=320,
-        intermediate_size=704,
-        num_layers=6,
-        num_heads=5,
-        num_kv_heads=1,
-        max_positions=1024,
+        base=_llama(vocabulary=4096, hidden=320, intermediate=704, layers=6, heads=5, kv_heads=1),
         pretraining=Stage(
-            tokens=10_000_000,
+            tokens=5_500_000,
             sequence_tokens=1024,
             batch_sequences=8,
+            micro_batch_sequences=8,
             learning_rate=3e-3,
             matrix_learning_rate=2e-2,
             warmup_steps=50,
         ),
         adaptation=Stage(
-            tokens=5_000_000,
+            tokens=2_500_000,
             sequence_tokens=2176,
             batch_sequences=4,
+            micro_batch_sequences=4,
             learning_rate=1e-3,
             matrix_learning_rate=4e-3,
             warmup_steps=50,
         ),
-        compression=Compression(
-            summary_length=16,
-            accumulate_summary=True,
-            substeps=4,
-            segments_per_substep=2,
-            max_segment_tokens=384,
-            segment_length=256,
+        compression=_four_by_two(),
+    )
+
+
+def small() -> Recipe:
+    """18.3M parameters, the default checkpoint: two stages of under ten minutes each on one H200."""
+    return Recipe(
+        name="small",
+        base=_llama(vocabulary=8192, hidden=512, intermediate=1408, layers=5, heads=8, kv_heads=2),
+        pretraining=Stage(
+            tokens=600_000_000,
+            sequence_tokens=1024,
+            batch_sequences=128,
+            micro_batch_sequences=64,
+            learning_rate=3e-3,
+            matrix_learning_rate=2e-2,
+            warmup_steps=100,
+        ),
+        adaptation=Stage(
+            tokens=150_000_000,
+            sequence_tokens=2176,
+            batch_sequences=32,
+            micro_batch_sequences=32,
+            learning_rate=1e-3,
+            matrix_learning_rate=4e-3,
+            warmup_steps=100,
+        ),
+        compression=_four_by_two(),
+        max_shard_size="14MB",  # it is kept with the source, in files that any host of sources takes
+    )
+
+
+def small_cpu() -> Recipe:
+    """9.4M parameters: what two CPU cores make of `small` in about two hours; rerun `small` where there is a GPU."""
+    recipe = small()
+    assert recipe.pretraining is not None
+    return replace(
+        recipe,
+        name="small-cpu",
+        base=_llama(vocabulary=8192, hidden=384, intermediate=1024, layers=4, heads=6, kv_heads=2),
+        pretraining=replace(
+            recipe.pretraining, tokens=12_000_000, batch_sequences=8, micro_batch_sequences=4, warmup_steps=50
+        ),
+        adaptation=replace(
+            recipe.adaptation, tokens=1_200_000, batch_sequences=4, micro_batch_sequences=4, warmup_steps=20
         ),
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"tiny": tiny}
+def _llama(*, vocabulary: int, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int) -> Base:
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+    }
+    return Base("llama", shape)
+
+
+def _four_by_two() -> Compression:
+    """Eight segments of 160 to 384 tokens, sixteen tokens to a vector; gradients cross two compression steps."""
+    return Compression(
+        summary_length=16, substeps=4, segments_per_substep=2, max_segment_tokens=384, segment_length=256
+    )
+
+
+def opt_2_7b_6k() -> Recipe:
+    """OPT-2.7B on 6,144-token sequences (arXiv 2305.14788, section 4.1, and the authors' run/train.sh)."""
+    shape = {
+        "vocab_size": 50272,
+        "hidden_size": 2560,
+        "ffn_dim": 10240,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "word_embed_proj_dim": 2560,
+        "tie_word_embeddings": True,
+    }
+    return Recipe(
+        name="opt-2.7b-6k",
+        base=Base("opt", shape, name="facebook/opt-2.7b"),
+        adaptation=_published_stage(tokens=2_000_000_000, sequence_tokens=6144, batch_sequences=16),
+        compression=Compression(
+            summary_length=50,
+            substeps=2,
+            segments_per_substep=2,
+            max_segment_tokens=2048,
+            segment_length=1536,
+        ),
+    )
+
+
+def opt_1_3b_30k() -> Recipe:
+    """OPT-1.3B on 30,720-token sequences of 20 segments (arXiv 2305.14788, section 4.2)."""
+    shape = {
+        "vocab_size": 50272,
+        "hidden_size": 2048,
+        "ffn_dim": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "word_embed_proj_dim": 2048,
+        "tie_word_embeddings": True,
+    }
+    return Recipe(
+        name="opt-1.3b-30k",
+        base=Base("opt", shape, name="facebook/opt-1.3b"),
+        adaptation=_published_stage(tokens=2_000_000_000, sequence_tokens=30_720, batch_sequences=4),
+        compression=Compression(
+            summary_length=50,
+            substeps=10,
+            segments_per_substep=2,
+            max_segment_tokens=2048,
+            segment_length=1536,
+            segment_gradient_checkpointing=True,
+        ),
+    )
+
+
+def llama_2_7b_6k() -> Recipe:
+    """Llama-2-7B on 6,144-token sequences with LoRA (the authors' run/train_llama.sh)."""
+    shape = {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+    }
+    return Recipe(
+        name="llama-2-7b-6k",
+        base=Base("llama", shape, name="meta-llama/Llama-2-7b-hf", dtype="bfloat16"),
+        adaptation=replace(
+            _published_stage(tokens=15_000_000_000, sequence_tokens=6144, batch_sequences=32),
+            learning_rate=8e-4,
+            warmup_steps=5000,
+        ),
+        compression=Compression(
+            summary_length=50,
+            substeps=2,
+            segments_per_substep=2,
+            max_segment_tokens=4096 - 4 * 50,  # the soft prompt takes positions too
+            segment_length=1536,
+            segment_gradient_checkpointing=True,
+        ),
+        trained="lora",
+        lora=Lora(rank=16, alpha=16, dropout=0.05, modules=("q_proj", "k_proj", "v_proj", "o_proj")),
+    )
+
+
+def qwen3_0_6b() -> Recipe:
+    """Qwen3-0.6B, a modern small base: sequences of 12,288 tokens in eight segments, every weight trained."""
+    shape = {
+        "vocab_size": 151936,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "tie_word_embeddings": True,
+    }
+    return Recipe(
+        name="qwen3-0.6b",
+        base=Base("qwen3", shape, name="Qwen/Qwen3-0.6B-Base"),
+        adaptation=replace(
+            _published_stage(tokens=1_000_000_000, sequence_tokens=12_288, batch_sequences=16),
+            decay="cosine",
+            final_share=0.1,
+        ),
+        compression=Compression(
+            summary_length=50,
+            substeps=4,
+            segments_per_substep=2,
+            max_segment_tokens=2048,
+            segment_length=1536,
+            segment_gradient_checkpointing=True,
+        ),
+    )
+
+
+def _published_stage(*, tokens: int, sequence_tokens: int, batch_sequences: int) -> Stage:
+    """What the authors' run/train.sh sets, and its trainer's defaults: linear decay to 0, AdamW's usual betas."""
+    return Stage(
+        tokens=tokens,
+        sequence_tokens=sequence_tokens,
+        batch_sequences=batch_sequences,
+        learning_rate=2e-5,
+        warmup_steps=1000,
+        decay="linear",
+        final_share=0.0,
+        adam_betas=(0.9, 0.999),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "tiny": tiny,
+    "small": small,
+    "small-cpu": small_cpu,
+    "opt-1.3b-30k": opt_1_3b_30k,
+    "opt-2.7b-6k": opt_2_7b_6k,
+    "llama-2-7b-6k": llama_2_7b_6k,
+    "qwen3-0.6b": qwen3_0_6b,
+}

@@ -1,13 +1,19 @@
 """`python -m training` from a folder of documents to a checkpoint."""
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -15,6 +21,10 @@ import training.__main__
 from model import AutoCompressor
 from tests.tiny import TEXT, tiny_recipe
 from training.__main__ import app
+from training.records import Record, Records, read_records
+from training.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,12 +34,20 @@ def small_recipe() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def own_process_state() -> Iterator[None]:
+    """accelerate keeps one state a process; each call of the program is a process of its own outside of tests."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     records = [json.dumps({"text": f"{number}. {TEXT}"}) for number in range(8)]
     (folder / "keeper.train.jsonl").write_text("\n".join([*records, "no record", ""]))
     (folder / "keeper.test.jsonl").write_text("this file must not be read\n")
+    (folder / "keeper.valid.jsonl").write_text(json.dumps({"text": f"held out. {TEXT}"}) + "\n")
     return folder
 
 
@@ -47,7 +65,13 @@ def finished(unbroken: Path, tmp_path: Path) -> Path:
 
 
 def run(data: Path, out: Path, *more: str) -> Result:
-    return CliRunner().invoke(app, ["--data", str(data), "--out", str(out), *more])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    cache = data.parent / "tokens"
+    return CliRunner().invoke(app, ["--data", str(data), "--out", str(out), "--cache", str(cache), *more])
+
+
+def message_of(result: Result) -> str:
+    return " ".join(result.output.replace("│", " ").split())
 
 
 def finish(data: Path, out: Path, *more: str) -> None:
@@ -99,50 +123,160 @@ def test_the_seed_decides_the_checkpoint(data: Path, unbroken: Path, tmp_path: P
 
 
 def test_bad_records_are_told_and_the_other_split_left_alone(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(training.__main__, "pretrain", must_not_run)
-    assert run(data, tmp_path / "out").exit_code != 0
-    assert "keeper.train.jsonl: left out 1 with no JSON" in caplog.messages
+    finish(data, tmp_path / "out")
+    assert "keeper.train.jsonl: left out 1 with no JSON: record 9" in caplog.messages
     assert not any("keeper.test" in message for message in caplog.messages)
+
+
+def test_a_run_leaves_a_report(unbroken: Path, data: Path) -> None:
+    report = unbroken / "report"
+    assert (report / "curves.png").read_bytes().startswith(b"\x89PNG")
+    table = (report / "table.md").read_text()
+    assert "| pretraining | 20 |" in table
+    assert "| adaptation | 10 |" in table
+    assert "keeper" in table  # the held-out domain
+    noted = json.loads((report / "run.json").read_text())
+    assert noted["recipe"]["adaptation"]["batch_sequences"] == 2
+    assert noted["data"] == [str(data)]
+    assert {"commit", "versions", "device"} <= noted.keys()
+
+
+def test_figures_of_every_step_are_kept(unbroken: Path) -> None:
+    for stage, steps, segments in (("pretraining", 20, 1), ("adaptation", 10, 4)):
+        records = read_records(unbroken / stage / "steps.jsonl")
+        assert [record.step for record in records] == list(range(steps))
+        assert all(len(record.segment_losses) == segments for record in records)
+        assert list((unbroken / stage / "tensorboard").glob("events.*"))
+        assert not (unbroken / stage / "snapshots").exists()
 
 
 # --- starting again
 
 
-def test_a_stage_found_finished_is_not_run_again(data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_not_run_again(data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(finished)
-    for stage in ("train_tokenizer", "tokenise", "pretrain"):
-        monkeypatch.setattr(training.__main__, stage, must_not_run)
+    monkeypatch.setattr(Trainer, "train", must_not_run)
     finish(data, finished)
     after = contents(finished)
     assert after.keys() == before.keys()
     for name in before:
-        if not name.startswith("checkpoint/"):
+        if not name.startswith("report/"):
             assert after[name] == before[name], name
 
 
-def test_a_finished_run_is_not_run_again(data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adaptation is a stage like the others."""
-    before = contents(finished)
-    monkeypatch.setattr(training.__main__, "adapt", must_not_run)
+def test_a_base_found_finished_is_adapted_as_before(data: Path, finished: Path, unbroken: Path) -> None:
+    shutil.rmtree(finished / "checkpoint")
+    shutil.rmtree(finished / "adaptation")
+    base = contents(finished / "base")
     finish(data, finished)
-    assert contents(finished) == before
+    assert contents(finished / "base") == base
+    assert fingerprint_of(finished) == fingerprint_of(unbroken)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "adapt"])
+@pytest.mark.parametrize("stage", ["pretraining", "adaptation"])
 def test_a_run_that_stopped_goes_on(
     stage: str, data: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in a stage and started again, it ends where the unbroken run ended."""
+    """Stopped by SIGTERM in a stage and started again, it ends where the unbroken run ended."""
     out = tmp_path / "resumed"
+    add = Records.add
+
+    def add_and_stop(records: Records, record: Record) -> None:
+        add(records, record)
+        if record.step == 4 and records.path.parent.name == stage:
+            os.kill(os.getpid(), signal.SIGTERM)
+
     with monkeypatch.context() as stopping:
-        stopping.setattr(training.__main__, stage, must_not_run)
-        assert run(data, out).exit_code != 0
-    assert (out / "tokens.npz").is_file()
+        stopping.setattr(Records, "add", add_and_stop)
+        stopped = run(data, out)
+    assert stopped.exit_code == 128 + signal.SIGTERM
+    assert not (out / "checkpoint").exists()
+    assert (out / stage / "snapshots" / "step-00000006").is_dir()  # the step after the signal is finished first
     finish(data, out)
-    resumed, expected = (AutoCompressor.from_pretrained(path / "checkpoint").fingerprint for path in (out, unbroken))
-    assert resumed == expected
+    assert fingerprint_of(out) == fingerprint_of(unbroken)
+
+
+def fingerprint_of(out: Path) -> str:
+    return AutoCompressor.from_pretrained(out / "checkpoint").fingerprint
+
+
+@pytest.mark.parametrize("change", [("--seed", "1"), ("--method", "rmt")])
+def test_another_run_s_folder_is_refused(data: Path, finished: Path, change: tuple[str, str]) -> None:
+    before = contents(finished)
+    result = run(data, finished, *change)
+    assert result.exit_code == 2
+    assert "another --out" in message_of(result)
+    assert contents(finished) == before
+
+
+# --- baselines
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--method", "rmt"], (3, False, 128)),
+        (["--method", "no-context"], (0, True, 128)),
+        (["--method", "full-attention", "--max-positions", "256"], (0, True, 256)),
+        (["--fixed-segments", "--no-stop-gradient"], (3, True, 128)),
+        (["--summary-length", "5", "--recompute-segments"], (5, True, 128)),
+        (["--train", "lora", "--lora-rank", "2"], (3, True, 128)),
+        (["--train", "summary"], (3, True, 128)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_baselines_are_a_flag_each(
+    data: Path, unbroken: Path, tmp_path: Path, flags: list[str], expected: tuple[int, bool, int]
+) -> None:
+    out = tmp_path / "baseline"
+    finish(data, out, "--base", str(unbroken / "base"), *flags)
+    model = AutoCompressor.from_pretrained(out / "checkpoint")
+    assert (model.summary_length, model.accumulate_summary, model.max_positions) == expected
+    assert not (out / "base").exists()
+    assert fingerprint_of(out) != fingerprint_of(unbroken)
+    base = AutoCompressor.from_base(unbroken / "base", 3, dtype=torch.bfloat16)
+    is_base_as_it_was = torch.equal(base.base.model.norm.weight, model.base.model.norm.weight)
+    assert is_base_as_it_was == ("--train" in flags)
+
+
+# --- other commands
+
+
+def test_evaluation_prints_tables(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    options = ["--data", str(data), "--split", "valid", "--cache", str(tmp_path / "tokens"), "--max-windows", "4"]
+    result = CliRunner().invoke(
+        app,
+        ["evaluate", "--checkpoint", str(unbroken / "checkpoint"), *options, "--json", str(tmp_path / "scores.json")],
+    )
+    assert result.exit_code == 0, result.output
+    assert "keeper" in result.stdout
+    assert "AutoCompressor" in result.stdout
+    assert (tmp_path / "scores.json").is_file()
+
+
+def test_a_plan_is_printed_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["--plan", "--on", "a100-80gb"])
+    assert result.exit_code == 0, result.output
+    assert "GiB" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_both_names_are_one_program() -> None:
+    python = Path(sys.executable)
+    commands = [[python, "-m", "training"], [python.with_name("autocompressor"), "train"]]
+    told = [
+        subprocess.run([*command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        for command in commands
+    ]
+    one, other = (text[text.index("Adapt a language model") :] for text in told)
+    assert one == other
+    flags = re.findall(r"│ +(?:\* +)?(--[a-z-]+)", one)
+    assert {"--recipe", "--data", "--method", "--no-stop-gradient", "--plan", "--shard"} <= set(flags)
+    assert [flag for flag in flags if not re.search(rf"{flag}\b.*[A-Za-z]{{3,}}.*", one)] == []
 
 
 # --- what cannot work
@@ -151,7 +285,7 @@ def test_a_run_that_stopped_goes_on(
 def test_an_unknown_recipe_is_named(data: Path, tmp_path: Path) -> None:
     result = run(data, tmp_path / "out", "--recipe", "huge")
     assert result.exit_code == 2
-    assert "there is no recipe 'huge'; there are: tiny" in " ".join(result.output.replace("│", " ").split())
+    assert "there is no recipe 'huge'; there are: tiny" in message_of(result)
     assert not (tmp_path / "out").exists()
 
 
@@ -160,8 +294,7 @@ def test_a_folder_without_documents_is_named(folder: str, tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     result = run(tmp_path / folder, tmp_path / "out")
     assert result.exit_code != 0
-    message = f"{result.output} {result.exception}"
-    assert f"{tmp_path / folder} has no file ending in .jsonl" in message
+    assert f"{tmp_path / folder} has no train file ending in .jsonl" in message_of(result)
     assert not (tmp_path / "out").exists()
 
 
@@ -170,7 +303,7 @@ def test_files_without_documents_leave_a_clear_message(tmp_path: Path) -> None:
     (tmp_path / "data" / "a.train.jsonl").write_text('{"title": "no text"}\n')
     result = run(tmp_path / "data", tmp_path / "out")
     assert result.exit_code != 0
-    assert "no documents" in f"{result.output} {result.exception}"
+    assert "no documents" in message_of(result)
 
 
 def test_too_little_text_leaves_a_clear_message(tmp_path: Path) -> None:
@@ -178,4 +311,17 @@ def test_too_little_text_leaves_a_clear_message(tmp_path: Path) -> None:
     (tmp_path / "data" / "a.train.jsonl").write_text('{"text": "one line"}\n')
     result = run(tmp_path / "data", tmp_path / "out")
     assert result.exit_code != 0
-    assert "runs of 32 tokens; a batch needs 4" in f"{result.output} {result.exception}"
+    assert "no document in a.train.jsonl has the 32 tokens of a training sequence" in message_of(result)
+
+
+def test_bad_values_are_named(data: Path, tmp_path: Path) -> None:
+    for flags, told in [
+        (["--data", f"{data}=0"], "weight"),
+        (["--train", "summary", "--method", "no-context"], "leaves nothing to train"),
+        (["--base", "nowhere/at/all"], "nowhere/at/all"),
+        (["--micro-batch", "3", "--batch-sequences", "4"], "does not divide among 1 processes in micro-batches of 3"),
+        (["--base", "b", "--pretraining-tokens", "5"], "--pretraining-tokens 5"),
+    ]:
+        result = run(data, tmp_path / "out", *flags)
+        assert result.exit_code == 2, flags
+        assert told in message_of(result), flags

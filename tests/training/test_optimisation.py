@@ -1,0 +1,82 @@
+"""Which optimiser takes which weight, and how learning rates rise and fall."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from model import AutoCompressor
+from tests.tiny import tiny_compressor, tiny_recipe
+from training.optimisation import build_optimisers, schedule, set_learning_rates
+from training.recipes import Stage
+
+
+def stage(**changes: object) -> Stage:
+    return replace(tiny_recipe().pretraining, **changes)
+
+
+def taken(model: AutoCompressor, settings: Stage) -> list[set[str]]:
+    """The names of what each optimiser takes."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [
+        {names[id(parameter)] for group in optimiser.param_groups for parameter in group["params"]}
+        for optimiser in build_optimisers(model, settings)
+    ]
+
+
+def test_muon_takes_hidden_matrices_only() -> None:
+    model = tiny_compressor("llama")
+    adamw, muon = taken(model, stage())
+    names = {name for name, _ in model.named_parameters()}
+    assert adamw | muon == names
+    assert not adamw & muon
+    assert {"embed_summary.weight", "base.model.embed_tokens.weight", "base.lm_head.weight"} <= adamw
+    assert all("proj" in name for name in muon)
+    assert len(muon) == 2 * 7
+    assert taken(model, stage(matrix_learning_rate=None)) == [names]
+
+
+def test_frozen_weights_are_left_out() -> None:
+    model = tiny_compressor("llama")
+    model.base.requires_grad_(False)
+    assert taken(model, stage()) == [{"embed_summary.weight"}]
+    model.base.model.layers[0].mlp.up_proj.requires_grad_(True)
+    assert taken(model, stage())[1] == {"base.model.layers.0.mlp.up_proj.weight"}
+
+
+def test_nothing_that_trains() -> None:
+    with pytest.raises(ValueError, match="no parameter trains"):
+        build_optimisers(nn.Linear(2, 2).requires_grad_(False), stage())
+
+
+def test_adamw_is_as_the_stage_says() -> None:
+    settings = stage(matrix_learning_rate=None, adam_betas=(0.8, 0.99), weight_decay=0.25)
+    (optimiser,) = build_optimisers(nn.Linear(2, 2), settings)
+    (group,) = optimiser.param_groups
+    assert (group["betas"], group["weight_decay"], group["lr"]) == ((0.8, 0.99), 0.25, 1e-2)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
+    settings = stage(warmup_steps=5)
+    shares = [schedule(step, settings) for step in range(settings.steps + 1)]
+    assert shares[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert shares[5:] == sorted(shares[5:], reverse=True)
+    assert shares[5:8] == pytest.approx([1.0, 0.9902, 0.9611], abs=1e-4)  # a cosine sets out flat
+    assert shares[-1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("final_share", [0.0, 0.25])
+def test_linear_decay(final_share: float) -> None:
+    """As the published script's trainer has it where the final share is 0."""
+    settings = stage(warmup_steps=5, decay="linear", final_share=final_share)
+    shares = [schedule(step, settings) for step in range(5, settings.steps + 1)]
+    assert shares == pytest.approx([1 - (1 - final_share) * step / 15 for step in range(16)])
+
+
+def test_each_optimiser_gets_its_own_learning_rate() -> None:
+    settings = stage(warmup_steps=4)
+    optimisers = build_optimisers(tiny_compressor("llama"), settings)
+    assert set_learning_rates(optimisers, 1, settings) == pytest.approx(0.5)
+    rates = {type(optimiser): optimiser.param_groups[0]["lr"] for optimiser in optimisers}
+    assert rates == pytest.approx({torch.optim.AdamW: 5e-3, torch.optim.Muon: 1e-2})

@@ -1,0 +1,186 @@
+"""What a command line changes of a recipe: baselines, ablations, another base, another size."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, get_args, get_type_hints
+
+import typer
+
+from training.recipes import Base, Compression, Lora, Method, Precision, Recipe, Stage, Trained
+
+DEFAULT_LORA = Lora(rank=16, alpha=16, dropout=0.05, modules=("q_proj", "k_proj", "v_proj", "o_proj", "out_proj"))
+
+
+PANELS = WHAT, ABLATIONS, SIZE, MACHINE = "What to train", "Baselines and ablations", "Size", "Machine and run"
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """One field a flag of `python -m training`; None and False leave the recipe as it is."""
+
+    base: Annotated[
+        str | None,
+        typer.Option(help="Adapt this base, a directory or a hub id, instead of the recipe's.", rich_help_panel=WHAT),
+    ] = None
+    trained: Annotated[
+        Trained | None,
+        typer.Option(
+            "--train",
+            help="Train all weights, LoRA's adapters and the summary embeddings, or those embeddings alone.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+    lora_rank: Annotated[int | None, typer.Option(help="LoRA's rank, and its alpha.", min=1, rich_help_panel=WHAT)] = (
+        None
+    )
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            help="The baselines: rmt hands on the newest summary alone, no-context fine-tunes on lone segments, "
+            "full-attention on whole sequences.",
+            rich_help_panel=ABLATIONS,
+        ),
+    ] = None
+    summary_length: Annotated[
+        int | None, typer.Option(help="Summary vectors a segment (kappa).", min=1, rich_help_panel=ABLATIONS)
+    ] = None
+    has_fixed_segments: Annotated[
+        bool, typer.Option("--fixed-segments", help="Segments of equal length, not random.", rich_help_panel=ABLATIONS)
+    ] = False
+    has_no_stop_gradient: Annotated[
+        bool,
+        typer.Option(
+            "--no-stop-gradient",
+            help="Let gradients cross all compression steps; memory then grows with them.",
+            rich_help_panel=ABLATIONS,
+        ),
+    ] = False
+    max_positions: Annotated[
+        int | None,
+        typer.Option(
+            help="Extend the base's positions first, for extended full attention.", min=1, rich_help_panel=ABLATIONS
+        ),
+    ] = None
+    tokens: Annotated[int | None, typer.Option(help="To adapt on.", min=1, rich_help_panel=SIZE)] = None
+    pretraining_tokens: Annotated[
+        int | None, typer.Option(help="To pretrain on, where the recipe does.", min=1, rich_help_panel=SIZE)
+    ] = None
+    batch_sequences: Annotated[
+        int | None,
+        typer.Option(help="Sequences a step of the adaptation, over all devices.", min=1, rich_help_panel=SIZE),
+    ] = None
+    micro_batch_sequences: Annotated[
+        int | None,
+        typer.Option(
+            "--micro-batch",
+            help="Of them, in one pass of one device: less needs less memory, with the same result.",
+            min=1,
+            rich_help_panel=SIZE,
+        ),
+    ] = None
+    learning_rate: Annotated[
+        float | None, typer.Option(help="AdamW's peak, in the adaptation.", min=0.0, rich_help_panel=SIZE)
+    ] = None
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Of matrix work: bfloat16, or float32 with `no`.", rich_help_panel=MACHINE),
+    ] = None
+    has_recomputed_segments: Annotated[
+        bool,
+        typer.Option(
+            "--recompute-segments",
+            help="Compute a segment's activations again instead of keeping them: less memory, a third slower.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = False
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """The changed recipe.
+
+        Raises:
+            ValueError: a change that the recipe has no place for, or that leaves the summaries without a gradient.
+        """
+        if self.pretraining_tokens is not None and (recipe.pretraining is None or self.base is not None):
+            raise ValueError(f"--pretraining-tokens {self.pretraining_tokens}: the base is there and is not pretrained")
+        pretraining = None if self.base is not None else recipe.pretraining
+        if pretraining is not None and self.pretraining_tokens is not None:
+            pretraining = replace(pretraining, tokens=self.pretraining_tokens)
+        trained = self.trained or recipe.trained
+        changed = replace(
+            recipe,
+            base=self._base(recipe.base),
+            pretraining=pretraining,
+            adaptation=self._adaptation(recipe.adaptation),
+            compression=self._compression(recipe.compression),
+            trained=trained,
+            lora=self._lora(recipe.lora) if trained == "lora" else recipe.lora,
+            precision=self.precision or recipe.precision,
+        )
+        require_gradient(changed)
+        return changed
+
+    def _base(self, base: Base) -> Base:
+        return replace(
+            base,
+            name=self.base if self.base is not None else base.name,
+            max_positions=self.max_positions or base.max_positions,
+            # a base whose own weights train needs them in float32
+            dtype="float32" if self.trained == "all" else base.dtype,
+        )
+
+    def _adaptation(self, stage: Stage) -> Stage:
+        return replace(
+            stage,
+            tokens=self.tokens or stage.tokens,
+            batch_sequences=self.batch_sequences or stage.batch_sequences,
+            micro_batch_sequences=self.micro_batch_sequences or stage.micro_batch_sequences,
+            learning_rate=self.learning_rate or stage.learning_rate,
+        )
+
+    def _compression(self, compression: Compression) -> Compression:
+        changed = replace(
+            compression,
+            method=self.method or compression.method,
+            summary_length=self.summary_length or compression.summary_length,
+            is_randomised=compression.is_randomised and not self.has_fixed_segments,
+            segment_gradient_checkpointing=compression.segment_gradient_checkpointing or self.has_recomputed_segments,
+        )
+        if self.has_no_stop_gradient:
+            return replace(changed, substeps=1, segments_per_substep=changed.num_segments)
+        return changed
+
+    def _lora(self, lora: Lora | None) -> Lora:
+        lora = lora or DEFAULT_LORA
+        return lora if self.lora_rank is None else replace(lora, rank=self.lora_rank, alpha=self.lora_rank)
+
+
+def with_override_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that takes `**changes` one flag a field of `Overrides`, so that the two cannot drift apart."""
+    own = inspect.signature(command).parameters.values()
+    hints = get_type_hints(Overrides, include_extras=True)
+    flags = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Overrides, name), annotation=hint)
+        for name, hint in hints.items()
+    ]
+    named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+    keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in named] + flags
+    keywords.sort(key=_panel_number)  # `--help` prints panels in the order of their first flags
+    command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]  # what typer reads
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
+    return command
+
+
+def _panel_number(parameter: inspect.Parameter) -> int:
+    _, *metadata = get_args(parameter.annotation) or (None,)
+    panels = [option.rich_help_panel for option in metadata if hasattr(option, "rich_help_panel")]
+    return PANELS.index(panels[0]) if panels else 0
+
+
+def require_gradient(recipe: Recipe) -> None:
+    """Refuse what would train nothing: summary vectors get their gradient through the segment after theirs."""
+    compression = recipe.compression
+    if compression.has_summaries and compression.segments_per_substep < 2:
+        raise ValueError("with 1 segment a substep no gradient reaches the summary vectors; at least 2 are needed")
+    if recipe.trained == "summary" and not compression.has_summaries:
+        raise ValueError(f"--train summary leaves nothing to train with the method {compression.method}")
