@@ -1,11 +1,14 @@
 """`autocompressor`: the command line."""
 
 import asyncio
+import importlib.util
 import inspect
 import logging
 import os
+import runpy
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
@@ -113,6 +116,17 @@ def _bound(settings: Settings) -> socket.socket:
     except OSError as error:
         _stop(f"cannot listen at {settings.host} port {settings.port}: {error.strerror or error}")
     return bound
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def train(context: typer.Context) -> None:
+    """Train an AutoCompressor; `autocompressor train --help` lists the flags."""
+    if importlib.util.find_spec("accelerate") is None:
+        _stop("training needs its extra: pip install 'autocompressor[train]'")
+    sys.argv = ["autocompressor train", *context.args]
+    runpy.run_module("training", run_name="__main__")
 
 
 @app.command("version")
