@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM
 
 from training.adapters import Adapted
 from training.objectives import Segments
-from training.recipes import RECIPES, Recipe
+from training.recipe import Recipe
+from training.recipes import RECIPES
 
 SEGMENTS = (4, 8, 20)
 KINDS = {

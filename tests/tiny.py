@@ -24,7 +24,7 @@ from transformers import (
 
 from model import AutoCompressor
 from training.data import TokenisedDocuments
-from training.recipes import Base, Compression, Precision, Recipe, Stage
+from training.recipe import Base, Compression, Precision, Recipe, Stage
 from training.tokenizer import train_tokenizer
 
 FAMILIES = ("opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "gpt_neox")

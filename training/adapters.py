@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from model import AutoCompressor
-from training.recipes import Recipe
+from training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from model.base import load_base
-from training.recipes import Base
+from training.recipe import Base
 
 
 def new_base(base: Base, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from model import AutoCompressor
 from model.base import output_layer
 from training.passes import Pass, passes_of, stage_of
-from training.recipes import Recipe
+from training.recipe import Recipe
 from training.shapes import DecoderShape
 
 

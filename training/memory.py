@@ -9,7 +9,7 @@ from model import AutoCompressor
 from training.flops import matrices, output_matrix
 from training.optimisation import build_optimisers
 from training.passes import Pass, passes_of, stage_of
-from training.recipes import Precision, Recipe, Stage
+from training.recipe import Precision, Recipe, Stage
 from training.shapes import DecoderShape, first_layer
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.recipes import Compression
+from training.recipe import Compression
 from training.segmenting import draw_lengths, equal_lengths
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from training.recipes import Stage
+from training.recipe import Stage
 
 MUON_WEIGHT_DECAY = 0.01
 

@@ -7,7 +7,7 @@ from typing import Annotated, get_args, get_type_hints
 
 import typer
 
-from training.recipes import Base, Compression, Lora, Method, Precision, Recipe, Stage, Trained
+from training.recipe import Base, Compression, Lora, Method, Precision, Recipe, Stage, Trained
 
 DEFAULT_LORA = Lora(rank=16, alpha=16, dropout=0.05, modules=("q_proj", "k_proj", "v_proj", "o_proj", "out_proj"))
 

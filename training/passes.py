@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from model import AutoCompressor
 from training.objectives import Segments
-from training.recipes import Compression, Recipe, Stage
+from training.recipe import Compression, Recipe, Stage
 from training.segmenting import equal_lengths
 
 

@@ -12,7 +12,7 @@ from training.adapters import Adapted
 from training.flops import Flops, step_flops
 from training.memory import Memory, peak_memory
 from training.passes import stage_of
-from training.recipes import Recipe, Stage
+from training.recipe import Recipe, Stage
 
 UTILISATION = 0.40  # of the data sheet's FLOP/s; what well-tuned transformer training reaches lies around it
 USABLE_SHARE = 0.90  # of memory: the rest goes to the driver, libraries, the allocator's gaps and what is not counted

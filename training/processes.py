@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
-from training.recipes import Precision
+from training.recipe import Precision
 
 PATIENCE = timedelta(hours=24)  # the others wait while the first process tokenises, or writes a checkpoint
 

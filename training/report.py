@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from training.atomic import written_aside
-from training.recipes import Recipe, Stage
+from training.recipe import Recipe, Stage
 from training.records import Record, read_records
 
 SMOOTHED_STEPS = 25  # the share of steps is noise: curves show a running mean over these

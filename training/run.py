@@ -16,7 +16,7 @@ from training.bases import loaded_base, new_base
 from training.batches import Batches, Part
 from training.data import load_documents
 from training.objectives import LanguageModelling, Objective, Segments
-from training.recipes import Recipe, Stage
+from training.recipe import Recipe, Stage
 from training.sources import Source
 from training.stopping import StopRequest
 from training.tokenizer import train_tokenizer

@@ -19,7 +19,7 @@ from training.batches import Batches
 from training.objectives import Objective
 from training.optimisation import build_optimisers, set_learning_rates
 from training.processes import prepare, whole
-from training.recipes import Stage
+from training.recipe import Stage
 from training.records import Record, Records
 from training.snapshots import Snapshots
 from training.stopping import StopRequest

@@ -27,7 +27,8 @@ from training.adapters import Adapted
 from training.objectives import Segments
 from training.optimisation import build_optimisers
 from training.plan import stage_models, step_flops
-from training.recipes import RECIPES, Recipe
+from training.recipe import Recipe
+from training.recipes import RECIPES
 from training.report import surroundings
 
 TARGET = 0.40  # of the measured matmul rate

@@ -34,7 +34,7 @@ from training.adapters import Adapted
 from training.batches import Batches, Part
 from training.objectives import LanguageModelling, Objective, Segments, Substep
 from training.processes import make_accelerator, sharding
-from training.recipes import Lora, Recipe
+from training.recipe import Lora, Recipe
 from training.records import Record, read_records
 from training.run import Run
 from training.snapshots import Snapshots

@@ -13,7 +13,7 @@ from model import AutoCompressor
 from tests.tiny import random_ids, tiny_base, tiny_recipe, tiny_tokenizer
 from tests.training.runs import LORA, records_of, trainer_of
 from training.adapters import Adapted
-from training.recipes import Method, Recipe
+from training.recipe import Method, Recipe
 from training.stopping import StopRequest
 
 

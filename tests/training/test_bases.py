@@ -9,7 +9,7 @@ from transformers import GPT2Config
 
 from tests.tiny import random_base, random_ids, tiny_base, tiny_config, tiny_recipe, tiny_tokenizer
 from training.bases import extend_positions, loaded_base, new_base
-from training.recipes import Base
+from training.recipe import Base
 
 
 def stored(directory: Path, family: str = "llama", *, has_tokenizer: bool = True) -> Base:

@@ -9,7 +9,7 @@ from torch import nn
 from model import AutoCompressor
 from tests.tiny import tiny_compressor, tiny_recipe
 from training.optimisation import build_optimisers, schedule, set_learning_rates
-from training.recipes import Stage
+from training.recipe import Stage
 
 
 def stage(**changes: object) -> Stage:

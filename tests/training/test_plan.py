@@ -17,7 +17,8 @@ from training.flops import step_flops
 from training.memory import peak_memory
 from training.objectives import LanguageModelling, Objective, Segments
 from training.plan import DEVICES, GIB, StagePlan, as_text, plan
-from training.recipes import RECIPES, Base, Compression, Lora, Method, Recipe, Stage
+from training.recipe import Base, Compression, Lora, Method, Recipe, Stage
+from training.recipes import RECIPES
 
 VOCABULARY = 320
 LLAMA = {

@@ -13,7 +13,8 @@ from model import AutoCompressor
 from model.positions import Positions
 from tests.tiny import cpu_accelerator, random_base, random_ids, tiny_tokenizer
 from tests.training.runs import records_of, run_of
-from training.recipes import RECIPES, Base, Recipe
+from training.recipe import Base, Recipe
+from training.recipes import RECIPES
 from training.segmenting import draw_lengths
 from training.stopping import StopRequest
 

@@ -17,7 +17,7 @@ from tests.tiny import cpu_accelerator, repetitive_documents, tiny_compressor, t
 from tests.training.runs import model_of, objective_of, recipe_of, records_of, train, trainer_of
 from training.batches import Batches, Part
 from training.objectives import LanguageModelling, Objective, Substep
-from training.recipes import Recipe, Stage
+from training.recipe import Recipe, Stage
 from training.snapshots import Snapshots
 from training.stopping import StopRequest
 from training.trainer import Rows

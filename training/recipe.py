@@ -1,0 +1,127 @@
+"""What a recipe says: everything a run depends on, frozen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import AutoConfig, PreTrainedConfig
+
+Method = Literal["autocompressor", "rmt", "no-context", "full-attention"]
+Trained = Literal["all", "lora", "summary"]
+Precision = Literal["bf16", "no"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model to adapt.
+
+    Attributes:
+        name: a hub id or a directory; None for one that is pretrained here, of this architecture and shape.
+        architecture: transformers' `model_type`. shape: fields of its configuration, which `--plan` reads too.
+        max_positions: to extend the base's positions to before adaptation; None leaves them.
+        dtype: of its weights while they train ("float32"), or stand still under LoRA ("bfloat16").
+    """
+
+    architecture: str
+    shape: Mapping[str, Any]
+    name: str | None = None
+    max_positions: int | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def config(self, **special_tokens: int) -> PreTrainedConfig:
+        return AutoConfig.for_model(self.architecture, **self.shape, **special_tokens)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass of optimisation.
+
+    Attributes:
+        tokens: how many are read in all.
+        sequence_tokens, batch_sequences: the shape of a step, over all devices.
+        micro_batch_sequences: of them, in one forward pass of one device; the rest is accumulated.
+        learning_rate: of AdamW, at its peak. matrix_learning_rate: of Muon, for hidden matrices; None leaves them
+            to AdamW as well.
+        warmup_steps: of linear warm-up. decay, final_share: how the learning rate falls after it, and to what share.
+        adam_betas, weight_decay: of AdamW; the published script keeps its trainer's defaults.
+    """
+
+    tokens: int
+    sequence_tokens: int
+    batch_sequences: int
+    learning_rate: float
+    warmup_steps: int
+    micro_batch_sequences: int = 1
+    matrix_learning_rate: float | None = None
+    decay: Literal["cosine", "linear"] = "cosine"
+    final_share: float = 0.1
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        return max(1, self.tokens // (self.sequence_tokens * self.batch_sequences))
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How adaptation cuts sequences, and what passes from segment to segment (arXiv 2305.14788, sections 3.1 to 3.3).
+
+    Attributes:
+        method: `autocompressor` accumulates summary vectors; `rmt` hands on the newest segment's alone; `no-context`
+            fine-tunes on segments that nothing precedes; `full-attention` on whole sequences.
+        summary_length: summary vectors a segment (the paper's kappa).
+        substeps: slices a sequence is cut into; the soft prompt is detached between them. 1 is no stop-gradient.
+        segments_per_substep: compression steps that gradients cross.
+        max_segment_tokens: the longest random segment. is_randomised: random lengths, else equal ones.
+        segment_length: tokens a segment when serving and evaluating.
+        segment_gradient_checkpointing: activations of a segment are computed again in the backward pass.
+    """
+
+    summary_length: int
+    substeps: int
+    segments_per_substep: int
+    max_segment_tokens: int
+    segment_length: int
+    method: Method = "autocompressor"
+    is_randomised: bool = True
+    segment_gradient_checkpointing: bool = False
+
+    @property
+    def num_segments(self) -> int:
+        return self.substeps * self.segments_per_substep
+
+    @property
+    def has_summaries(self) -> bool:
+        return self.method in ("autocompressor", "rmt")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (arXiv 2106.09685) on the named projections, in peft's terms."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A base, how it is pretrained where it is ours, and how it is adapted.
+
+    Attributes:
+        trained: every weight, LoRA's and the summary embeddings, or the summary embeddings alone.
+        precision: of matrix work; weights that train, norms and losses stay in float32.
+        max_shard_size: of the checkpoint's weight files; None for transformers' default.
+    """
+
+    name: str
+    base: Base
+    adaptation: Stage
+    compression: Compression
+    pretraining: Stage | None = None
+    trained: Trained = "all"
+    lora: Lora | None = None
+    precision: Precision = "bf16"
+    max_shard_size: str | None = None
