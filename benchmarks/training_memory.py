@@ -10,6 +10,7 @@ no optimiser state. Prints Markdown; `--json FILE` keeps the figures.
 import argparse
 import json
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -74,7 +75,7 @@ def measure_apart(options: argparse.Namespace, kind: str, num_segments: int) -> 
     )
     if done.returncode == 0:
         return int(done.stdout.split()[-1])
-    if "OutOfMemory" in done.stderr or done.returncode < 0:
+    if "OutOfMemory" in done.stderr or done.returncode == -signal.SIGKILL:
         return None
     raise RuntimeError(done.stderr)
 

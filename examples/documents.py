@@ -26,6 +26,8 @@ def main() -> None:
         record = {"id": str(path.relative_to(options.texts)), "text": path.read_text(errors="replace")}
         lines[split_of(index) if len(files) > 2 else "train"].append(json.dumps(record))
     for split, records in lines.items():
+        if not records:
+            continue
         (options.out / f"documents.{split}.jsonl").write_text("".join(f"{record}\n" for record in records))
         print(f"{split}: {len(records)} documents")
 

@@ -1,7 +1,6 @@
 """The AutoCompressor (arXiv 2305.14788): a causal language model that turns segments into summary vectors."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,11 @@ from model import checkpoint, generation
 from model.base import embedding_width, first_token_id, load_base, output_layer, require_supported
 from model.config import SummaryConfig
 from model.fingerprint import fingerprint
+from model.output import CompressorOutput, shifted_loss
 from model.positions import Positions
 from model.segments import checked_mask, split_lengths
 
 SegmentLengths = int | Sequence[int] | None
-
-
-@dataclass(frozen=True)
-class CompressorOutput:
-    """What one forward call gives.
-
-    Attributes:
-        logits: (B, L, V), one row a token; none for soft prompt and summary positions.
-        loss: mean cross-entropy over labels other than -100, or None where no labels were given.
-        soft_prompt: (B, P, D), what conditions the next segment.
-    """
-
-    logits: Tensor
-    loss: Tensor | None
-    soft_prompt: Tensor
 
 
 class AutoCompressor(nn.Module):
@@ -307,15 +292,10 @@ class AutoCompressor(nn.Module):
 
     @torch.no_grad()
     def _start_from_end_of_text(self) -> None:
-        """Start every summary embedding as the end-of-text token's (arXiv 2305.14788, section 4.1)."""
+        """Start every summary embedding as the end-of-text token's (arXiv 2305.14788, section 4.1), or as the mean."""
+        if not self.summary_length or self.device.type == "meta":
+            return
         token_id = first_token_id(self.base.config, "eos_token_id")
-        if token_id is not None and self.summary_length and self.device.type != "meta":
-            start = self.embed(torch.tensor([[token_id]], device=self.device))  # (1, 1, D)
-            self.embed_summary.weight.copy_(start[0].expand(self.summary_length, -1))
-
-
-def shifted_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of each label under the logits of the position before it, in float32."""
-    if labels.shape != logits.shape[:2]:
-        raise ValueError(f"labels are {tuple(labels.shape)}; input_ids are {tuple(logits.shape[:2])}")
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+        embeddings = self.base.get_input_embeddings().weight  # (V, D)
+        start = embeddings.mean(dim=0) if token_id is None else self.embed(torch.tensor([token_id], device=self.device))
+        self.embed_summary.weight.copy_(start.expand(self.summary_length, -1))

@@ -3,7 +3,6 @@
 import json
 import logging
 import signal
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -20,6 +19,7 @@ from training.plan import DEVICES, as_text, plan
 from training.processes import make_accelerator
 from training.recipes import RECIPES
 from training.run import Run
+from training.scores import LABELS
 from training.sources import SUFFIXES, Source
 from training.stopping import StopRequest
 from training.trainer import Interrupted
@@ -96,17 +96,11 @@ def train(
         if out is None or not data:
             raise ValueError("training needs --data and --out; --plan needs neither")
         sources = [Source.parse(each) for each in data]
-        found = [file.name for source in sources for file in source.files("train")]
         accelerator = make_accelerator(precision=chosen.precision, is_sharded=is_sharded)
         _log_on(accelerator)
-        arguments = {"seed": seed, "data": data, "files": found, "overrides": _given(overrides), "name": recipe}
-        require_same_run(out / "run.json", arguments, accelerator)
         run = Run(out, chosen, sources, seed=seed, cache=cache, accelerator=accelerator, save_minutes=save_minutes)
-        _train(run)
-        if accelerator.is_main_process:
-            table = _held_out_table(run, sources)
-            report.write_report(out / "report", out, chosen, arguments, table)
-            logger.info("the AutoCompressor is in %s, what to look at in %s", run.checkpoint, out / "report")
+        require_same_run(out / "run.json", run)
+        _train_and_report(run)
     except (ValueError, OSError) as error:
         _stop(str(error))
 
@@ -153,8 +147,11 @@ def print_evaluation(
         _stop(str(error))
 
 
-def _train(run: Run) -> None:
-    stop = StopRequest()
+def _train_and_report(run: Run) -> None:
+    """Raises:
+    typer.Exit: 128 and the signal's number where one stopped the run, 1 where a loss was not finite.
+    """
+    stop, directory = StopRequest(), run.directory / "report"
     try:
         with stop.heeded():
             run.train(stop)
@@ -164,52 +161,65 @@ def _train(run: Run) -> None:
     except FloatingPointError as error:
         typer.echo(f"training: {error}", err=True)
         raise typer.Exit(1) from None
+    if run.accelerator.is_main_process:
+        if not directory.is_dir():  # a finished run's says where it took place
+            report.write_report(directory, run=run.directory, recipe=run.recipe, evaluation=_held_out_table(run))
+        logger.info("the AutoCompressor is in %s, what to look at in %s", run.checkpoint, directory)
 
 
-def require_same_run(path: Path, arguments: dict[str, Any], accelerator: Accelerator) -> None:
-    """Note what a run is of, and refuse to go on with the stages of another."""
+def require_same_run(path: Path, run: Run) -> None:
+    """Note what a run is of, and refuse to go on with the stages of another.
+
+    Raises:
+        ValueError: another recipe, seed or data, as far as names and sizes of files tell.
+    """
+    files = [file for source in run.sources for file in source.files("train")]
+    arguments = {
+        "seed": run.seed,
+        "data": [asdict(source) for source in run.sources],
+        "files": [[file.name, file.num_bytes] for file in files],
+        "recipe": asdict(run.recipe),
+    }
+    arguments = json.loads(json.dumps(arguments))  # tuples are lists in what is read
     if path.is_file():
         stored = json.loads(path.read_text())
         differing = [name for name in arguments if stored.get(name) != arguments[name]]
         if differing:
             name = differing[0]
             raise ValueError(
-                f"{path.parent} holds a run with {name} = {stored.get(name)!r}, not {arguments[name]!r}; "
+                f"{path.parent} holds a run with {name} = {stored.get(name)}, not {arguments[name]}; "
                 f"give the same arguments to go on with it, or another --out"
             )
-    elif accelerator.is_main_process:
+    elif run.accelerator.is_main_process:
         with written_aside(path) as aside:
-            aside.write_text(json.dumps(arguments, indent=1) + "\n")
-    accelerator.wait_for_everyone()
+            aside.write_text(json.dumps({**arguments, **report.surroundings()}, indent=1) + "\n")
+    run.accelerator.wait_for_everyone()
 
 
-def _held_out_table(run: Run, sources: Sequence[Source]) -> str:
-    """Perplexity on the `valid` files beside the training files; a sentence where there are none."""
-    folders = [Path(source.path) for source in sources if Path(source.path).is_dir()]
-    for folder in folders:
-        if any(".valid." in file.name for file in folder.iterdir()):
-            evaluation = evaluate_checkpoint(
-                run.checkpoint,
-                folder,
-                split="valid",
-                beside={},
-                max_windows=REPORT_WINDOWS,
-                cache=run.cache,
-                device=run.accelerator.device,
-                label=None if run.recipe.compression.has_summaries else run.recipe.compression.method,
-            )
-            return evaluation.as_markdown()
-    return "No held-out documents: a folder with `NAME.train.jsonl` and `NAME.valid.jsonl` files has a table here."
+def _held_out_table(run: Run) -> str:
+    """Perplexity on the `valid` files beside the training files, or a sentence that says why there is none."""
+    folders = [Path(source.path) for source in run.sources if Path(source.path).is_dir()]
+    if not folders:
+        return "No held-out documents: of a folder, `NAME.valid.jsonl` is measured here."
+    try:
+        evaluation = evaluate_checkpoint(
+            run.checkpoint,
+            folders[0],
+            split="valid",
+            max_windows=REPORT_WINDOWS,
+            cache=run.cache,
+            device=run.accelerator.device,
+            label=LABELS.get(run.recipe.compression.method),
+        )
+    except ValueError as error:
+        return f"No table of held-out documents: {error}."
+    return evaluation.as_markdown()
 
 
 def _known(name: str, choices: dict[str, Any], kind: str) -> Any:
     if name not in choices:
         raise ValueError(f"there is no {kind} {name!r}; there are: {', '.join(choices)}")
     return choices[name]
-
-
-def _given(overrides: Overrides) -> dict[str, Any]:
-    return {name: value for name, value in asdict(overrides).items() if value not in (None, False)}
 
 
 def _labelled(text: str) -> tuple[str, Path]:

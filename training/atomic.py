@@ -2,8 +2,9 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -23,6 +24,21 @@ def written_aside(path: Path) -> Iterator[Path]:
     for written in [aside, *aside.rglob("*")] if aside.is_dir() else [aside]:
         _sync(written)
     aside.rename(path)
+    _sync(path.parent)
+
+
+@contextmanager
+def written_once(path: Path) -> Iterator[Path]:
+    """As `written_aside` a directory, where several processes may write the same one at once: the first done wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".unfinished", dir=path.parent) as folder:
+        aside = Path(folder) / path.name
+        aside.mkdir()
+        yield aside
+        for written in [aside, *aside.rglob("*")]:
+            _sync(written)
+        with suppress(OSError):  # another process's is there, and is the same
+            aside.rename(path)
     _sync(path.parent)
 
 

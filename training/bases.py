@@ -1,11 +1,17 @@
 """The model a run adapts: pretrained here from a shape, or loaded and, where asked, given more positions."""
 
+import logging
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from model import AutoCompressor
 from model.base import load_base
+from model.checkpoint import read_parts, resolve
 from training.recipe import Base
+
+logger = logging.getLogger(__name__)
 
 
 def new_base(base: Base, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:
@@ -30,6 +36,21 @@ def loaded_base(base: Base, path: str) -> tuple[PreTrainedModel, PreTrainedToken
     if base.max_positions is not None:
         extend_positions(model, base.max_positions)
     return model, tokenizer
+
+
+@torch.no_grad()
+def take_over_summaries(model: AutoCompressor, path: str) -> None:
+    """Go on with the summary embeddings of a base that is an AutoCompressor itself, where they are of the same kind."""
+    try:
+        parts = read_parts(resolve(path))
+    except ValueError:  # a plain language model
+        return
+    is_same = (parts.summary_length, parts.accumulate_summary) == (model.summary_length, model.accumulate_summary)
+    if parts.embed_summary is not None and is_same:
+        model.embed_summary.weight.copy_(parts.embed_summary)
+        logger.info("going on with the %d summary embeddings of %s", parts.summary_length, path)
+    elif parts.summary_length:
+        logger.warning("the summary embeddings of %s are of another kind: these start anew", path)
 
 
 @torch.no_grad()

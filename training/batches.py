@@ -67,6 +67,12 @@ class Batches:
         """Different sequences that the documents hold."""
         return int(self._counts.sum())
 
+    @property
+    def used_share(self) -> float:
+        """Of all tokens, those in sequences; the rest is in short documents and at ends."""
+        num_tokens = sum(len(file.tokens) for files in self._files for file in files)
+        return self.num_sequences * self.sequence_tokens / num_tokens
+
     def batch(self, step: int, rows: slice = slice(None)) -> Tensor:
         """The sequences of a step, or some of its rows, (rows, L), int64."""
         found = [self._place(step, row) for row in range(*rows.indices(self.batch_sequences))]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from training.atomic import written_aside
+from training.atomic import written_once
 from training.sources import Files, Record
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,7 @@ def load_documents(files: Iterable[Files], tokenizer: PreTrainedTokenizerBase, c
         key = hashlib.sha256(f"{FORMAT_VERSION} {identity} {file.digest()}".encode()).hexdigest()[:32]
         directory = cache / key
         if not directory.is_dir():
-            with written_aside(directory) as aside:
-                aside.mkdir()
+            with written_once(directory) as aside:
                 try:
                     _tokenise(file, tokenizer, aside)
                 except (EOFError, OSError, zlib.error, pa.ArrowException) as error:

@@ -19,7 +19,7 @@ from training.data import TokenisedDocuments, load_documents, tokenizer_identity
 from training.evaluation import Evaluation
 from training.scorer import measure
 from training.scores import AUTOCOMPRESSOR, RMT
-from training.sources import LocalFile, find_files
+from training.sources import LocalFile, domain_of, find_files, split_of
 from training.windows import Windows
 
 logger = logging.getLogger(__name__)
@@ -163,11 +163,11 @@ def _shared_segment_length(directories: Mapping[str, Path]) -> int:
 def _documents_by_domain(
     data: Path, split: str, tokenizer: PreTrainedTokenizerBase, cache: Path
 ) -> dict[str, TokenisedDocuments]:
-    """Tokenised documents by domain, which a file's name has before its first dot."""
+    """Tokenised documents by domain, which a file's name has before its split."""
     files = find_files(data, split)
     by_domain: dict[str, list[TokenisedDocuments]] = {}
     for file, documents in zip(files, load_documents(map(LocalFile, files), tokenizer, cache), strict=True):
-        by_domain.setdefault(file.name.partition(".")[0], []).append(documents)
+        by_domain.setdefault(domain_of(file.name), []).append(documents)
     return {domain: _joined(parts) for domain, parts in by_domain.items()}
 
 
@@ -180,7 +180,7 @@ def _joined(parts: Sequence[TokenisedDocuments]) -> TokenisedDocuments:
 
 def _has_training_file(data: Path, domain: str) -> bool:
     folder = data if data.is_dir() else data.parent
-    return any(path.name.startswith(f"{domain}.train.") for path in folder.iterdir())
+    return any(split_of(path.name) == "train" and domain_of(path.name) == domain for path in folder.iterdir())
 
 
 # --- what was recorded

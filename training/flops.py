@@ -37,7 +37,7 @@ class Flops:
 
 def step_flops(model: AutoCompressor, recipe: Recipe, name: str) -> Flops:
     """Of one step of the stage, with segments of equal length."""
-    passes = [one for substep in passes_of(model, recipe, name, has_longest_last=False) for one in substep]
+    passes = [one for substep in passes_of(recipe, name, has_longest_last=False) for one in substep]
     weights = matrices(model.base.base_model)
     forward = 2 * sum(weight.numel() for weight in weights)
     attention = 4 * DecoderShape.of(model).query_width * model.base.config.num_hidden_layers  # of one pair of positions

@@ -57,7 +57,7 @@ def peak_memory(
             f"a batch of {stage.batch_sequences} sequences does not divide among {num_devices} devices "
             f"in micro-batches of {stage.micro_batch_sequences}"
         )
-    substeps = passes_of(model, recipe, name, has_longest_last=True)
+    substeps = passes_of(recipe, name, has_longest_last=True)
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     logit_bytes = 3 * 4 + _width(recipe.precision)
     num_shards = num_devices if is_sharded else 1

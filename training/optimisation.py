@@ -53,8 +53,8 @@ def set_learning_rates(optimisers: Sequence[torch.optim.Optimizer], step: int, s
 
 def schedule(step: int, stage: Stage) -> float:
     """The share of the peak learning rate at a step: linear warm-up, then a fall to the stage's `final_share`."""
-    if step < stage.warmup_steps:
-        return (step + 1) / stage.warmup_steps
-    progress = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
+    if step < stage.warmup:
+        return (step + 1) / stage.warmup
+    progress = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
     fall = 0.5 * (1 + math.cos(math.pi * progress)) if stage.decay == "cosine" else 1 - progress
     return stage.final_share + (1 - stage.final_share) * fall

@@ -3,15 +3,15 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
+from transformers import AutoConfig
 
 from training.recipe import Base, Compression, Lora, Method, Precision, Recipe, Stage, Trained
 
 DEFAULT_LORA = Lora(rank=16, alpha=16, dropout=0.05, modules=("q_proj", "k_proj", "v_proj", "o_proj", "out_proj"))
-
-
+NOT_SHAPE = ("model_type", "transformers_version", "architectures", "_name_or_path")
 PANELS = WHAT, ABLATIONS, SIZE, MACHINE = "What to train", "Baselines and ablations", "Size", "Machine and run"
 
 
@@ -66,6 +66,24 @@ class Overrides:
     pretraining_tokens: Annotated[
         int | None, typer.Option(help="To pretrain on, where the recipe does.", min=1, rich_help_panel=SIZE)
     ] = None
+    sequence_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a sequence, in the adaptation.", min=2, rich_help_panel=SIZE)
+    ] = None
+    substeps: Annotated[
+        int | None,
+        typer.Option(help="Slices of a sequence; gradients stop between them.", min=1, rich_help_panel=SIZE),
+    ] = None
+    segments_per_substep: Annotated[
+        int | None,
+        typer.Option(help="Segments of a slice: the steps that gradients cross.", min=1, rich_help_panel=SIZE),
+    ] = None
+    max_segment_tokens: Annotated[
+        int | None, typer.Option(help="The longest random segment.", min=2, rich_help_panel=SIZE)
+    ] = None
+    segment_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a segment when serving and evaluating.", min=2, rich_help_panel=SIZE),
+    ] = None
     batch_sequences: Annotated[
         int | None,
         typer.Option(help="Sequences a step of the adaptation, over all devices.", min=1, rich_help_panel=SIZE),
@@ -74,13 +92,17 @@ class Overrides:
         int | None,
         typer.Option(
             "--micro-batch",
-            help="Of them, in one pass of one device: less needs less memory, with the same result.",
+            help="Of them, in one pass of one device: less needs less memory, with the same result. Pretraining too.",
             min=1,
             rich_help_panel=SIZE,
         ),
     ] = None
     learning_rate: Annotated[
-        float | None, typer.Option(help="AdamW's peak, in the adaptation.", min=0.0, rich_help_panel=SIZE)
+        float | None, typer.Option(help="AdamW's peak, in the adaptation.", min=1e-9, rich_help_panel=SIZE)
+    ] = None
+    warmup_steps: Annotated[
+        int | None,
+        typer.Option(help="Of the adaptation; at most a fifth of its steps.", min=0, rich_help_panel=SIZE),
     ] = None
     precision: Annotated[
         Precision | None,
@@ -100,18 +122,20 @@ class Overrides:
 
         Raises:
             ValueError: a change that the recipe has no place for, or that leaves the summaries without a gradient.
+            OSError: a base that is not there.
         """
-        if self.pretraining_tokens is not None and (recipe.pretraining is None or self.base is not None):
-            raise ValueError(f"--pretraining-tokens {self.pretraining_tokens}: the base is there and is not pretrained")
+        self._refuse_what_says_nothing(recipe)
         pretraining = None if self.base is not None else recipe.pretraining
-        if pretraining is not None and self.pretraining_tokens is not None:
-            pretraining = replace(pretraining, tokens=self.pretraining_tokens)
+        if pretraining is not None:
+            pretraining = _changed(
+                pretraining, tokens=self.pretraining_tokens, micro_batch_sequences=self.micro_batch_sequences
+            )
         trained = self.trained or recipe.trained
         changed = replace(
             recipe,
-            base=self._base(recipe.base),
+            base=self._base(recipe),
             pretraining=pretraining,
-            adaptation=self._adaptation(recipe.adaptation),
+            adaptation=self._adaptation(recipe.adaptation, trained),
             compression=self._compression(recipe.compression),
             trained=trained,
             lora=self._lora(recipe.lora) if trained == "lora" else recipe.lora,
@@ -120,31 +144,57 @@ class Overrides:
         require_gradient(changed)
         return changed
 
-    def _base(self, base: Base) -> Base:
-        return replace(
-            base,
-            name=self.base if self.base is not None else base.name,
-            max_positions=self.max_positions or base.max_positions,
-            # a base whose own weights train needs them in float32
-            dtype="float32" if self.trained == "all" else base.dtype,
-        )
+    def _refuse_what_says_nothing(self, recipe: Recipe) -> None:
+        if self.pretraining_tokens is not None and (recipe.pretraining is None or self.base is not None):
+            raise ValueError(f"--pretraining-tokens {self.pretraining_tokens}: the base is there and is not pretrained")
+        trained = self.trained or recipe.trained
+        if self.lora_rank is not None and trained != "lora":
+            raise ValueError(f"--lora-rank {self.lora_rank} goes with --train lora; this trains {trained}")
+        if trained != recipe.trained and self.learning_rate is None:
+            raise ValueError(
+                f"--train {trained} needs a --learning-rate: the recipe's {recipe.adaptation.learning_rate:g} is for "
+                f"--train {recipe.trained}"
+            )
+        method = self.method or recipe.compression.method
+        if method not in ("autocompressor", "rmt") and (self.summary_length or self.has_recomputed_segments):
+            raise ValueError(f"--summary-length and --recompute-segments say nothing with --method {method}")
+        if self.has_no_stop_gradient and (self.substeps or self.segments_per_substep):
+            raise ValueError("--no-stop-gradient is --substeps 1 with all segments in it; give one or the other")
 
-    def _adaptation(self, stage: Stage) -> Stage:
-        return replace(
+    def _base(self, recipe: Recipe) -> Base:
+        base = _changed(recipe.base, name=self.base, max_positions=self.max_positions)
+        if self.base is not None:
+            config = AutoConfig.from_pretrained(self.base)
+            shape = {name: value for name, value in config.to_dict().items() if name not in NOT_SHAPE}
+            base = replace(base, architecture=config.model_type, shape=shape)
+        if self.trained is not None:  # weights that train need float32, those that stand still do not
+            base = replace(base, dtype="float32" if self.trained == "all" else "bfloat16")
+        return base
+
+    def _adaptation(self, stage: Stage, trained: Trained) -> Stage:
+        changed = _changed(
             stage,
-            tokens=self.tokens or stage.tokens,
-            batch_sequences=self.batch_sequences or stage.batch_sequences,
-            micro_batch_sequences=self.micro_batch_sequences or stage.micro_batch_sequences,
-            learning_rate=self.learning_rate or stage.learning_rate,
+            tokens=self.tokens,
+            sequence_tokens=self.sequence_tokens,
+            batch_sequences=self.batch_sequences,
+            micro_batch_sequences=self.micro_batch_sequences,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
         )
+        # Muon is for whole matrices
+        return changed if trained == "all" else replace(changed, matrix_learning_rate=None)
 
     def _compression(self, compression: Compression) -> Compression:
-        changed = replace(
+        changed = _changed(
             compression,
-            method=self.method or compression.method,
-            summary_length=self.summary_length or compression.summary_length,
-            is_randomised=compression.is_randomised and not self.has_fixed_segments,
-            segment_gradient_checkpointing=compression.segment_gradient_checkpointing or self.has_recomputed_segments,
+            method=self.method,
+            summary_length=self.summary_length,
+            substeps=self.substeps,
+            segments_per_substep=self.segments_per_substep,
+            max_segment_tokens=self.max_segment_tokens,
+            segment_length=self.segment_length,
+            is_randomised=False if self.has_fixed_segments else None,
+            segment_gradient_checkpointing=self.has_recomputed_segments or None,
         )
         if self.has_no_stop_gradient:
             return replace(changed, substeps=1, segments_per_substep=changed.num_segments)
@@ -153,6 +203,14 @@ class Overrides:
     def _lora(self, lora: Lora | None) -> Lora:
         lora = lora or DEFAULT_LORA
         return lora if self.lora_rank is None else replace(lora, rank=self.lora_rank, alpha=self.lora_rank)
+
+
+Settings = TypeVar("Settings", Base, Stage, Compression)
+
+
+def _changed(settings: Settings, **changes: Any) -> Settings:
+    """With what is not None put in its place."""
+    return replace(settings, **{name: value for name, value in changes.items() if value is not None})
 
 
 def with_override_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model import AutoCompressor
+from model.positions import Positions
 from training.objectives import Segments
 from training.recipe import Compression, Recipe, Stage
 from training.segmenting import equal_lengths
@@ -29,22 +29,43 @@ def stage_of(recipe: Recipe, name: str) -> Stage:
     return stage
 
 
-def passes_of(model: AutoCompressor, recipe: Recipe, name: str, *, has_longest_last: bool) -> list[list[Pass]]:
+def positions_of(recipe: Recipe) -> Positions:
+    """Those of the base when it is adapted."""
+    config = recipe.base.config()
+    config.max_position_embeddings = recipe.base.max_positions or config.max_position_embeddings
+    return Positions.of(config)
+
+
+def num_pieces(recipe: Recipe) -> int:
+    """The equal pieces that full attention reads a sequence in: as few as the positions allow."""
+    return -(-recipe.adaptation.sequence_tokens // positions_of(recipe).max_positions)
+
+
+def require_fit(recipe: Recipe) -> None:
+    """ValueError where a stage has a sequence that cannot be cut, or longer than the model has positions for."""
+    for name in ["pretraining"] * (recipe.pretraining is not None) + ["adaptation"]:
+        passes_of(recipe, name, has_longest_last=True)
+    compression, positions = recipe.compression, positions_of(recipe)
+    capacity = positions.capacity(0, compression.summary_length if compression.has_summaries else 0)
+    if compression.segment_length > capacity:
+        raise ValueError(f"segments to serve have {compression.segment_length} tokens; the positions fit {capacity}")
+
+
+def passes_of(recipe: Recipe, name: str, *, has_longest_last: bool) -> list[list[Pass]]:
     """Of one sequence, the passes of each substep; ValueError where the model has not as many positions."""
-    compression, tokens = recipe.compression, stage_of(recipe, name).sequence_tokens
+    compression, tokens, positions = recipe.compression, stage_of(recipe, name).sequence_tokens, positions_of(recipe)
     if name == "pretraining":
         substeps = [[Pass(0, tokens)]]
     elif compression.method == "full-attention":
-        pieces = equal_lengths(tokens, -(-tokens // model.max_positions))
-        substeps = [[Pass(0, length)] for length in pieces]
+        substeps = [[Pass(0, length)] for length in equal_lengths(tokens, num_pieces(recipe))]
     else:
         substeps = list(_compressing_passes(compression, tokens, has_longest_last=has_longest_last))
     for one in (one for substep in substeps for one in substep):
-        capacity = model.positions.capacity(one.soft_prompt, one.summary)
+        capacity = positions.capacity(one.soft_prompt, one.summary)
         if one.tokens > capacity:
             raise ValueError(
                 f"{name} has segments of up to {one.tokens} tokens, with {one.soft_prompt} soft prompt vectors before "
-                f"and {one.summary} summary tokens after; the model's {model.max_positions} positions fit {capacity}"
+                f"and {one.summary} summary tokens after; {positions.max_positions} positions fit {capacity}"
             )
     return substeps
 

@@ -42,7 +42,8 @@ class Stage:
         micro_batch_sequences: of them, in one forward pass of one device; the rest is accumulated.
         learning_rate: of AdamW, at its peak. matrix_learning_rate: of Muon, for hidden matrices; None leaves them
             to AdamW as well.
-        warmup_steps: of linear warm-up. decay, final_share: how the learning rate falls after it, and to what share.
+        warmup_steps: of linear warm-up, at most a fifth of all steps. decay, final_share: how the learning rate falls
+            after it, and to what share.
         adam_betas, weight_decay: of AdamW; the published script keeps its trainer's defaults.
     """
 
@@ -61,6 +62,11 @@ class Stage:
     @property
     def steps(self) -> int:
         return max(1, self.tokens // (self.sequence_tokens * self.batch_sequences))
+
+    @property
+    def warmup(self) -> int:
+        """The steps of warm-up that a short run has."""
+        return min(self.warmup_steps, self.steps // 5)
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def qwen3_0_6b() -> Recipe:
         "num_attention_heads": 16,
         "num_key_value_heads": 8,
         "head_dim": 128,
-        "max_position_embeddings": 40960,
+        "max_position_embeddings": 32768,
         "tie_word_embeddings": True,
     }
     return Recipe(

@@ -9,6 +9,8 @@ from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
+from training.atomic import written_aside
+
 
 @dataclass(frozen=True)
 class Record:
@@ -41,18 +43,18 @@ class Records:
             yield
             return
         kept = [record for record in read_records(self.path) if record.step < first_step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w") as file, SummaryWriter(str(self.tensorboard), purge_step=first_step) as writer:
+        with written_aside(self.path) as aside:
+            aside.write_text("".join(map(_line, kept)))
+        with self.path.open("a") as file, SummaryWriter(str(self.tensorboard), purge_step=first_step) as writer:
             self._file, self._writer = file, writer
-            for record in kept:
-                self._write_line(record)
             yield
         self._file = self._writer = None
 
     def add(self, record: Record) -> None:
         if self._file is None or self._writer is None:
             return
-        self._write_line(record)
+        self._file.write(_line(record))
+        self._file.flush()
         self._writer.add_scalar("loss", record.loss, record.step)
         if len(record.segment_losses) > 1:
             by_segment = {f"{index:02}": loss for index, loss in enumerate(record.segment_losses)}
@@ -62,10 +64,9 @@ class Records:
         self._writer.add_scalar("gradient norm", record.gradient_norm, record.step)
         self._writer.add_scalar("tokens per second", record.tokens_per_second, record.step)
 
-    def _write_line(self, record: Record) -> None:
-        assert self._file is not None
-        self._file.write(json.dumps(asdict(record)) + "\n")
-        self._file.flush()
+
+def _line(record: Record) -> str:
+    return json.dumps(asdict(record)) + "\n"
 
 
 def read_records(path: Path) -> list[Record]:

@@ -1,11 +1,10 @@
 """What a finished run leaves to look at: curves as PNG, tables as Markdown, how it was made as JSON."""
 
-import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ PACKAGES = ("autocompressor", "torch", "transformers", "accelerate", "peft", "to
 COLOURS = ("#1f77b4", "#d95f02")
 
 
-def write_report(directory: Path, run: Path, recipe: Recipe, arguments: Mapping[str, Any], evaluation: str) -> None:
-    """Write `directory`, anew: curves.png, table.md and run.json.
+def write_report(directory: Path, *, run: Path, recipe: Recipe, evaluation: str) -> None:
+    """Write `directory`: curves.png, table.md, and the run's run.json.
 
     Args:
         run: the run's directory, whose stages have their steps.jsonl. evaluation: Markdown that follows the stages.
@@ -35,13 +34,11 @@ def write_report(directory: Path, run: Path, recipe: Recipe, arguments: Mapping[
         records = read_records(run / name / "steps.jsonl")
         if stage is not None and records:
             stages[name] = (stage, records)
-    directory.mkdir(parents=True, exist_ok=True)
-    with written_aside(directory / "curves.png") as aside:
-        draw_curves({name: records for name, (_, records) in stages.items()}, aside)
-    with written_aside(directory / "table.md") as aside:
-        aside.write_text(f"# {recipe.name}\n\n{stage_table(stages)}\n\n{evaluation}\n")
-    with written_aside(directory / "run.json") as aside:
-        aside.write_text(json.dumps({**arguments, "recipe": asdict(recipe), **surroundings()}, indent=1) + "\n")
+    with written_aside(directory) as aside:
+        aside.mkdir()
+        draw_curves({name: records for name, (_, records) in stages.items()}, aside / "curves.png")
+        (aside / "table.md").write_text(f"# {recipe.name}\n\n{stage_table(stages)}\n\n{evaluation}\n")
+        shutil.copy(run / "run.json", aside / "run.json")
 
 
 def stage_table(stages: Mapping[str, tuple[Stage, Sequence[Record]]]) -> str:
@@ -105,11 +102,18 @@ def surroundings() -> dict[str, Any]:
     return {
         "commit": commit(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
         "device": device,
         "devices": max(1, torch.cuda.device_count()),
         "threads": torch.get_num_threads(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:

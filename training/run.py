@@ -12,10 +12,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from model import AutoCompressor
 from training.adapters import Adapted
 from training.atomic import written_aside
-from training.bases import loaded_base, new_base
+from training.bases import loaded_base, new_base, take_over_summaries
 from training.batches import Batches, Part
 from training.data import load_documents
 from training.objectives import LanguageModelling, Objective, Segments
+from training.passes import num_pieces, require_fit
 from training.recipe import Recipe, Stage
 from training.sources import Source
 from training.stopping import StopRequest
@@ -60,10 +61,10 @@ class Run:
         """
         if self.checkpoint.is_dir():
             return
+        require_fit(self.recipe)  # before hours of work, not after
+        trainer = self._trainer(ADAPTATION, self.recipe.adaptation, self._objective())
         base = self._base_path(stop)
         adapted = self._adapted(base)
-        objective = self._objective(adapted.model.max_positions)
-        trainer = self._trainer(ADAPTATION, self.recipe.adaptation, objective)
         trainer.train(adapted.model, stop)
         del adapted
         self._write(self.checkpoint, lambda directory: self._export(base, trainer, directory))
@@ -97,7 +98,9 @@ class Run:
 
     def _adapted(self, path: str) -> Adapted:
         base, tokenizer = loaded_base(self.recipe.base, path)
-        return Adapted.of(base, self.recipe, tokenizer, seed=self.seed)
+        adapted = Adapted.of(base, self.recipe, tokenizer, seed=self.seed)
+        take_over_summaries(adapted.model, path)
+        return adapted
 
     def _export(self, base: str, trainer: Trainer, directory: Path) -> None:
         """Write the trained model, adapters merged, in bfloat16.
@@ -109,9 +112,9 @@ class Run:
         model = adapted.merged().to(torch.bfloat16)
         model.save_pretrained(directory, max_shard_size=self.recipe.max_shard_size)
 
-    def _objective(self, max_positions: int) -> Objective:
+    def _objective(self) -> Objective:
         if self.recipe.compression.method == "full-attention":
-            return LanguageModelling(-(-self.recipe.adaptation.sequence_tokens // max_positions))
+            return LanguageModelling(num_pieces(self.recipe))
         return Segments(self.recipe.compression, seed=self.seed)
 
     def _trainer(self, name: str, stage: Stage, objective: Objective) -> Trainer:
@@ -124,10 +127,10 @@ class Run:
         )
         seen = stage.steps * stage.batch_sequences
         logger.info(
-            "%s: %d steps, %.1fM tokens, %.2f times the %d sequences of the documents",
-            name, stage.steps, seen * stage.sequence_tokens / 1e6, seen / batches.num_sequences, batches.num_sequences,
+            "%s: %d steps, %.1fM tokens, %.2f times the %d sequences that hold %.0f%% of the documents' tokens",
+            name, stage.steps, seen * stage.sequence_tokens / 1e6, seen / batches.num_sequences,
+            batches.num_sequences, 100 * batches.used_share,
         )  # fmt: skip
-        torch.manual_seed(self.seed + self.accelerator.process_index)  # dropout's
         return Trainer(
             self.accelerator,
             stage,
@@ -163,7 +166,7 @@ class Run:
     def parts(self) -> list[Part]:
         """The sources, tokenised by the first process."""
         tokenizer = self.tokenizer
-        with self.accelerator.main_process_first():
+        with self.accelerator.local_main_process_first():
             return [
                 Part(load_documents(source.files("train"), tokenizer, self.cache), source.weight)
                 for source in self.sources

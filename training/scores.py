@@ -5,6 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 AUTOCOMPRESSOR, RMT, EXTENDED = "AutoCompressor", "RMT", "extended full attention"  # labels that tables know
+LABELS = {  # by training method
+    "autocompressor": AUTOCOMPRESSOR,
+    "rmt": RMT,
+    "full-attention": EXTENDED,
+    "no-context": "fine-tuned without context",
+}
 
 
 @dataclass(frozen=True)

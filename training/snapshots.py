@@ -58,7 +58,13 @@ class Snapshots:
         self.accelerator.wait_for_everyone()
 
     def restore(self, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> int:
-        """Load the newest snapshot into them; the step to go on with, 0 where there is none."""
+        """Load the newest snapshot into them; the step to go on with, 0 where there is none.
+
+        What a save that was cut off left is removed.
+        """
+        if self.accelerator.is_main_process:
+            for leftover in self.directory.glob("step-*.unfinished"):
+                shutil.rmtree(leftover)
         steps = self.steps()
         if not steps:
             return 0
@@ -109,14 +115,14 @@ def _quiet_alone() -> Iterator[None]:
 
 
 def random_state() -> dict[str, Any]:
-    """The random generators that a step may draw from: dropout's."""
+    """The random generators that a step may draw from: dropout's, of the CPU and of this process's device."""
     return {
         "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
 def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -35,7 +35,8 @@ class Source:
     """Documents that are drawn with one weight.
 
     Attributes:
-        path: a file, a folder, or `datasets:NAME[:CONFIG]`, a data set of the hub or a local folder, read as a stream.
+        path: a file, a folder, or `datasets:NAME[:CONFIG][@N]`, a data set of the hub or a local folder, read as a
+            stream, its first N documents.
         weight: how often it is drawn, relative to the other sources'; None for its share of all sequences.
     """
 
@@ -62,34 +63,53 @@ class Source:
         """What the source reads, in order.
 
         Args:
-            split: of a folder, the files with `.split.` in their name, or all where no name has one.
+            split: of a folder, see `find_files`.
 
         Raises:
             ValueError: there is nothing of a known kind at the path.
         """
         if self.path.startswith(HUB_PREFIX):
-            return [HubFiles(self.path.removeprefix(HUB_PREFIX), split)]
+            name, mark, limit = self.path.removeprefix(HUB_PREFIX).partition("@")
+            if mark and not (limit.isdecimal() and int(limit)):
+                raise ValueError(f"{self.path} is to end after {limit!r} documents; expected a number")
+            return [HubFiles(name, split, int(limit) if mark else None)]
         return [LocalFile(path) for path in find_files(Path(self.path), split)]
 
 
 def find_files(path: Path, split: str) -> list[Path]:
-    """The data files at `path`: itself, or those of a folder that carry the split in their name, or else all.
+    """The data files at `path`: itself, or those of a folder (not of folders in it) whose names carry the split.
 
-    `books.train.jsonl`, `train.jsonl` and `train-00000-of-00002.parquet` carry it.
+    To train on, all files of a folder where no name carries any.
 
     Raises:
         ValueError: none is there.
     """
     if path.is_file() and path.name.endswith(SUFFIXES):
         return [path]
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}")
+    kinds = ", ".join(SUFFIXES)
     found = sorted(file for file in path.glob("*") if file.name.endswith(SUFFIXES))
-    splits = [SPLIT.search(file.name) for file in found]
-    files = [file for file, named in zip(found, splits, strict=True) if named and named[1] == split]
-    if not any(splits):
+    if not found:
+        raise ValueError(f"{path} is no {kinds} file, nor has it any; examples/documents.py makes them of text files")
+    files = [file for file in found if split_of(file.name) == split]
+    if split == "train" and not any(split_of(file.name) for file in found):
         files = found
     if not files:
-        raise ValueError(f"{path} has no {split} file ending in {', '.join(SUFFIXES)}")
+        raise ValueError(f"{path} has no file with `{split}.` in its name, ending in {kinds}")
     return files
+
+
+def split_of(name: str) -> str | None:
+    """The split a file's name carries: `books.train.jsonl`, `train.jsonl` and `train-00000-of-00002.parquet` do."""
+    found = SPLIT.search(name)
+    return found[1].removesuffix("ation") if found else None
+
+
+def domain_of(name: str) -> str:
+    """What a file's name says before its split or its suffix; `documents` where that is nothing."""
+    found = SPLIT.search(name)
+    return (name[: found.start()] if found else name.partition(".")[0]) or "documents"
 
 
 @dataclass(frozen=True)
@@ -101,6 +121,10 @@ class LocalFile:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def num_bytes(self) -> int | None:
+        return self.path.stat().st_size
 
     def digest(self) -> str:
         """SHA-256 of its bytes."""
@@ -131,6 +155,10 @@ class HubFiles:
     @property
     def name(self) -> str:
         return f"{HUB_PREFIX}{self.path}"
+
+    @property
+    def num_bytes(self) -> int | None:
+        return None
 
     def digest(self) -> str:
         """Of what is asked for: a stream has no bytes to hash before it is read."""

@@ -96,6 +96,7 @@ class Trainer:
         """
         accelerator = self.accelerator
         model.train()
+        torch.manual_seed(self.batches.seed + accelerator.process_index)  # dropout's
         prepared, optimisers = prepare(accelerator, model, build_optimisers(model, self.stage))
         first = self.snapshots.restore(prepared, optimisers)
         saved = time.monotonic()

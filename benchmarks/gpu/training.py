@@ -24,9 +24,10 @@ from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
 from training.adapters import Adapted
+from training.flops import step_flops
 from training.objectives import Segments
 from training.optimisation import build_optimisers
-from training.plan import stage_models, step_flops
+from training.plan import stage_models
 from training.recipe import Recipe
 from training.recipes import RECIPES
 from training.report import surroundings
@@ -97,14 +98,14 @@ def adaptation_speed(recipe: Recipe, rate: float, accelerator: Accelerator) -> d
 def speed(out: Path, *, is_dry_run: bool) -> None:
     accelerator = Accelerator(cpu=is_dry_run, mixed_precision="bf16")
     rate = matmul_rate(accelerator.device, 256 if is_dry_run else 8192)
-    # one micro-batch a step would time AdamW more than the step; four are a quarter of the recipe's
+    # two micro-batches of four are half of the recipe's batch: enough that AdamW is as small a part as in training
     recipe = RECIPES["opt-2.7b-6k"]()
     shape = RECIPES["opt-1.3b-30k"]().base.shape
     stage = replace(recipe.adaptation, batch_sequences=8, micro_batch_sequences=4)
     recipe = replace(recipe, base=replace(recipe.base, shape=shape), adaptation=stage)
     if is_dry_run:
         base = replace(recipe.base, shape={**shape, **DRY_SHAPE, "word_embed_proj_dim": 64})
-        stage = replace(stage, sequence_tokens=6144, batch_sequences=2, micro_batch_sequences=1)
+        stage = replace(stage, batch_sequences=2, micro_batch_sequences=1)
         recipe = replace(recipe, base=base, adaptation=stage)
     result = {"matmul_flops_per_second": rate, "adaptation": adaptation_speed(recipe, rate, accelerator)}
     result |= surroundings()

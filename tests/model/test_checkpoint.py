@@ -1,8 +1,11 @@
 """Checkpoints: what is saved is loaded, by us and by others, and the authors' published layouts load too."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from transformers import AutoModelForCausalLM, OPTConfig
 from model import AutoCompressor
 from tests.tiny import FAMILIES, random_base, random_ids, tiny_base, tiny_compressor, tiny_tokenizer
 
+DEFAULT = Path(__file__).parents[2] / "model" / "default"
 FOLDER = "autocompressor"
 WEIGHT = "embed_summary.weight"
 
@@ -109,6 +113,31 @@ def test_others_load_the_directory_as_the_base_model(family: str, tmp_path: Path
     assert type(plain) is type(model.base)
     with torch.no_grad():
         assert torch.equal(plain.eval()(input_ids=ids).logits, model.base(input_ids=ids).logits)
+
+
+LOAD_PLAINLY = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+ids = AutoTokenizer.from_pretrained(sys.argv[1])("One line a day", return_tensors="pt")
+print(model.generate(**ids, max_new_tokens=2, do_sample=False).shape[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["saved", "in shards", "bundled"])
+def test_others_load_the_directory_without_a_warning(kind: str, tmp_path: Path) -> None:
+    """All warnings shown, Python's and those that transformers logs."""
+    directory = DEFAULT if kind == "bundled" else tmp_path
+    if kind != "bundled":
+        tiny_compressor("llama").save_pretrained(tmp_path, max_shard_size="20KB" if kind == "in shards" else None)
+        assert len(list(tmp_path.glob("*.safetensors"))) > (1 if kind == "in shards" else 0)
+    command = [sys.executable, "-W", "error", "-c", LOAD_PLAINLY, str(directory)]
+    quiet = {"TRANSFORMERS_VERBOSITY": "warning", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **quiet})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1\n"
+    assert done.stderr == ""
 
 
 def test_our_parts_are_in_the_subfolder_only(tmp_path: Path) -> None:

@@ -322,7 +322,9 @@ def test_until_the_end_there_is_only_what_is_unfinished(tmp_path: Path) -> None:
 
     load(Records(records), cache)
     (entry,) = cache.iterdir()
-    assert seen == [[f"{entry.name}.unfinished"]] * (3 * BATCH_DOCUMENTS - 1)
+    assert len(seen) == 3 * BATCH_DOCUMENTS - 1
+    for names in seen:
+        assert [name.startswith(f"{entry.name}.") and name.endswith(".unfinished") for name in names] == [True]
     assert {path.name for path in entry.iterdir()} == {"tokens.bin", "starts.npy", "meta.json"}
 
 
@@ -338,7 +340,7 @@ def test_an_interrupted_tokenisation_is_begun_again(error: type[BaseException], 
 
     with pytest.raises(error):
         load(Records(lambda: records(2 * BATCH_DOCUMENTS)), cache)
-    assert [path.suffix for path in cache.iterdir()] == [".unfinished"]
+    assert list(cache.iterdir()) == []
     documents = load(Records(lambda: records(3 * BATCH_DOCUMENTS)), cache)
     assert texts_of(documents) == [f"document {number}" for number in range(1, 3 * BATCH_DOCUMENTS)]
     assert [path.suffix for path in cache.iterdir()] == [""]

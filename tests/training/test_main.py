@@ -139,7 +139,7 @@ def test_a_run_leaves_a_report(unbroken: Path, data: Path) -> None:
     assert "keeper" in table  # the held-out domain
     noted = json.loads((report / "run.json").read_text())
     assert noted["recipe"]["adaptation"]["batch_sequences"] == 2
-    assert noted["data"] == [str(data)]
+    assert noted["data"] == [{"path": str(data), "weight": None}]
     assert {"commit", "versions", "device"} <= noted.keys()
 
 
@@ -202,6 +202,26 @@ def fingerprint_of(out: Path) -> str:
     return AutoCompressor.from_pretrained(out / "checkpoint").fingerprint
 
 
+def test_an_autocompressor_is_trained_further(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    """Its summary embeddings are taken over; a base of another kind starts them anew."""
+    before = AutoCompressor.from_pretrained(unbroken / "checkpoint", dtype=torch.float32).embed_summary.weight
+    frozen = ["--learning-rate", "1e-9", "--base", str(unbroken / "checkpoint"), "--train", "summary"]
+    finish(data, tmp_path / "same", *frozen)
+    finish(data, tmp_path / "other", *frozen, "--method", "rmt")
+    same, other = (AutoCompressor.from_pretrained(tmp_path / name / "checkpoint") for name in ("same", "other"))
+    assert torch.equal(same.embed_summary.weight.float(), before)
+    assert not torch.equal(other.embed_summary.weight.float(), before)
+
+
+def test_a_table_that_cannot_be_made_is_said_in_the_report(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "short"
+    folder.mkdir()
+    shutil.copy(data / "keeper.train.jsonl", folder)
+    (folder / "keeper.valid.jsonl").write_text('{"text": "a line"}\n')
+    finish(folder, tmp_path / "out", "--base", str(unbroken / "base"))
+    assert "No table of held-out documents: no document of keeper" in (tmp_path / "out/report/table.md").read_text()
+
+
 @pytest.mark.parametrize("change", [("--seed", "1"), ("--method", "rmt")])
 def test_another_run_s_folder_is_refused(data: Path, finished: Path, change: tuple[str, str]) -> None:
     before = contents(finished)
@@ -222,8 +242,9 @@ def test_another_run_s_folder_is_refused(data: Path, finished: Path, change: tup
         (["--method", "full-attention", "--max-positions", "256"], (0, True, 256)),
         (["--fixed-segments", "--no-stop-gradient"], (3, True, 128)),
         (["--summary-length", "5", "--recompute-segments"], (5, True, 128)),
-        (["--train", "lora", "--lora-rank", "2"], (3, True, 128)),
-        (["--train", "summary"], (3, True, 128)),
+        (["--train", "lora", "--lora-rank", "2", "--learning-rate", "1e-3"], (3, True, 128)),
+        (["--train", "summary", "--learning-rate", "1e-3"], (3, True, 128)),
+        (["--substeps", "1", "--segments-per-substep", "4", "--segment-length", "18"], (3, True, 128)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -294,7 +315,10 @@ def test_a_folder_without_documents_is_named(folder: str, tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     result = run(tmp_path / folder, tmp_path / "out")
     assert result.exit_code != 0
-    assert f"{tmp_path / folder} has no train file ending in .jsonl" in message_of(result)
+    told = (
+        f"{tmp_path / folder} is no .jsonl" if folder == "empty" else f"there is no file or folder {tmp_path / folder}"
+    )
+    assert told in message_of(result)
     assert not (tmp_path / "out").exists()
 
 
@@ -317,10 +341,16 @@ def test_too_little_text_leaves_a_clear_message(tmp_path: Path) -> None:
 def test_bad_values_are_named(data: Path, tmp_path: Path) -> None:
     for flags, told in [
         (["--data", f"{data}=0"], "weight"),
-        (["--train", "summary", "--method", "no-context"], "leaves nothing to train"),
+        (["--train", "summary", "--method", "no-context", "--learning-rate", "1"], "leaves nothing to train"),
+        (["--train", "lora"], "--train lora needs a --learning-rate"),
+        (["--lora-rank", "4"], "--lora-rank 4 goes with --train lora"),
+        (["--method", "no-context", "--summary-length", "4"], "say nothing with --method no-context"),
+        (["--no-stop-gradient", "--substeps", "2"], "give one or the other"),
+        (["--summary-length", "40"], "128 positions fit"),
         (["--base", "nowhere/at/all"], "nowhere/at/all"),
         (["--micro-batch", "3", "--batch-sequences", "4"], "does not divide among 1 processes in micro-batches of 3"),
         (["--base", "b", "--pretraining-tokens", "5"], "--pretraining-tokens 5"),
+        (["--segments-per-substep", "1"], "no gradient reaches"),
     ]:
         result = run(data, tmp_path / "out", *flags)
         assert result.exit_code == 2, flags

@@ -58,20 +58,27 @@ def test_adamw_is_as_the_stage_says() -> None:
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
-    settings = stage(warmup_steps=5)
+    settings = stage(warmup_steps=4)
     shares = [schedule(step, settings) for step in range(settings.steps + 1)]
-    assert shares[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert shares[5:] == sorted(shares[5:], reverse=True)
-    assert shares[5:8] == pytest.approx([1.0, 0.9902, 0.9611], abs=1e-4)  # a cosine sets out flat
+    assert shares[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert shares[4:] == sorted(shares[4:], reverse=True)
+    assert shares[4:7] == pytest.approx([1.0, 0.9914, 0.9657], abs=1e-4)  # a cosine sets out flat
     assert shares[-1] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("final_share", [0.0, 0.25])
 def test_linear_decay(final_share: float) -> None:
     """As the published script's trainer has it where the final share is 0."""
-    settings = stage(warmup_steps=5, decay="linear", final_share=final_share)
-    shares = [schedule(step, settings) for step in range(5, settings.steps + 1)]
-    assert shares == pytest.approx([1 - (1 - final_share) * step / 15 for step in range(16)])
+    settings = stage(warmup_steps=4, decay="linear", final_share=final_share)
+    shares = [schedule(step, settings) for step in range(4, settings.steps + 1)]
+    assert shares == pytest.approx([1 - (1 - final_share) * step / 16 for step in range(17)])
+
+
+def test_a_short_run_warms_up_for_a_fifth_of_its_steps() -> None:
+    """A thousand steps of warm-up left a run of 254 steps below a quarter of its learning rate."""
+    settings = stage(warmup_steps=1000)
+    assert settings.steps == 20
+    assert [schedule(step, settings) for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
 
 
 def test_each_optimiser_gets_its_own_learning_rate() -> None:

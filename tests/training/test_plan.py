@@ -331,7 +331,7 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
 def test_segments_that_do_not_fit_the_positions_are_refused() -> None:
     recipe = with_compression(recipe_of(), substeps=1, segments_per_substep=2, max_segment_tokens=250)
     recipe = with_compression(recipe, is_randomised=True)
-    with pytest.raises(ValueError, match="segments of up to 250 tokens, with 8 soft prompt vectors before it"):
+    with pytest.raises(ValueError, match="segments of up to 250 tokens, with 8 soft prompt vectors before"):
         plan(recipe, DEVICES["h100-80gb"])
 
 

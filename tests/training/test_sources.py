@@ -13,7 +13,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from training.sources import HubFiles, LocalFile, Record, Source, find_files
+from training.sources import HubFiles, LocalFile, Record, Source, domain_of, find_files
 
 DOCUMENTS = ["One fog.", "Two\nlines, Größe 東京", " spaces stay ", "null \0 byte"]
 WINDOW_LOG = 27
@@ -202,21 +202,37 @@ def test_all_files_where_no_name_has_a_split(tmp_path: Path) -> None:
     for name in ("c.parquet", "b.jsonl.zst", "a.jsonl", "d.jsonl.gz", "notes.txt", "training.csv"):
         (tmp_path / name).touch()
     expected = ["a.jsonl", "b.jsonl.zst", "c.parquet", "d.jsonl.gz"]
-    assert names(find_files(tmp_path, "train")) == names(find_files(tmp_path, "test")) == expected
+    assert names(find_files(tmp_path, "train")) == expected
+    with pytest.raises(
+        ValueError, match=r"has no file with `test\.` in its name"
+    ):  # what was trained on is not held out
+        find_files(tmp_path, "test")
+
+
+def test_splits_as_the_hub_names_them(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00001.parquet", "validation-00000-of-00001.parquet", "test.jsonl", "trainer.jsonl"):
+        (tmp_path / name).touch()
+    assert names(find_files(tmp_path, "train")) == ["train-00000-of-00001.parquet"]
+    assert names(find_files(tmp_path, "valid")) == ["validation-00000-of-00001.parquet"]
+    assert names(find_files(tmp_path, "test")) == ["test.jsonl"]
+    assert domain_of("train-00000-of-00001.parquet") == domain_of("test.jsonl") == "documents"
+    assert domain_of("books.v2.test.jsonl.zst") == "books.v2"
+    assert domain_of("notes.jsonl") == "notes"
 
 
 @pytest.mark.parametrize("other", ["test", "valid", "validation"])
 def test_a_folder_of_other_splits_is_not_trained_on(other: str, tmp_path: Path) -> None:
     (tmp_path / f"a.{other}.jsonl").touch()
     (tmp_path / "b.jsonl").touch()
-    with pytest.raises(ValueError, match="has no train file ending in"):
+    with pytest.raises(ValueError, match=r"has no file with `train\.` in its name"):
         find_files(tmp_path, "train")
 
 
 @pytest.mark.parametrize("path", [".", "nowhere", "notes.txt"])
 def test_no_files(path: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"has no train file ending in \.jsonl, \.jsonl\.gz, \.jsonl\.zst, \.parquet"):
+    kinds = r"is no \.jsonl, \.jsonl\.gz, \.jsonl\.zst, \.parquet file"
+    with pytest.raises(ValueError, match="there is no file or folder" if path == "nowhere" else kinds):
         find_files(tmp_path / path, "train")
 
 
