@@ -86,7 +86,8 @@ def test_the_training_page_works_as_written(newcomers_folder: Path) -> None:
         assert server.stop() == 0
     assert "GiB" in shell(planned, newcomers_folder)
     told = shell(baselines.replace("--recipe tiny", "--recipe tiny --tokens 17408"), newcomers_folder)
-    assert "RMT" in told
+    assert "AutoCompressor minus RMT" in told
+    assert "extended full attention" in told
     assert all("torchrun" in block for block in several_machines)
 
 
