@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from training import report
 from training.atomic import written_aside
-from training.evaluate import evaluate_checkpoint
+from training.evaluate import MAX_WINDOWS, evaluate_checkpoint
 from training.overrides import MACHINE, WHAT, Overrides, with_override_flags
 from training.plan import DEVICES, as_text, plan
 from training.processes import make_accelerator
@@ -119,7 +119,7 @@ def print_evaluation(
     label: Annotated[
         str | None, typer.Option(help="What the tables call the checkpoint; by its kind where it has summaries.")
     ] = None,
-    max_windows: Annotated[int, typer.Option(help="The most windows of a domain to score.", min=1)] = 64,
+    max_windows: Annotated[int, typer.Option(help="The most windows of a domain to score.", min=1)] = MAX_WINDOWS,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write what the tables show, for --beside.")
     ] = None,

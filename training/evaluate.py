@@ -25,7 +25,7 @@ from training.windows import Windows
 logger = logging.getLogger(__name__)
 
 CONTEXTS = (1, 2, 3, 7)
-MAX_WINDOWS = 64
+MAX_WINDOWS = 32
 BASELINES = "baselines.json"  # in a checkpoint's directory: models measured where it was made
 
 

@@ -143,7 +143,7 @@ def _remedies(planned: Plan, models: dict[str, AutoCompressor]) -> Iterator[str]
     recipe = planned.recipe
     checkpointed = replace(recipe, compression=replace(recipe.compression, segment_gradient_checkpointing=True))
     batch, micro_batch = recipe.adaptation.batch_sequences, recipe.adaptation.micro_batch_sequences
-    shards = [number for number in range(2, batch + 1) if batch % number == 0]
+    shards = [number for number in range(max(2, planned.num_devices), batch + 1) if batch % number == 0]
     sizes = [size for size in range(micro_batch - 1, 0, -1) if micro_batch % size == 0]
 
     def does_fit(changed: Recipe, num_devices: int, is_sharded: bool) -> bool:

@@ -144,7 +144,9 @@ class Run:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's own, or one trained on the documents."""
         directory = self.directory / "tokenizer"
-        if self.recipe.base.name is None and not directory.is_dir():
+        is_missing = self.recipe.base.name is None and not directory.is_dir()
+        self.accelerator.wait_for_everyone()  # until all have looked
+        if is_missing:
             shape = self.recipe.base.shape
             self._write(
                 directory,
