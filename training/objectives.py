@@ -70,7 +70,9 @@ class Segments:
                 output_soft_prompt=index + 1 < self.num_substeps,
             )
             soft_prompt = output.soft_prompt.detach()
-            yield _substep(token_losses(output.logits, piece), lengths)
+            losses = token_losses(output.logits, piece)
+            del output  # its logits would stay through the next substep's forward pass
+            yield _substep(losses, lengths)
 
     def draw(self, num_tokens: int, *, step: int, substep: int) -> list[int]:
         """The segment lengths of a substep, (segments,); they add up to `num_tokens`."""

@@ -1,5 +1,6 @@
 """What `--plan` says, against what a small model really does and what is known of the large ones."""
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import AutoModelForCausalLM
 
@@ -15,8 +18,8 @@ from tests.tiny import random_ids
 from training.adapters import Adapted
 from training.flops import step_flops
 from training.memory import peak_memory
-from training.objectives import LanguageModelling, Objective, Segments
-from training.plan import DEVICES, GIB, StagePlan, as_text, plan
+from training.objectives import LanguageModelling, Objective, Segments, token_losses
+from training.plan import DEVICES, GIB, StagePlan, as_text, plan, stage_models
 from training.recipe import Base, Compression, Lora, Method, Recipe, Stage
 from training.recipes import RECIPES
 
@@ -46,6 +49,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 LORA = Lora(rank=4, alpha=4, dropout=0.0, modules=("q_proj", "v_proj"))
 
 
@@ -149,6 +154,11 @@ def test_flops_are_those_of_a_real_step(name: str) -> None:
     flops = step_flops(model, recipe, "adaptation")
     assert flops.total == pytest.approx(counter.get_total_flops(), rel=0.03)
     assert (flops.recomputed > 0) == (name == "checkpointed")
+    if not flops.recomputed:  # else what is computed again is of both kinds
+        counted = counter.get_flop_counts()["Global"]
+        products = counted[torch.ops.aten.mm] + counted.get(torch.ops.aten.addmm, 0)
+        assert flops.linear + flops.output == pytest.approx(products, rel=0.001)
+        assert flops.attention == pytest.approx(counted[ATTENTION] + counted[ATTENTION_BACKWARD], rel=0.02)
 
 
 def test_pretraining_flops_are_those_of_a_real_step() -> None:
@@ -172,12 +182,7 @@ def causal_counter() -> FlopCounterMode:
     def backward(gradient: Any, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
         return sdpa_backward_flop_count(gradient, query, key, value) // 2
 
-    aten = torch.ops.aten
-    kernels = {
-        aten._scaled_dot_product_flash_attention_for_cpu: forward,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
-    }
-    return FlopCounterMode(display=False, custom_mapping=kernels)
+    return FlopCounterMode(display=False, custom_mapping={ATTENTION: forward, ATTENTION_BACKWARD: backward})
 
 
 @pytest.mark.parametrize("precision", ["bf16", "no"])
@@ -217,6 +222,37 @@ def saved_bytes(model: AutoCompressor, recipe: Recipe) -> Iterator[int]:
         substep.loss.backward()
 
 
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_logits_are_what_the_loss_takes_at_its_peak(micro_batch: int) -> None:
+    recipe = replace(recipe_of(), precision="bf16")
+    recipe = replace(recipe, adaptation=replace(recipe.adaptation, micro_batch_sequences=micro_batch))
+    hidden = torch.randn(micro_batch, 144, 4, requires_grad=True)
+    with LiveBytes() as live:
+        logits = functional.linear(hidden.bfloat16(), torch.ones(VOCABULARY, 4, dtype=torch.bfloat16))
+        token_losses(logits, random_ids(micro_batch, 144)).mean().backward()
+    planned = peak_memory(stage_models(recipe)["adaptation"], recipe, "adaptation").logits
+    assert planned == pytest.approx(live.peak, rel=0.03)
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made under it took at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple) else (result,):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._live:
+                self._live[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self._live.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self._live.values()))
+        return result
+
+
 def test_memory_does_not_grow_with_substeps() -> None:
     recipe = with_compression(RECIPES["opt-1.3b-30k"](), method="rmt")
     longer = with_compression(recipe, substeps=20)
@@ -253,6 +289,12 @@ def test_sharding_divides_weights_gradients_and_moments() -> None:
     assert sharded.copies < alone.copies
 
 
+def test_replicas_exchange_gradients_in_buckets_as_large() -> None:
+    recipe = RECIPES["opt-2.7b-6k"]()
+    alone, replicated = adaptation_of(recipe).memory, adaptation_of(recipe, num_devices=4).memory
+    assert replicated == replace(alone, gradients=2 * alone.gradients)
+
+
 def test_time_is_of_all_steps_on_all_devices() -> None:
     recipe = RECIPES["opt-2.7b-6k"]()
     alone, shared = adaptation_of(recipe), adaptation_of(recipe, num_devices=4)
@@ -278,6 +320,13 @@ def test_a_recipe_that_does_not_fit_says_so_and_what_helps() -> None:
     assert not plan(recipe, DEVICES["rtx-4090-24gb"], num_devices=2, is_sharded=True).does_fit
     assert "It does not fit rtx-4090-24gb" in as_text(planned)
     assert "what would make it fit: --shard over 4 devices." in as_text(planned)
+
+
+def test_sharding_is_proposed_over_no_fewer_devices_than_there_are() -> None:
+    """Of four devices with all weights each, two were proposed, where two suffice."""
+    recipe, device = RECIPES["opt-2.7b-6k"](), DEVICES["l40s-48gb"]
+    assert plan(recipe, device).remedies == ("--shard over 2 devices",)
+    assert plan(recipe, device, num_devices=4).remedies == ("--shard over 4 devices",)
 
 
 def test_smaller_micro_batches_are_proposed_where_they_suffice() -> None:
