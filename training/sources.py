@@ -107,9 +107,9 @@ def split_of(name: str) -> str | None:
 
 
 def domain_of(name: str) -> str:
-    """What a file's name says before its split or its suffix; `documents` where that is nothing."""
+    """What a file's name says before its split and its first dot; `documents` where that is nothing."""
     found = SPLIT.search(name)
-    return (name[: found.start()] if found else name.partition(".")[0]) or "documents"
+    return (name[: found.start()] if found else name).partition(".")[0] or "documents"
 
 
 @dataclass(frozen=True)

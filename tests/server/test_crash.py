@@ -53,6 +53,7 @@ def running(checkpoint: Path, store: str, tmp_path: Path) -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.client.close()
         if server.process.poll() is None:
             server.stop(signal.SIGKILL)
 

@@ -335,23 +335,28 @@ def test_too_little_text_leaves_a_clear_message(tmp_path: Path) -> None:
     (tmp_path / "data" / "a.train.jsonl").write_text('{"text": "one line"}\n')
     result = run(tmp_path / "data", tmp_path / "out")
     assert result.exit_code != 0
-    assert "no document in a.train.jsonl has the 32 tokens of a training sequence" in message_of(result)
+    assert "no document in a.train.jsonl has the 64 tokens of a training sequence" in message_of(result)
 
 
 def test_bad_values_are_named(data: Path, tmp_path: Path) -> None:
-    for flags, told in [
-        (["--data", f"{data}=0"], "weight"),
-        (["--train", "summary", "--method", "no-context", "--learning-rate", "1"], "leaves nothing to train"),
-        (["--train", "lora"], "--train lora needs a --learning-rate"),
-        (["--lora-rank", "4"], "--lora-rank 4 goes with --train lora"),
-        (["--method", "no-context", "--summary-length", "4"], "say nothing with --method no-context"),
-        (["--no-stop-gradient", "--substeps", "2"], "give one or the other"),
-        (["--summary-length", "40"], "128 positions fit"),
-        (["--base", "nowhere/at/all"], "nowhere/at/all"),
-        (["--micro-batch", "3", "--batch-sequences", "4"], "does not divide among 1 processes in micro-batches of 3"),
-        (["--base", "b", "--pretraining-tokens", "5"], "--pretraining-tokens 5"),
-        (["--segments-per-substep", "1"], "no gradient reaches"),
-    ]:
-        result = run(data, tmp_path / "out", *flags)
+    for number, (flags, told) in enumerate(
+        [
+            (["--data", f"{data}=0"], "weight"),
+            (["--train", "summary", "--method", "no-context", "--learning-rate", "1"], "leaves nothing to train"),
+            (["--train", "lora"], "--train lora needs a --learning-rate"),
+            (["--lora-rank", "4"], "--lora-rank 4 goes with --train lora"),
+            (["--method", "no-context", "--summary-length", "4"], "say nothing with --method no-context"),
+            (["--no-stop-gradient", "--substeps", "2"], "give one or the other"),
+            (["--summary-length", "40"], "128 positions fit"),
+            (["--base", "nowhere/at/all"], "nowhere/at/all"),
+            (
+                ["--micro-batch", "3", "--batch-sequences", "4"],
+                "does not divide among 1 processes in micro-batches of 3",
+            ),
+            (["--base", "b", "--pretraining-tokens", "5"], "--pretraining-tokens 5"),
+            (["--segments-per-substep", "1"], "no gradient reaches"),
+        ]
+    ):
+        result = run(data, tmp_path / str(number), *flags)
         assert result.exit_code == 2, flags
         assert told in message_of(result), flags

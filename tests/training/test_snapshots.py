@@ -40,7 +40,7 @@ def started(kind: str, directory: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "tests.training.runs", kind, str(directory)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},  # bit for bit goes with the same number
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

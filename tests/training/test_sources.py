@@ -216,7 +216,7 @@ def test_splits_as_the_hub_names_them(tmp_path: Path) -> None:
     assert names(find_files(tmp_path, "valid")) == ["validation-00000-of-00001.parquet"]
     assert names(find_files(tmp_path, "test")) == ["test.jsonl"]
     assert domain_of("train-00000-of-00001.parquet") == domain_of("test.jsonl") == "documents"
-    assert domain_of("books.v2.test.jsonl.zst") == "books.v2"
+    assert domain_of("books.0.test.jsonl.zst") == domain_of("books.test.jsonl") == "books"
     assert domain_of("notes.jsonl") == "notes"
 
 
