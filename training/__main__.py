@@ -159,7 +159,7 @@ def _train_and_report(run: Run) -> None:
         logger.info("%s", interruption)
         raise typer.Exit(128 + (stop.signal_number or signal.SIGTERM)) from None
     except FloatingPointError as error:
-        typer.echo(f"training: {error}", err=True)
+        typer.echo(f"training: {error}; a lower --learning-rate needs another --out", err=True)
         raise typer.Exit(1) from None
     if run.accelerator.is_main_process:
         if not directory.is_dir():  # a finished run's says where it took place
