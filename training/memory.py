@@ -50,13 +50,7 @@ def peak_memory(
         ValueError: the batch does not divide among devices and micro-batches, and what `plan` says.
     """
     stage = stage_of(recipe, name)
-    own, rest = divmod(stage.batch_sequences, num_devices)
-    micro_batch = min(stage.micro_batch_sequences, own)
-    if rest or not own or own % micro_batch:
-        raise ValueError(
-            f"a batch of {stage.batch_sequences} sequences does not divide among {num_devices} devices "
-            f"in micro-batches of {stage.micro_batch_sequences}"
-        )
+    _, micro_batch = stage.share_of(num_devices)
     substeps = passes_of(recipe, name, has_longest_last=True)
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     logit_bytes = 3 * 4 + _width(recipe.precision)

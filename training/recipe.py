@@ -63,6 +63,21 @@ class Stage:
     def steps(self) -> int:
         return max(1, self.tokens // (self.sequence_tokens * self.batch_sequences))
 
+    def share_of(self, num_processes: int) -> tuple[int, int]:
+        """How many sequences of a step one process reads, and how many of them at a time.
+
+        Raises:
+            ValueError: the batch does not divide among processes and micro-batches.
+        """
+        own, rest = divmod(self.batch_sequences, num_processes)
+        micro_batch = min(self.micro_batch_sequences, own)
+        if rest or not own or own % micro_batch:
+            raise ValueError(
+                f"a batch of {self.batch_sequences} sequences does not divide among {num_processes} processes in "
+                f"micro-batches of {self.micro_batch_sequences} (--batch-sequences, --micro-batch)"
+            )
+        return own, micro_batch
+
     @property
     def warmup(self) -> int:
         """The steps of warm-up that a short run has."""

@@ -49,14 +49,7 @@ class Rows:
         """Raises:
         ValueError: the batch does not divide among processes and micro-batches.
         """
-        processes = accelerator.num_processes
-        own, rest = divmod(stage.batch_sequences, processes)
-        micro_batch = min(stage.micro_batch_sequences, own)
-        if rest or not own or own % micro_batch:
-            raise ValueError(
-                f"a batch of {stage.batch_sequences} sequences does not divide among {processes} processes "
-                f"in micro-batches of {stage.micro_batch_sequences}"
-            )
+        own, micro_batch = stage.share_of(accelerator.num_processes)
         return cls(accelerator.process_index * own, micro_batch, own // micro_batch)
 
     def __iter__(self) -> Iterator[slice]:

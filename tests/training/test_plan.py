@@ -373,7 +373,7 @@ def test_large_figures_have_large_units() -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match="a batch of 4 sequences does not divide among 3 devices"):
+    with pytest.raises(ValueError, match="a batch of 4 sequences does not divide among 3 processes"):
         plan(recipe_of(), DEVICES["h100-80gb"], num_devices=3)
 
 
