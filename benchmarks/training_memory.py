@@ -9,7 +9,6 @@ no optimiser state. Prints Markdown; `--json FILE` keeps the figures.
 
 import argparse
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -64,7 +63,13 @@ def measure(recipe: Recipe, num_segments: int, device: str) -> int:
         accelerator.backward(substep.loss)
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Of this program alone (proc(5), VmHWM): getrusage's figure begins with the peak of who started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def measure_apart(options: argparse.Namespace, kind: str, num_segments: int) -> int | None:

@@ -55,6 +55,7 @@ def read_parts(directory: Path) -> Parts:
     """Read our subfolder, or the fields and the weight that the authors' checkpoints keep among the base's.
 
     Raises:
+        FileNotFoundError: the directory holds no checkpoint at all.
         ValueError: neither is there.
     """
     if (directory / FOLDER).is_dir():
@@ -63,6 +64,8 @@ def read_parts(directory: Path) -> Parts:
         if weight is None:
             raise ValueError(f"{directory / FOLDER / SUMMARY_FILE} has no {WEIGHT}")
         return Parts(config.summary_length, config.accumulate_summary, config.segment_length, weight)
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(f"{directory} holds no checkpoint: it has no config.json")
     published = json.loads((directory / "config.json").read_text())
     for field in ("summary_length", "accumulate_summary"):
         if field not in published:

@@ -3,7 +3,7 @@
 import json
 import logging
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -11,12 +11,14 @@ import torch
 import typer
 from accelerate import Accelerator
 
+from model.precision import computes_in_bfloat16
 from training import report
 from training.atomic import written_aside
 from training.evaluate import MAX_WINDOWS, evaluate_checkpoint
 from training.overrides import MACHINE, WHAT, Overrides, with_override_flags
 from training.plan import DEVICES, as_text, plan
 from training.processes import make_accelerator
+from training.recipe import Recipe
 from training.recipes import RECIPES
 from training.run import Run
 from training.scores import LABELS
@@ -43,7 +45,7 @@ def train(
         list[str] | None,
         typer.Option(
             help=f"PATH or PATH=WEIGHT: a file ({', '.join(SUFFIXES)}; `text` is read), a folder of them, or "
-            "`datasets:NAME[:CONFIG]`, streamed. Give it again for several.",
+            "`datasets:NAME[:CONFIG][@N]`, streamed, its first N documents. Give it again for several.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -96,6 +98,8 @@ def train(
         if out is None or not data:
             raise ValueError("training needs --data and --out; --plan needs neither")
         sources = [Source.parse(each) for each in data]
+        if overrides.precision is None:
+            chosen = _within_reach(chosen)
         accelerator = make_accelerator(precision=chosen.precision, is_sharded=is_sharded)
         _log_on(accelerator)
         run = Run(out, chosen, sources, seed=seed, cache=cache, accelerator=accelerator, save_minutes=save_minutes)
@@ -103,6 +107,17 @@ def train(
         _train_and_report(run)
     except (ValueError, OSError) as error:
         _stop(str(error))
+
+
+def _within_reach(recipe: Recipe) -> Recipe:
+    """In float32 where the recipe says bfloat16 and this machine has no instructions for it."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if recipe.precision == "no" or computes_in_bfloat16(device):
+        return recipe
+    typer.echo(
+        f"this {device.type} has no bfloat16 instructions: training in float32 (--precision bf16 insists)", err=True
+    )
+    return replace(recipe, precision="no")
 
 
 @app.command("evaluate")

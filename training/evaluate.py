@@ -15,6 +15,7 @@ from model import AutoCompressor
 from model.checkpoint import read_parts, resolve
 from model.config import SummaryConfig
 from model.positions import Positions
+from model.precision import computes_in_bfloat16
 from training.data import TokenisedDocuments, load_documents, tokenizer_identity
 from training.evaluation import Evaluation
 from training.scorer import measure
@@ -75,7 +76,9 @@ def evaluate_checkpoint(
     device: torch.device | str | None = None,
     label: str | None = None,
 ) -> Evaluation:
-    """Measure a checkpoint, in the dtype it is stored in, and others beside it, on the documents of a split.
+    """Measure a checkpoint and others beside it, on the documents of a split.
+
+    In the dtype that each is stored in, or float32 for bfloat16 where the device does not compute in it.
 
     Models in the checkpoint's own `baselines.json` are added as they were recorded, but for labels measured now; where
     they were recorded on other windows they are left out, with a warning.
@@ -108,7 +111,7 @@ def evaluate_checkpoint(
     recorded = _with_baselines(recorded, resolve(checkpoint) / BASELINES, measured=directories.keys())
     evaluation = windows.unscored()
     for name, directory in directories.items():
-        evaluation = evaluation.merged(measure(AutoCompressor.from_pretrained(directory, device=device), windows, name))
+        evaluation = evaluation.merged(measure(_loaded(directory, device), windows, name))
     return evaluation.merged(recorded)
 
 
@@ -129,6 +132,13 @@ def _directories(checkpoint: Path, label: str | None, beside: Mapping[str, Path]
     if label in beside:
         raise ValueError(f"the label {label!r} is the checkpoint's own; what stands beside it needs another")
     return {label: directory} | {name: resolve(path) for name, path in beside.items() if path.suffix != ".json"}
+
+
+def _loaded(directory: Path, device: torch.device | str | None) -> AutoCompressor:
+    model = AutoCompressor.from_pretrained(directory, device=device)
+    if model.dtype is torch.bfloat16 and not computes_in_bfloat16(model.device):
+        return model.float()
+    return model
 
 
 def _config(directory: Path) -> SummaryConfig:

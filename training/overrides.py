@@ -100,19 +100,39 @@ class Overrides:
     learning_rate: Annotated[
         float | None, typer.Option(help="AdamW's peak, in the adaptation.", min=1e-9, rich_help_panel=SIZE)
     ] = None
+    summary_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="AdamW's peak for the summary embeddings; without it --learning-rate is for them too.",
+            min=1e-9,
+            rich_help_panel=SIZE,
+        ),
+    ] = None
+    matrix_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Muon's peak in the adaptation, for hidden matrices; AdamW takes the rest.",
+            min=1e-9,
+            rich_help_panel=SIZE,
+        ),
+    ] = None
     warmup_steps: Annotated[
         int | None,
         typer.Option(help="Of the adaptation; at most a fifth of its steps.", min=0, rich_help_panel=SIZE),
     ] = None
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Of matrix work: bfloat16, or float32 with `no`.", rich_help_panel=MACHINE),
+        typer.Option(
+            help="Of matrix work: bfloat16, or float32 with `no`. By default the recipe's, and `no` where a machine "
+            "has no instructions for bfloat16.",
+            rich_help_panel=MACHINE,
+        ),
     ] = None
     has_recomputed_segments: Annotated[
         bool,
         typer.Option(
             "--recompute-segments",
-            help="Compute a segment's activations again instead of keeping them: less memory, a third slower.",
+            help="Compute activations again instead of keeping them: less memory, one more forward pass.",
             rich_help_panel=MACHINE,
         ),
     ] = False
@@ -156,8 +176,16 @@ class Overrides:
                 f"--train {recipe.trained}"
             )
         method = self.method or recipe.compression.method
-        if method not in ("autocompressor", "rmt") and (self.summary_length or self.has_recomputed_segments):
-            raise ValueError(f"--summary-length and --recompute-segments say nothing with --method {method}")
+        of_summaries = self.summary_length or self.summary_learning_rate or self.has_recomputed_segments
+        if method not in ("autocompressor", "rmt") and of_summaries:
+            raise ValueError(
+                f"--summary-length, --summary-learning-rate and --recompute-segments say nothing with --method {method}"
+            )
+        if self.matrix_learning_rate is not None and trained != "all":
+            raise ValueError(
+                f"--matrix-learning-rate {self.matrix_learning_rate:g} is for whole matrices; --train {trained} "
+                "trains none"
+            )
         if self.has_no_stop_gradient and (self.substeps or self.segments_per_substep):
             raise ValueError("--no-stop-gradient is --substeps 1 with all segments in it; give one or the other")
 
@@ -172,6 +200,8 @@ class Overrides:
         return base
 
     def _adaptation(self, stage: Stage, trained: Trained) -> Stage:
+        if self.learning_rate is not None:
+            stage = replace(stage, summary_learning_rate=None)
         changed = _changed(
             stage,
             tokens=self.tokens,
@@ -179,6 +209,8 @@ class Overrides:
             batch_sequences=self.batch_sequences,
             micro_batch_sequences=self.micro_batch_sequences,
             learning_rate=self.learning_rate,
+            summary_learning_rate=self.summary_learning_rate,
+            matrix_learning_rate=self.matrix_learning_rate,
             warmup_steps=self.warmup_steps,
         )
         # Muon is for whole matrices

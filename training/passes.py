@@ -31,9 +31,7 @@ def stage_of(recipe: Recipe, name: str) -> Stage:
 
 def positions_of(recipe: Recipe) -> Positions:
     """Those of the base when it is adapted."""
-    config = recipe.base.config()
-    config.max_position_embeddings = recipe.base.max_positions or config.max_position_embeddings
-    return Positions.of(config)
+    return Positions.of(recipe.base.adapted_config())
 
 
 def num_pieces(recipe: Recipe) -> int:

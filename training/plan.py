@@ -108,10 +108,7 @@ def stage_models(recipe: Recipe) -> dict[str, AutoCompressor]:
     models = {}
     if recipe.pretraining is not None:
         models["pretraining"] = AutoCompressor.from_base(_empty_base(recipe.base.config(), torch.float32), 0)
-    config = recipe.base.config()
-    if recipe.base.max_positions is not None:
-        config.max_position_embeddings = recipe.base.max_positions
-    base = _empty_base(config, getattr(torch, recipe.base.dtype))
+    base = _empty_base(recipe.base.adapted_config(), getattr(torch, recipe.base.dtype))
     models["adaptation"] = Adapted.of(base, recipe, None, seed=0).model
     return models
 

@@ -31,6 +31,13 @@ class Base:
     def config(self, **special_tokens: int) -> PreTrainedConfig:
         return AutoConfig.for_model(self.architecture, **self.shape, **special_tokens)
 
+    def adapted_config(self) -> PreTrainedConfig:
+        """With the positions that it has when it is adapted."""
+        config = self.config()
+        if self.max_positions is not None:
+            config.max_position_embeddings = self.max_positions
+        return config
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -40,8 +47,8 @@ class Stage:
         tokens: how many are read in all.
         sequence_tokens, batch_sequences: the shape of a step, over all devices.
         micro_batch_sequences: of them, in one forward pass of one device; the rest is accumulated.
-        learning_rate: of AdamW, at its peak. matrix_learning_rate: of Muon, for hidden matrices; None leaves them
-            to AdamW as well.
+        learning_rate: of AdamW, at its peak. summary_learning_rate: of AdamW for the summary embeddings; None gives
+            them `learning_rate`. matrix_learning_rate: of Muon, for hidden matrices; None leaves them to AdamW as well.
         warmup_steps: of linear warm-up, at most a fifth of all steps. decay, final_share: how the learning rate falls
             after it, and to what share.
         adam_betas, weight_decay: of AdamW; the published script keeps its trainer's defaults.
@@ -53,6 +60,7 @@ class Stage:
     learning_rate: float
     warmup_steps: int
     micro_batch_sequences: int = 1
+    summary_learning_rate: float | None = None
     matrix_learning_rate: float | None = None
     decay: Literal["cosine", "linear"] = "cosine"
     final_share: float = 0.1

@@ -34,7 +34,7 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """18.3M parameters, the default checkpoint: two stages of under ten minutes each on one H200."""
+    """18.3M parameters, the default checkpoint: meant for two stages of under ten minutes each on one H200."""
     return Recipe(
         name="small",
         base=_llama(vocabulary=8192, hidden=512, intermediate=1408, layers=5, heads=8, kv_heads=2),
@@ -62,7 +62,7 @@ def small() -> Recipe:
 
 
 def small_cpu() -> Recipe:
-    """9.4M parameters: what two CPU cores make of `small` in about two hours; rerun `small` where there is a GPU."""
+    """9.4M parameters: what two CPU cores make of `small` in an hour and a half; rerun `small` where there is a GPU."""
     recipe = small()
     assert recipe.pretraining is not None
     return replace(
@@ -73,7 +73,13 @@ def small_cpu() -> Recipe:
             recipe.pretraining, tokens=12_000_000, batch_sequences=8, micro_batch_sequences=4, warmup_steps=50
         ),
         adaptation=replace(
-            recipe.adaptation, tokens=1_200_000, batch_sequences=4, micro_batch_sequences=4, warmup_steps=20
+            recipe.adaptation,
+            tokens=3_500_000,
+            batch_sequences=4,
+            micro_batch_sequences=4,
+            summary_learning_rate=4e-3,
+            matrix_learning_rate=8e-3,
+            warmup_steps=20,
         ),
     )
 

@@ -420,6 +420,11 @@ def test_a_plain_language_model_is_pointed_to_from_base(tmp_path: Path) -> None:
         AutoCompressor.from_pretrained(tmp_path)
 
 
+def test_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path} holds no checkpoint: it has no config\.json"):
+        AutoCompressor.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("load", [AutoCompressor.from_pretrained, AutoCompressor.from_base])
 def test_a_directory_that_is_not_there(load: Callable[[Path], AutoCompressor], tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,20 @@ def test_baselines_are_a_flag_each(
     assert is_base_as_it_was == ("--train" in flags)
 
 
+@pytest.mark.parametrize(("flags", "precision"), [([], "no"), (["--precision", "bf16"], "bf16")])
+def test_a_machine_without_bfloat16_trains_in_float32(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], precision: str
+) -> None:
+    """Recipes say bfloat16, and on such a machine a run of minutes took hours."""
+    monkeypatch.setattr(training.__main__, "RECIPES", {"tiny": lambda: replace(tiny_recipe(), precision="bf16")})
+    monkeypatch.setattr(training.__main__, "computes_in_bfloat16", lambda device: False)
+    out = tmp_path / "run"
+    result = run(data, out, *flags)
+    assert result.exit_code == 0, result.exception
+    assert json.loads((out / "run.json").read_text())["recipe"]["precision"] == precision
+    assert ("training in float32" in message_of(result)) == (not flags)
+
+
 # --- other commands
 
 
@@ -346,6 +361,14 @@ def test_bad_values_are_named(data: Path, tmp_path: Path) -> None:
             (["--train", "lora"], "--train lora needs a --learning-rate"),
             (["--lora-rank", "4"], "--lora-rank 4 goes with --train lora"),
             (["--method", "no-context", "--summary-length", "4"], "say nothing with --method no-context"),
+            (
+                ["--method", "full-attention", "--summary-learning-rate", "1"],
+                "say nothing with --method full-attention",
+            ),
+            (
+                ["--train", "summary", "--learning-rate", "1", "--matrix-learning-rate", "1"],
+                "--train summary trains none",
+            ),
             (["--no-stop-gradient", "--substeps", "2"], "give one or the other"),
             (["--summary-length", "40"], "128 positions fit"),
             (["--base", "nowhere/at/all"], "nowhere/at/all"),

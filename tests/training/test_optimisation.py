@@ -87,3 +87,17 @@ def test_each_optimiser_gets_its_own_learning_rate() -> None:
     assert set_learning_rates(optimisers, 1, settings) == pytest.approx(0.5)
     rates = {type(optimiser): optimiser.param_groups[0]["lr"] for optimiser in optimisers}
     assert rates == pytest.approx({torch.optim.AdamW: 5e-3, torch.optim.Muon: 1e-2})
+
+
+@pytest.mark.parametrize("matrix_learning_rate", [None, 2e-2], ids=["adamw", "muon"])
+def test_summary_embeddings_get_their_own_learning_rate(matrix_learning_rate: float | None) -> None:
+    model = tiny_compressor("llama")
+    for peak, expected in ((None, 5e-3), (4e-2, 2e-2)):
+        settings = stage(warmup_steps=4, summary_learning_rate=peak, matrix_learning_rate=matrix_learning_rate)
+        optimisers = build_optimisers(model, settings)
+        set_learning_rates(optimisers, 1, settings)
+        groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+        rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+        assert rates.pop(id(model.embed_summary.weight)) == pytest.approx(expected)
+        assert rates[id(model.base.get_input_embeddings().weight)] == pytest.approx(5e-3)
+        assert set(rates) == {id(parameter) for parameter in model.base.parameters()}
