@@ -2,11 +2,11 @@
 
 import torch
 
+from model.precision import computes_in_bfloat16
 from server.engine import flash
 from server.engine.attention import Kernels, SdpaKernels
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions that multiply it, on x86 and on Arm
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -28,11 +28,7 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """The format named, or for 'auto' bfloat16 where the device computes in it and float32 elsewhere."""
     if wanted != "auto":
         return DTYPES[wanted]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    # absent from the oldest torch that is supported, which then computes in float32
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if any(capabilities.get(name) for name in CPU_BFLOAT16) else torch.float32
+    return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
 
 
 def choose_kernels(wanted: str, device: torch.device, dtype: torch.dtype) -> Kernels:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from server.engine.detokenizer import Decoder, Detokenizer
 from server.engine.mailbox import Mailbox
-from server.engine.protocol import FinishReason, Prompt, SamplingParams, TokenEvent, TokenLogprobs
+from server.engine.prefix_cache import PrefixCache, running_hashes
+from server.engine.protocol import FinishReason, Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
 from server.engine.requests import Compression, Generation, Phase, Piece, Request, Scoring
 from server.engine.sampler import Sampled, random_stream
 from server.engine.scheduler import Limits, Scheduler
@@ -20,12 +21,20 @@ from server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 RequestT = TypeVar("RequestT", bound=Request)
+KINDS = {Compression: "segment", Generation: "generate", Scoring: "score"}  # of requests, as the metrics name them
+Move = tuple[int, int, int]  # of a row of the pool: from, to, how many positions
 
 
 class BatchRunner(Protocol):
     """The runner's part in the engine; tests have another."""
 
     def run(self, pieces: Sequence[Piece]) -> list[Any]: ...
+
+    def move(self, source: int, target: int, length: int) -> None: ...
+
+    def prepare(self, request: Request) -> None: ...
+
+    def soft_prompt_strip(self, request: Request) -> Any: ...
 
 
 class TorchEngine:
@@ -44,19 +53,24 @@ class TorchEngine:
         end_of_text: frozenset[int],
         tokenizer: Decoder,
         metrics: Metrics,
+        prefix_cache_bytes: int = 0,
     ) -> None:
         self._runner = runner
-        self._scheduler = Scheduler(limits, summary_length=summary_length)
+        self._scheduler = Scheduler(limits, summary_length=summary_length, find_prefix=self._find_prefix)
+        self._prefixes = PrefixCache(prefix_cache_bytes)
         self._accumulate_summary = accumulate_summary
         self._end_of_text = end_of_text
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._work = threading.Condition()
         self._is_stopping = False
+        self._has_cores = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
 
     def start(self) -> None:
+        """Start the thread, and return when it has taken as many cores as torch gives a thread by now."""
         self._thread.start()
+        self._has_cores.wait()
 
     def stop(self) -> None:
         """End the thread after its step; whoever still waits gets `NotReady`. Blocks until it has ended."""
@@ -74,13 +88,20 @@ class TorchEngine:
         return self._scheduler.is_full
 
     async def compress(
-        self, segments: Sequence[Sequence[int]], *, soft_prompt: Tensor | None = None
+        self,
+        segments: Sequence[Sequence[int]],
+        *,
+        soft_prompt: Tensor | None = None,
+        keys: Sequence[str] = (),
+        meter: Meter | None = None,
     ) -> AsyncGenerator[Tensor]:
         if not segments or not all(segments):
             raise InvalidRequest("every segment needs at least 1 token")
         length = 0 if soft_prompt is None else soft_prompt.shape[0]
         mailbox = Mailbox()
-        request = self._submit(Compression(mailbox.put, segments, soft_prompt, length))
+        request = self._submit(
+            Compression(mailbox.put, soft_prompt, length, segments, hashes=running_hashes(keys), meter=meter)
+        )
         try:
             for _ in segments:
                 vectors: Tensor = await mailbox.get()
@@ -88,7 +109,9 @@ class TorchEngine:
         finally:
             self._cancel(request)
 
-    async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[TokenEvent]:
+    async def generate(
+        self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None
+    ) -> AsyncGenerator[TokenEvent]:
         self._require_room(prompt, params.max_tokens)
         mailbox = Mailbox()
         request = self._submit(
@@ -100,6 +123,8 @@ class TorchEngine:
                 params,
                 Detokenizer(self._tokenizer, prompt.token_ids, params.stop),
                 random_stream(params.seed),
+                hashes=running_hashes(prompt.keys),
+                meter=meter,
             )
         )
         try:
@@ -111,14 +136,30 @@ class TorchEngine:
         finally:
             self._cancel(request)
 
-    async def score(self, prompt: Prompt, continuations: Sequence[Sequence[int]]) -> list[TokenLogprobs]:
+    async def score(
+        self,
+        prompt: Prompt,
+        continuations: Sequence[Sequence[int]],
+        *,
+        num_logprobs: int = 0,
+        meter: Meter | None = None,
+    ) -> list[TokenLogprobs]:
         if not continuations or not all(continuations):
             raise InvalidRequest("every continuation needs at least 1 token")
         self._require_room(prompt, 1)
         length = prompt.num_positions - len(prompt.token_ids)
         mailbox = Mailbox()
         request = self._submit(
-            Scoring(mailbox.put, prompt.soft_prompt, length, prompt.token_ids, [tuple(ids) for ids in continuations])
+            Scoring(
+                mailbox.put,
+                prompt.soft_prompt,
+                length,
+                prompt.token_ids,
+                [tuple(ids) for ids in continuations],
+                num_logprobs=num_logprobs,
+                hashes=running_hashes(prompt.keys),
+                meter=meter,
+            )
         )
         try:
             results: list[TokenLogprobs] = await mailbox.get()
@@ -154,31 +195,38 @@ class TorchEngine:
 
     def _serve(self) -> None:
         fate: ServiceError = EngineFailed("the engine has failed; the server has to be restarted")
+        torch.get_num_threads()  # torch sets a thread's number when it first asks
+        self._has_cores.set()
         try:
-            while pieces := self._next_batch():
-                self._step(pieces)
+            while batch := self._next_batch():
+                self._step(*batch)
             fate = NotReady("the server is stopping")
         except Exception:
             logger.exception("the engine has failed")
         finally:
             self._fail_all(fate)
 
-    def _next_batch(self) -> list[Piece]:
-        """Wait for work; empty when the engine stops."""
+    def _next_batch(self) -> tuple[list[Piece], list[Move]] | None:
+        """Wait for work, and what is to be moved before it; None when the engine stops."""
         with self._work:
             while not self._is_stopping:
                 pieces = self._scheduler.schedule()
                 self._observe_load()
                 if pieces:
-                    return pieces
+                    return pieces, self._scheduler.take_moves()
                 self._work.wait()
-        return []
+        return None
 
-    def _step(self, pieces: Sequence[Piece]) -> None:
+    def _step(self, pieces: Sequence[Piece], moves: Sequence[Move]) -> None:
         started = time.monotonic()
+        new = {id(piece.request): piece.request for piece in pieces if piece.request.started_at is None}
         for piece in pieces:
             self._observe_start(piece, started)
         try:
+            for move in moves:
+                self._runner.move(*move)
+            for request in new.values():
+                self._runner.prepare(request)
             results = self._runner.run(pieces)
         except torch.AcceleratorError:
             raise  # a device after an illegal access, say, answers nothing more: this ends the engine
@@ -195,6 +243,7 @@ class TorchEngine:
             with self._work:
                 self._scheduler.complete(piece)
             try:
+                self._remember(piece, result)
                 self._deliver(piece, result)
             except Exception as error:  # a tokenizer's, say: one request's trouble
                 if piece.request.is_ended:
@@ -202,10 +251,38 @@ class TorchEngine:
                 logger.exception("a %s of one request failed", piece.phase.value)
                 self._finish(piece.request, EngineFailed(f"the result failed: {type(error).__name__}"))
 
+    def _find_prefix(self, request: Request) -> int:
+        """Give a request what is known of its soft prompt: so many positions."""
+        if not request.soft_prompt_length or not request.hashes:
+            return 0
+        num_parts = len(request.hashes) - (len(request.segments) if isinstance(request, Compression) else 0)
+        found = self._prefixes.find(request.hashes[:num_parts])
+        request.prefix, num_known = (None, 0) if found is None else (found[0].strip, found[1])
+        return num_known
+
+    def _remember(self, piece: Piece, result: Any) -> None:
+        """Keep the keys and values of a soft prompt, for whoever reads it next."""
+        request = piece.request
+        if isinstance(result, ServiceError) or piece.phase is Phase.DECODE or not request.soft_prompt_length:
+            return
+        hashes = request.hashes
+        if isinstance(request, Compression):
+            if request.next_segment < len(request.segments):
+                return
+            hashes = hashes[:-1]  # what stood before its last segment
+        if not hashes or self._prefixes.has(hashes):
+            return
+        strip = self._runner.soft_prompt_strip(request)
+        if strip is not None:
+            length = request.soft_prompt_length // len(hashes)
+            self._prefixes.put(hashes, [length * (index + 1) for index in range(len(hashes))], strip)
+
     def _deliver(self, piece: Piece, result: Any) -> None:
         request = piece.request
         if isinstance(result, ServiceError):
             self._finish(request, result)
+        elif piece.phase is Phase.PROMPT:
+            pass  # the continuations are still to come
         elif isinstance(request, Compression):
             self._deliver_vectors(request, result)
         elif isinstance(request, Scoring):
@@ -229,12 +306,12 @@ class TorchEngine:
         request.generated.append(sampled.token_id)
         self._observe_token(request)
         detokenizer, reason = request.detokenizer, self._reason_to_finish(request, sampled.token_id)
-        text = "" if sampled.token_id in self._end_of_text else detokenizer.add(sampled.token_id)
+        text = "" if reason == "stop" else detokenizer.add(sampled.token_id)
         if detokenizer.is_stopped:
             reason = "stop"
         elif reason is not None:
             text += detokenizer.flush()
-        event = TokenEvent(sampled.token_id, text, sampled.logprob, reason)
+        event = TokenEvent(sampled.token_id, text, sampled.logprob, reason, sampled.top_logprobs)
         if reason is None:
             request.deliver(event)
         else:
@@ -242,7 +319,7 @@ class TorchEngine:
             self._finish(request, event)
 
     def _reason_to_finish(self, request: Generation, token_id: int) -> FinishReason | None:
-        if token_id in self._end_of_text:
+        if token_id in self._end_of_text and not request.params.ignore_eos:
             return "stop"
         return "length" if len(request.generated) >= request.params.max_tokens else None
 
@@ -271,8 +348,12 @@ class TorchEngine:
         self._metrics.tokens.labels(phase=piece.phase.value).inc(piece.num_positions)
         if piece.request.started_at is None:
             piece.request.started_at = now
-            kind = "generate" if piece.phase is Phase.PREFILL else piece.phase.value
-            self._metrics.queue_wait_seconds.labels(kind=kind).observe(now - piece.request.submitted_at)
+            kind = KINDS[type(piece.request)]
+            waited = now - piece.request.submitted_at
+            self._metrics.queue_wait_seconds.labels(kind=kind).observe(waited)
+            if piece.request.meter is not None:
+                piece.request.meter.queue_seconds = max(piece.request.meter.queue_seconds, waited)
+                piece.request.meter.known_positions += piece.request.num_known
 
     def _observe_token(self, request: Generation) -> None:
         now = time.monotonic()

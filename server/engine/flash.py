@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from server.engine.attention import Options
+from server.engine.attention import Options, Run
 
 try:
     from flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
@@ -22,23 +22,35 @@ def is_available() -> bool:
 class FlashKernels:
     """Variable-length prefill, and decode that reads the cache in place (flash-attn 2's documented functions)."""
 
-    def prefill(self, query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], options: Options) -> Tensor:
-        ends = torch.tensor([0, *lengths], dtype=torch.int32, device=query.device).cumsum(0, dtype=torch.int32)
+    def prefill(self, runs: Sequence[Run], options: Options) -> list[Tensor]:
+        lengths = [len(run.query) for run in runs]
+        query = torch.cat([run.query for run in runs])
+        # causal with more keys than queries: the last of each stand at the same place, as they do here
+        keys, values = ([_whole(run, place) for run in runs] for place in (0, 1))
         output: Tensor = flash_attn_varlen_func(
-            query, key, value, ends, ends, max(lengths), max(lengths),
+            query, torch.cat(keys), torch.cat(values),
+            _ends(lengths, query.device), _ends([len(key) for key in keys], query.device),
+            max(lengths), max(len(key) for key in keys),
             softmax_scale=options.scale, causal=True, window_size=_window(options),
         )  # fmt: skip
-        return output
+        return list(output.split(lengths))
 
-    def decode(
-        self, query: Tensor, keys: Tensor, values: Tensor, rows: Tensor, lengths: Tensor, options: Options
-    ) -> Tensor:
+    def decode(self, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, options: Options) -> Tensor:
         output: Tensor = flash_attn_with_kvcache(
-            query[:, None], keys, values,  # (N, 1, H, d), (rows, tokens, K, d)
-            cache_seqlens=lengths.int(), cache_batch_idx=rows.int(),
-            softmax_scale=options.scale, causal=True, window_size=_window(options),
+            query[:, None], keys.transpose(1, 2), values.transpose(1, 2),  # (N, 1, H, d), (N, tokens, K, d)
+            cache_seqlens=lengths.int(), softmax_scale=options.scale, causal=True, window_size=_window(options),
         )  # fmt: skip
         return output[:, 0]
+
+
+def _whole(run: Run, place: int) -> Tensor:
+    """A run's keys or values with those known before, (P + L, K, d)."""
+    own = (run.key, run.value)[place]
+    return own if run.known is None else torch.cat([run.known[place].transpose(0, 1), own])
+
+
+def _ends(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *lengths], dtype=torch.int32, device=device).cumsum(0, dtype=torch.int32)
 
 
 def _window(options: Options) -> tuple[int, int]:

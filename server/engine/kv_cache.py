@@ -1,11 +1,20 @@
-"""The keys and values of running generations."""
+"""Keys and values of what the engine has read: rows of running generations, and strips that stand alone."""
 
-import torch
+from typing import Protocol
+
 from torch import Tensor
 
 
-class KvCache:
-    """A fixed pool of rows, a sequence each, made at a layer's first use and never grown.
+class Line(Protocol):
+    """Keys and values of one sequence from its first position on."""
+
+    def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, (K, T, d) each; heads, width, dtype and device as of `like`, (T', K, d)."""
+        ...
+
+
+class KvPool:
+    """A fixed number of rows, a running generation each, made at a layer's first use and never grown.
 
     No paging: a summary stands for its document, so sequences are short and a row of full length is affordable.
     """
@@ -15,12 +24,85 @@ class KvCache:
         self.max_tokens = max_tokens
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, (rows, tokens, heads, width) each; heads and width as in `key` and `value`."""
+    def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, (rows, K, T, d) each."""
         if index not in self._layers:
-            self._layers[index] = (self._allocate(key), self._allocate(value))
+            shape = (self.num_rows, like.shape[1], self.max_tokens, like.shape[2])
+            # zeros, not empty: a masked position still enters a product, and 0 x NaN is NaN
+            self._layers[index] = (like.new_zeros(shape), like.new_zeros(shape))
         return self._layers[index]
 
-    def _allocate(self, like: Tensor) -> Tensor:
-        # zeros, not empty: a masked position still enters a product, and 0 x NaN is NaN
-        return torch.zeros(self.num_rows, self.max_tokens, *like.shape[-2:], dtype=like.dtype, device=like.device)
+    def row(self, row: int) -> "PoolRow":
+        return PoolRow(self, row)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of a row over another's."""
+        for tensors in self._layers.values():
+            for tensor in tensors:
+                tensor[target, :, :length] = tensor[source, :, :length]
+
+    def clear(self, row: int) -> None:
+        for tensors in self._layers.values():
+            for tensor in tensors:
+                tensor[row].zero_()
+
+    def fill(self, row: int, strip: "KvStrip", length: int) -> None:
+        """Begin a row with the first positions of a strip."""
+        for index, tensors in strip.layers.items():
+            for tensor, other in zip(self.layer(index, other_like(tensors)), tensors, strict=True):
+                tensor[row, :, :length] = other[:, :length]
+
+    def strip(self, row: int, length: int) -> "KvStrip":
+        """A copy of the first positions of a row."""
+        strip = KvStrip(length)
+        strip.layers = {
+            index: (keys[row, :, :length].clone(), values[row, :, :length].clone())
+            for index, (keys, values) in self._layers.items()
+        }
+        return strip
+
+
+def other_like(tensors: tuple[Tensor, Tensor]) -> Tensor:
+    return tensors[0].transpose(0, 1)
+
+
+class PoolRow:
+    """One row of a pool as a `Line`."""
+
+    def __init__(self, pool: KvPool, row: int) -> None:
+        self._pool, self._row = pool, row
+
+    def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self._pool.layer(index, like)
+        return keys[self._row], values[self._row]
+
+
+class KvStrip:
+    """A `Line` of its own: a document's vectors while it is compressed, a summary that many questions share.
+
+    Attributes:
+        capacity: positions it has room for. layers: keys and values, (K, capacity, d) each.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        if index not in self.layers:
+            shape = (like.shape[1], self.capacity, like.shape[2])
+            self.layers[index] = (like.new_empty(shape), like.new_empty(shape))
+        return self.layers[index]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensors in self.layers.values() for tensor in tensors)
+
+    def extended(self, length: int, capacity: int) -> "KvStrip":
+        """A strip with the first positions of this one, and room for more."""
+        strip = KvStrip(capacity)
+        for index, tensors in self.layers.items():
+            longer = strip.layer(index, other_like(tensors))
+            for tensor, other in zip(longer, tensors, strict=True):
+                tensor[:, :length] = other[:, :length]
+        return strip

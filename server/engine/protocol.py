@@ -11,26 +11,63 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to choose tokens. Temperature 0 takes the most likely; `seed` None draws one."""
+    """How to choose tokens, in the terms of vLLM's parameters of the same names.
+
+    Attributes:
+        temperature: 0 takes the most likely. seed: None draws one.
+        ignore_eos: the end-of-text token does not end the generation.
+        logit_bias: token ids, and what is added to their logits.
+        num_logprobs: how many of the most likely tokens to report with each that is chosen.
+    """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    num_logprobs: int = 0
+
+    @property
+    def has_adjustments(self) -> bool:
+        """Whether logits change before temperature and truncation."""
+        penalties = (self.repetition_penalty - 1.0, self.frequency_penalty, self.presence_penalty)
+        return any(penalties) or bool(self.logit_bias)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a continuation is conditioned on: `soft_prompt` (P, D) on the CPU, None for none, then tokens."""
+    """What a continuation is conditioned on: `soft_prompt` (P, D) on the CPU, None for none, then tokens.
+
+    `keys`: ids of the segments whose vectors the soft prompt consists of, as many vectors each; equal ids mean equal
+    vectors, and what was computed of them is used again. Empty where they have none.
+    """
 
     soft_prompt: Tensor | None
     token_ids: tuple[int, ...]
+    keys: tuple[str, ...] = ()
 
     @property
     def num_positions(self) -> int:
         return len(self.token_ids) + (0 if self.soft_prompt is None else self.soft_prompt.shape[0])
+
+
+@dataclass
+class Meter:
+    """What calls took, written as they run; several may share one.
+
+    `queue_seconds`: the longest wait for a first forward pass. `known_positions`: of soft prompts, those that were not
+    read again because their keys and values were in memory.
+    """
+
+    queue_seconds: float = 0.0
+    known_positions: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,26 +76,35 @@ class TokenEvent:
 
     Attributes:
         text: what became certain with this token; empty while a character or a stop string may still be incomplete.
-        logprob: natural logarithm, of the model's own distribution, before temperature and truncation.
+        logprob: natural logarithm, of the model's own distribution, before penalties, temperature and truncation.
         finish_reason: set on the last event.
+        top_logprobs: the most likely tokens and theirs, as many as were asked for.
     """
 
     token_id: int
     text: str
     logprob: float
     finish_reason: FinishReason | None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Natural log-probabilities of a continuation's tokens, each given all before it."""
+    """Natural log-probabilities of a continuation's tokens, each given all before it.
+
+    `top_logprobs`: for each, the most likely tokens and theirs, as many as were asked for; empty where none were.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 class Engine(Protocol):
-    """Runs a model. Every call ends in a result or a `ServiceError`; closing an iterator cancels its work."""
+    """Runs a model. Every call ends in a result or a `ServiceError`; closing an iterator cancels its work.
+
+    A call that is given a `meter` writes to it.
+    """
 
     @property
     def is_ready(self) -> bool:
@@ -71,15 +117,37 @@ class Engine(Protocol):
         ...
 
     def compress(
-        self, segments: Sequence[Sequence[int]], *, soft_prompt: Tensor | None = None
+        self,
+        segments: Sequence[Sequence[int]],
+        *,
+        soft_prompt: Tensor | None = None,
+        keys: Sequence[str] = (),
+        meter: Meter | None = None,
     ) -> AsyncGenerator[Tensor]:
-        """Yield the summary vectors of each segment, (S, D) on the CPU, as they finish."""
+        """Yield the summary vectors of each segment, (S, D) on the CPU, as they finish.
+
+        Args:
+            keys: ids as in `Prompt`, of the soft prompt's segments and then of these; empty where they have none.
+        """
         ...
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[TokenEvent]:
+    def generate(
+        self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None
+    ) -> AsyncGenerator[TokenEvent]:
         """Yield tokens until one has a finish reason."""
         ...
 
-    async def score(self, prompt: Prompt, continuations: Sequence[Sequence[int]]) -> list[TokenLogprobs]:
-        """The log-probabilities of each continuation's tokens after the prompt."""
+    async def score(
+        self,
+        prompt: Prompt,
+        continuations: Sequence[Sequence[int]],
+        *,
+        num_logprobs: int = 0,
+        meter: Meter | None = None,
+    ) -> list[TokenLogprobs]:
+        """The log-probabilities of each continuation's tokens after the prompt.
+
+        Args:
+            num_logprobs: how many of the most likely tokens to report with each.
+        """
         ...

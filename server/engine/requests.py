@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from server.engine.detokenizer import Detokenizer
-from server.engine.protocol import SamplingParams
+from server.engine.protocol import Meter, SamplingParams
 
 
 class Phase(Enum):
@@ -16,6 +16,7 @@ class Phase(Enum):
     SEGMENT = "segment"
     PREFILL = "prefill"
     DECODE = "decode"
+    PROMPT = "prompt"  # of continuations to score, once for all of them
     SCORE = "score"
 
 
@@ -25,11 +26,27 @@ class Request:
 
     Attributes:
         deliver: hands one result, or an exception, to whoever waits; called on the engine's thread.
+        is_started: a piece of it was in a batch.
         is_cancelled: set by the waiting side; seen at the next step.
         is_ended: its last result was delivered.
+        soft_prompt: vectors before all tokens, (P, D), `soft_prompt_length` of them; None for 0.
+        hashes: of the leading parts of the soft prompt, and of the documents' segments after it; none where the soft
+            prompt has no known origin, and nothing of it is shared.
+        meter: where what it took is written, by the engine's thread, before its first result.
+        prefix: keys and values that another request left, of `num_known` leading positions.
+        num_known: leading positions whose keys and values lie in the pool's row or in `line`.
+        line: a strip of its own, or one that it only reads.
     """
 
     deliver: Callable[[Any], None]
+    soft_prompt: Any
+    soft_prompt_length: int
+    hashes: Sequence[str] = field(default=(), kw_only=True)
+    meter: Meter | None = field(default=None, kw_only=True)
+    prefix: Any = field(default=None, init=False)
+    num_known: int = field(default=0, init=False)
+    line: Any = field(default=None, init=False)
+    is_started: bool = field(default=False, init=False)
     is_cancelled: bool = field(default=False, init=False)
     is_ended: bool = field(default=False, init=False)
     submitted_at: float = field(default_factory=time.monotonic, init=False)
@@ -38,16 +55,13 @@ class Request:
 
 @dataclass(eq=False)
 class Generation(Request):
-    """One sequence. `row` is its place in the KV pool while it runs; `num_cached` how much of the row is written."""
+    """One sequence. `row` is its place in the KV pool while it runs."""
 
-    soft_prompt: Any
-    soft_prompt_length: int
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     detokenizer: Detokenizer
     generator: Any
     row: int | None = field(default=None, init=False)
-    num_cached: int = field(default=0, init=False)
     generated: list[int] = field(default_factory=list, init=False)
     last_token_at: float | None = field(default=None, init=False)
 
@@ -61,21 +75,23 @@ class Compression(Request):
     """One document: a segment at a time, each waiting for the vectors of the one before it."""
 
     segments: Sequence[Sequence[int]]
-    soft_prompt: Any
-    soft_prompt_length: int
     next_segment: int = field(default=0, init=False)
 
 
 @dataclass(eq=False)
 class Scoring(Request):
-    """One prompt and its continuations, a piece each."""
+    """One prompt and its continuations, a piece each; where there are several, the prompt is read once before them."""
 
-    soft_prompt: Any
-    soft_prompt_length: int
     prompt_ids: tuple[int, ...]
     continuations: Sequence[tuple[int, ...]]
+    num_logprobs: int = field(default=0, kw_only=True)
     next_continuation: int = field(default=0, init=False)
     results: dict[int, Any] = field(default_factory=dict, init=False)
+
+    @property
+    def num_shared_positions(self) -> int:
+        """Of soft prompt and prompt, what every continuation has before its first own position."""
+        return self.soft_prompt_length + len(self.prompt_ids) - 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,16 +10,18 @@ from transformers import AttentionInterface
 
 from model import AutoCompressor
 from server.engine.attention import Kernels, PackedAttention, Span
-from server.engine.kv_cache import KvCache
+from server.engine.kv_cache import KvPool, KvStrip
+from server.engine.packed_linear import pack_linear_layers
 from server.engine.protocol import TokenLogprobs
-from server.engine.requests import Compression, Generation, Phase, Piece, Scoring
-from server.engine.sampler import Sampled, sample_rows
+from server.engine.requests import Compression, Generation, Phase, Piece, Request, Scoring
+from server.engine.sampler import Row, Sampled, most_likely, sample_rows
 from server.errors import EngineFailed
 
 logger = logging.getLogger(__name__)
 
 CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest logit
 CHECK_LENGTHS = (5, 8)  # tokens of the two sequences that are compared at the start
+SCORED_TOGETHER = 512  # tokens of a continuation
 
 
 class Runner:
@@ -33,16 +35,52 @@ class Runner:
         """
         self._model = model.eval()
         self._num_rows, self._max_tokens = num_rows, max_tokens
-        self._attention = PackedAttention(KvCache(num_rows=num_rows, max_tokens=max_tokens), kernels)
+        self._pool = KvPool(num_rows=num_rows, max_tokens=max_tokens)
+        self._attention = PackedAttention(self._pool, kernels)
         self._take_over_attention()
+
+    @torch.inference_mode()
+    def move(self, source: int, target: int, length: int) -> None:
+        """Give what the first positions of a row of the pool hold another row."""
+        self._pool.move(source, target, length)
+
+    @torch.inference_mode()
+    def prepare(self, request: Request) -> None:
+        """Make room for what a new request keeps, beginning with what it knows of its soft prompt."""
+        known = request.num_known
+        if isinstance(request, Generation):
+            if known:
+                assert request.row is not None
+                self._pool.fill(request.row, request.prefix, known)
+        elif isinstance(request, Compression):
+            if self._model.accumulate_summary:
+                capacity = request.soft_prompt_length + self._model.summary_length * (len(request.segments) - 1)
+                request.line = request.prefix.extended(known, capacity) if known else KvStrip(capacity)
+        elif isinstance(request, Scoring):
+            is_read_once = len(request.continuations) > 1
+            if known < request.soft_prompt_length or is_read_once:
+                capacity = request.num_shared_positions if is_read_once else request.soft_prompt_length
+                request.line = request.prefix.extended(known, capacity) if known else KvStrip(capacity)
+            else:
+                request.line = request.prefix
+        request.prefix = None
+
+    @torch.inference_mode()
+    def soft_prompt_strip(self, request: Request) -> KvStrip | None:
+        """Keys and values of a request's soft prompt, to be kept when it is gone; None where it has none."""
+        length = request.soft_prompt_length
+        if isinstance(request, Generation):
+            return None if request.row is None else self._pool.strip(request.row, length)
+        strip: KvStrip | None = request.line
+        return strip if strip is None or strip.capacity == length else strip.extended(length, length)
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> list[Any]:
         """Run a batch, decodes first.
 
         Returns:
-            For each piece: `Sampled` for PREFILL and DECODE, (S, D) summary vectors on the CPU for SEGMENT,
-            `TokenLogprobs` for SCORE; `EngineFailed` where the model's states are not finite.
+            For each piece: `Sampled` for PREFILL and DECODE, (S, D) summary vectors on the CPU for SEGMENT, None for
+            PROMPT, `TokenLogprobs` for SCORE; `EngineFailed` where the model's states are not finite.
         """
         inputs = [self._inputs(piece) for piece in pieces]
         hidden = self._forward(
@@ -55,6 +93,10 @@ class Runner:
         results: dict[int, Any] = {
             index: EngineFailed("the model's states are not finite") for index, ok in enumerate(is_finite) if not ok
         }
+        for index in results:
+            request = pieces[index].request
+            if isinstance(request, Generation) and request.row is not None:
+                self._pool.clear(request.row)  # whoever takes the row next masks what it has not written
         drawing = [
             index
             for index, piece in enumerate(pieces)
@@ -66,48 +108,59 @@ class Runner:
         for index, (piece, states) in enumerate(zip(pieces, by_piece, strict=True)):
             if index in results:
                 continue
-            if piece.phase is Phase.SEGMENT:
+            if piece.phase is Phase.PROMPT:
+                results[index] = None
+            elif piece.phase is Phase.SEGMENT:
                 results[index] = states[-self._model.summary_length :].to("cpu", copy=True)
             else:
                 results[index] = self._score(piece, states)
         return [results[index] for index in range(len(pieces))]
 
     def _inputs(self, piece: Piece) -> tuple[Tensor, Tensor]:
-        """Embeddings (T, D) and position ids (T,) of a piece."""
+        """Embeddings (T, D) and position ids (T,) of a piece: of what is not known yet."""
         request, model = piece.request, self._model
         if piece.phase is Phase.DECODE:
             assert isinstance(request, Generation)
             token = torch.tensor(request.generated[-1:], device=model.device)
-            place = model.positions.of_token(
-                request.num_cached - request.soft_prompt_length, request.soft_prompt_length
-            )
+            place = model.positions.of_token(request.num_known - request.soft_prompt_length, request.soft_prompt_length)
             return model.embed(token[None])[0], torch.tensor([place], device=model.device)
-        assert isinstance(request, Generation | Compression | Scoring)
         token_ids = self._token_ids(piece)
         summary_length = model.summary_length if piece.phase is Phase.SEGMENT else 0
-        ids = torch.tensor(token_ids, dtype=torch.long, device=model.device)
-        parts = [model.embed(ids[None])[0]]
-        if request.soft_prompt is not None:
-            parts.insert(0, request.soft_prompt.to(model.device, model.dtype))
+        mask = torch.ones(1, len(token_ids), dtype=torch.long, device=model.device)
+        positions = model.positions.ids(mask, request.soft_prompt_length, summary_length)[0]
+        num_vectors = max(0, request.soft_prompt_length - request.num_known)  # of the soft prompt, still to be read
+        num_read = max(0, request.num_known - request.soft_prompt_length)  # of the tokens, known
+        parts = []
+        if num_vectors:
+            parts.append(request.soft_prompt[-num_vectors:].to(model.device, model.dtype))
+        ids = torch.tensor(token_ids[num_read:], dtype=torch.long, device=model.device)
+        parts.append(model.embed(ids[None])[0])
         if summary_length:
             parts.append(model.embed_summary.weight)
-        mask = torch.ones(1, len(token_ids), dtype=torch.long, device=model.device)
-        return torch.cat(parts), model.positions.ids(mask, request.soft_prompt_length, summary_length)[0]
+        return torch.cat(parts), positions[request.num_known :]
 
     def _token_ids(self, piece: Piece) -> Sequence[int]:
+        """The tokens of a piece and of what it shares with others, after the soft prompt."""
         request = piece.request
         if isinstance(request, Compression):
             return request.segments[piece.index]
         if isinstance(request, Scoring):
+            if piece.phase is Phase.PROMPT:
+                return request.prompt_ids[:-1]
             return (*request.prompt_ids, *request.continuations[piece.index][:-1])
         assert isinstance(request, Generation)
         return request.prompt_ids
 
     def _span(self, piece: Piece) -> Span:
-        request = piece.request
+        request, length = piece.request, piece.num_positions
         if isinstance(request, Generation):
-            return Span(piece.num_positions, request.row, request.num_cached)
-        return Span(piece.num_positions, row=None, num_cached=0)
+            assert request.row is not None
+            row = request.row if piece.phase is Phase.DECODE else None
+            return Span(length, self._pool.row(request.row), request.num_known, num_kept=length, row=row)
+        if request.line is None:
+            return Span(length)
+        kept = length if piece.phase is Phase.PROMPT else max(0, request.soft_prompt_length - request.num_known)
+        return Span(length, request.line, request.num_known, num_kept=kept)
 
     def _forward(self, embeds: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
         """Last hidden states (T, D) of a packed batch."""
@@ -119,20 +172,27 @@ class Runner:
     def _sample(self, pieces: Sequence[Piece], hidden: Tensor) -> list[Sampled]:
         sequences = [piece.request for piece in pieces]
         generations = [sequence for sequence in sequences if isinstance(sequence, Generation)]
-        return sample_rows(
-            self._model.logits(hidden),
-            [sequence.params for sequence in generations],
-            [sequence.generator for sequence in generations],
-        )
+        rows = [
+            Row(generation.params, generation.generator, generation.prompt_ids, generation.generated)
+            for generation in generations
+        ]
+        return sample_rows(self._model.logits(hidden), rows)
 
     def _score(self, piece: Piece, states: Tensor) -> TokenLogprobs:
         request = piece.request
         assert isinstance(request, Scoring)
         continuation = request.continuations[piece.index]
-        logprobs = self._model.logits(states[-len(continuation) :]).float().log_softmax(dim=-1)  # (L, V)
-        targets = torch.tensor(continuation, device=logprobs.device)
-        chosen = logprobs.gather(1, targets[:, None])[:, 0]
-        return TokenLogprobs(continuation, tuple(chosen.tolist()))
+        targets = torch.tensor(continuation, device=states.device)
+        chosen: list[float] = []
+        top: list[tuple[tuple[int, float], ...]] = []
+        # a part at a time: logits of a whole window over a large vocabulary are gigabytes
+        for part, own in zip(
+            states[-len(continuation) :].split(SCORED_TOGETHER), targets.split(SCORED_TOGETHER), strict=True
+        ):
+            logprobs = self._model.logits(part).float().log_softmax(dim=-1)  # (L, V)
+            chosen += logprobs.gather(1, own[:, None])[:, 0].tolist()
+            top += most_likely(logprobs, [request.num_logprobs] * len(own))
+        return TokenLogprobs(continuation, tuple(chosen), tuple(top) if request.num_logprobs else ())
 
     @torch.inference_mode()
     def _take_over_attention(self) -> None:
@@ -147,6 +207,7 @@ class Runner:
         AttentionInterface.register(key, self._attention)
         try:
             model.base.set_attn_implementation(key)
+            pack_linear_layers(model.base)
             actual = self._packed_logits(sequences)
         except RuntimeError as error:  # torch's for a lack of memory, on the CPU
             raise ValueError(
@@ -168,13 +229,16 @@ class Runner:
     def _packed_logits(self, sequences: Sequence[Tensor]) -> Tensor:
         """Logits after the last token of each that has a row, (N, V): the others prefilled together, it decoded."""
         model = self._model
-        rows = [row if row < self._num_rows else None for row in range(len(sequences))]
         heads = [sequence[:-1] for sequence in sequences]
         places = torch.cat([model.positions.ids(torch.ones_like(head)[None], 0, 0)[0] for head in heads])
-        prefills = [Span(len(head), row, num_cached=0) for head, row in zip(heads, rows, strict=True)]
+        rows = [self._pool.row(index) for index in range(self._num_rows)]
+        prefills = [
+            Span(len(head), rows[index], num_kept=len(head)) if index < len(rows) else Span(len(head))
+            for index, head in enumerate(heads)
+        ]
         self._forward(model.embed(torch.cat(heads)[None])[0], places, prefills)
-        kept = [(sequence, row) for sequence, row in zip(sequences, rows, strict=True) if row is not None]
-        last = torch.stack([sequence[-1] for sequence, _ in kept])
-        places = torch.tensor([model.positions.of_token(len(sequence) - 1, 0) for sequence, _ in kept])
-        decodes = [Span(1, row, num_cached=len(sequence) - 1) for sequence, row in kept]
+        kept = sequences[: self._num_rows]
+        last = torch.stack([sequence[-1] for sequence in kept])
+        places = torch.tensor([model.positions.of_token(len(sequence) - 1, 0) for sequence in kept])
+        decodes = [Span(1, rows[index], len(sequence) - 1, 1, row=index) for index, sequence in enumerate(kept)]
         return model.logits(self._forward(model.embed(last[None])[0], places.to(model.device), decodes))

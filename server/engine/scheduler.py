@@ -1,7 +1,7 @@
 """Who runs next: plain Python, no tensors, no threads, no clock."""
 
-import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.engine.requests import Compression, Generation, Phase, Piece, Request, Scoring
@@ -29,14 +29,20 @@ class Scheduler:
     their arrival: a prompt, the next segment of a document, the continuations to score. One that has more left goes to
     the back of the line. The line is cut at the first piece over budget rather than searched for a smaller one, so
     that a large piece is not passed for ever; a piece larger than the whole budget runs beside nothing but decodes.
+
+    Rows of the pool that run are always the first ones: where one ends, the last takes its place (`take_moves`).
     """
 
-    def __init__(self, limits: Limits, *, summary_length: int) -> None:
+    def __init__(
+        self, limits: Limits, *, summary_length: int, find_prefix: Callable[[Request], int] = lambda _: 0
+    ) -> None:
+        """Args: find_prefix: sets `prefix` of a request whose turn has come; how many positions it has."""
         self.limits = limits
         self._summary_length = summary_length
+        self._find_prefix = find_prefix
         self._waiting: deque[Request] = deque()
         self._running: list[Generation] = []
-        self._free_rows = list(range(limits.max_running))
+        self._moves: list[tuple[int, int, Generation]] = []
 
     @property
     def num_requests(self) -> int:
@@ -70,9 +76,16 @@ class Scheduler:
         pieces = [Piece(sequence, Phase.DECODE, 1) for sequence in self._running]
         budget = self.limits.max_batch_tokens - len(pieces)
         has_new = False
+        being_read: set[str] = set()  # soft prompts that this batch reads for all who come after
         for request in list(self._waiting):
-            if isinstance(request, Generation) and not self._free_rows:
+            if isinstance(request, Generation) and len(self._running) == self.limits.max_running:
                 continue  # waits for a row; documents behind it need none
+            if not request.is_started:
+                request.num_known = self._find_prefix(request)
+                if self._reads_soft_prompt(request):
+                    if request.hashes[-1] in being_read:
+                        continue
+                    being_read.add(request.hashes[-1])
             for piece in self._pieces(request):
                 if piece.num_positions > budget and has_new:
                     return pieces
@@ -82,46 +95,67 @@ class Scheduler:
                 has_new = True
         return pieces
 
+    def take_moves(self) -> list[tuple[int, int, int]]:
+        """What is to be done to the pool before the batch, in order: from row, to row, how many positions."""
+        moves, self._moves = self._moves, []
+        return [(source, target, request.num_known) for source, target, request in moves]
+
     def complete(self, piece: Piece) -> None:
         """Account for a piece that ran; the request stays until `remove`."""
         request = piece.request
+        if isinstance(request, Generation):
+            request.num_known += piece.num_positions
+            return
         if isinstance(request, Compression):
             request.next_segment += 1
-        elif isinstance(request, Scoring):
+            if request.line is not None:
+                request.num_known = request.soft_prompt_length
+        elif isinstance(request, Scoring) and piece.phase is Phase.SCORE:
             request.next_continuation += 1
-        elif isinstance(request, Generation):
-            request.num_cached += piece.num_positions
-            return
+        elif isinstance(request, Scoring):
+            request.num_known = request.num_shared_positions
         self._waiting.remove(request)
         self._waiting.append(request)
 
     def remove(self, request: Request) -> None:
         """Forget a request, finished, failed or cancelled, and free its row; once only."""
-        if isinstance(request, Generation) and request.row is not None:
-            self._running.remove(request)
-            heapq.heappush(self._free_rows, request.row)
-            request.row = None
-        else:
+        if not isinstance(request, Generation) or request.row is None:
             self._waiting.remove(request)
+            return
+        row, last = request.row, self._running.pop()
+        if last is not request:
+            assert last.row is not None
+            self._moves.append((last.row, row, last))
+            last.row = row
+            self._running[row] = last
+        request.row = None
+
+    def _reads_soft_prompt(self, request: Request) -> bool:
+        is_shared = bool(request.hashes) and not isinstance(request, Compression)
+        return is_shared and request.num_known < request.soft_prompt_length
 
     def _pieces(self, request: Request) -> list[Piece]:
         """What of a waiting request could run now."""
+        known = request.num_known
         if isinstance(request, Generation):
-            return [Piece(request, Phase.PREFILL, request.num_prompt_positions)]
+            return [Piece(request, Phase.PREFILL, request.num_prompt_positions - known)]
         if isinstance(request, Compression):
             index = request.next_segment
             num_positions = request.soft_prompt_length + len(request.segments[index]) + self._summary_length
-            return [Piece(request, Phase.SEGMENT, num_positions, index)]
+            return [Piece(request, Phase.SEGMENT, num_positions - known, index)]
         assert isinstance(request, Scoring)
-        before = request.soft_prompt_length + len(request.prompt_ids)
+        shared = request.num_shared_positions
+        if len(request.continuations) > 1 and known < shared:
+            return [Piece(request, Phase.PROMPT, shared - known)]
         return [
             # the last token of a continuation predicts nothing that is asked for
-            Piece(request, Phase.SCORE, before + len(request.continuations[index]) - 1, index)
+            Piece(request, Phase.SCORE, shared + len(request.continuations[index]) - known, index)
             for index in range(request.next_continuation, len(request.continuations))
         ]
 
     def _start(self, request: Request) -> None:
+        request.is_started = True
         if isinstance(request, Generation):
             self._waiting.remove(request)
-            request.row = heapq.heappop(self._free_rows)
+            request.row = len(self._running)
             self._running.append(request)

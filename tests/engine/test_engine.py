@@ -176,6 +176,19 @@ async def test_events_end_with_the_reason_and_add_up_to_the_text() -> None:
     assert "".join(event.text for event in stopped) == text[: text.index(stop)]
 
 
+async def test_generations_that_end_at_different_times_are_as_alone() -> None:
+    """Whoever ends leaves a row, which the last one takes with what it has read."""
+    lengths = [3, 9, 5, 14, 2, 11, 7]
+    async with running(tiny_compressor()) as engine:
+        asked = [
+            (prompt, replace(GREEDY, max_tokens=length))
+            for prompt, length in zip(prompts(len(lengths)), lengths, strict=True)
+        ]
+        alone = [token_ids(await generated(engine, *one)) for one in asked]
+        together = await asyncio.gather(*(generated(engine, *one) for one in asked))
+    assert [token_ids(events) for events in together] == alone
+
+
 async def test_more_requests_than_rows_are_all_answered() -> None:
     async with running(tiny_compressor()) as engine:
         results = await asyncio.gather(*(generated(engine, prompt) for prompt in prompts(count=4) * 5))
@@ -196,6 +209,9 @@ class GatedRunner:
         if self.error is not None:
             raise self.error
         return self._runner.run(pieces)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
 
 
 def gated(model: AutoCompressor) -> GatedRunner:

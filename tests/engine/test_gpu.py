@@ -5,7 +5,7 @@ import torch
 
 from model import AutoCompressor
 from server.engine import flash
-from server.engine.attention import Kernels, Options, SdpaKernels
+from server.engine.attention import Kernels, Options, Run, SdpaKernels
 from server.engine.flash import FlashKernels
 from tests.engine.test_engine import document, generated, prompts, running, token_ids
 from tests.tiny import tiny_compressor
@@ -25,17 +25,25 @@ def random(*shape: int) -> torch.Tensor:
 @needs_flash
 @pytest.mark.parametrize("options", OPTIONS)
 def test_flash_prefill_equals_torch(options: Options) -> None:
-    query, key, value = random(30, 4, 64), random(30, 2, 64), random(30, 2, 64)
-    one, other = (kernels.prefill(query, key, value, [7, 1, 22], options) for kernels in both())
-    torch.testing.assert_close(one, other, rtol=0, atol=0.03)
+    runs = [
+        Run(random(length, 4, 64), random(length, 2, 64), random(length, 2, 64), known)
+        for length, known in (
+            (7, None),
+            (1, (random(2, 9, 64), random(2, 9, 64))),
+            (22, None),
+            (5, (random(2, 3, 64),) * 2),
+        )
+    ]
+    for one, other in zip(*(kernels.prefill(runs, options) for kernels in both()), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0.03)
 
 
 @needs_flash
 @pytest.mark.parametrize("options", OPTIONS)
 def test_flash_decode_equals_torch(options: Options) -> None:
-    query, keys, values = random(3, 4, 64), random(8, 40, 2, 64), random(8, 40, 2, 64)
-    rows, lengths = torch.tensor([5, 0, 7], device="cuda"), torch.tensor([3, 40, 11], device="cuda")
-    one, other = (kernels.decode(query, keys, values, rows, lengths, options) for kernels in both())
+    query, keys, values = random(3, 4, 64), random(3, 2, 40, 64), random(3, 2, 40, 64)
+    lengths = torch.tensor([3, 40, 11], device="cuda")
+    one, other = (kernels.decode(query, keys, values, lengths, options) for kernels in both())
     torch.testing.assert_close(one, other, rtol=0, atol=0.03)
 
 
