@@ -1,0 +1,95 @@
+"""A server in a process of its own, and clients that cost little: what they take is not the server's."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+START_SECONDS = 60.0
+
+
+class LiveServer:
+    """`autocompressor serve` on a free port; `seconds_to_ready` from the command to readiness."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            self.port: int = taken.getsockname()[1]
+        store = f"sqlite:{folder / f'{self.port}.sqlite3'}"
+        program = Path(sys.executable).with_name("autocompressor")
+        command = [program, "serve", "--port", str(self.port), "--store", store, *flags]
+        self._log = (folder / f"{self.port}.log").open("w")
+        started = time.perf_counter()
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
+        self._wait_until_ready(started + START_SECONDS)
+        self.seconds_to_ready = time.perf_counter() - started
+
+    def _wait_until_ready(self, deadline: float) -> None:
+        while time.perf_counter() < deadline and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.02)
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+        raise RuntimeError(f"the server did not become ready; {self._log.name} says why")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go_on()
+        self._process.terminate()
+        self._process.wait(30)
+        self._log.close()
+
+    def stand_still(self) -> None:
+        """While others are measured."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self._process.pid, signal.SIGCONT)
+
+
+class Connection:
+    """One kept-open HTTP/1.1 connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def to(cls, port: int) -> "Connection":
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    async def post(self, path: str, body: bytes) -> bytes:
+        """The body of a 2xx answer."""
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        headers = await self._reader.readuntil(b"\r\n\r\n")
+        status = int(headers.split(b" ", 2)[1])
+        length = next(
+            int(line.partition(b":")[2])
+            for line in headers.split(b"\r\n")
+            if line.lower().startswith(b"content-length")
+        )
+        answer = await self._reader.readexactly(length)
+        if status >= 300:
+            raise RuntimeError(f"{path} answered {status}: {answer.decode()}")
+        return answer
+
+    async def post_json(self, path: str, **body: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(await self.post(path, json.dumps(body).encode()))
+        return answer

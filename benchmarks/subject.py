@@ -1,0 +1,129 @@
+"""The side that is ours: a random model of 30M parameters, and the server's parts around it in this process."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from benchmarks.machine import ROOT
+from model import AutoCompressor
+from server.app import build_engine, connect, load_model
+from server.cores import in_a_thread_that_ends, one_core_elsewhere
+from server.engine.protocol import Prompt, SamplingParams
+from server.metrics import Metrics
+from server.services import Services
+from server.settings import Settings
+from server.store import open_store
+
+SEGMENT_LENGTH, SUMMARY_LENGTH = 1536, 50
+ROW_TOKENS = 1024  # of the KV pool; the model has more positions than any generation here needs
+VOCABULARY = 8192
+
+
+def make_model(directory: Path, **shape: int) -> None:
+    """Write the AutoCompressor that is measured: Llama-shaped, weights drawn with seed 0, in bfloat16.
+
+    Args: shape: instead of that of the 30M parameters that are compared.
+    """
+    measured = {
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    }
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=8192, tie_word_embeddings=True, **measured | shape
+    )
+    torch.manual_seed(0)
+    base = LlamaForCausalLM(config).to(torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "model" / "default")
+    model = AutoCompressor.from_base(base, SUMMARY_LENGTH, segment_length=SEGMENT_LENGTH, tokenizer=tokenizer)
+    model.save_pretrained(directory)
+
+
+def random_ids(num_tokens: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, VOCABULARY, (num_tokens,), generator=generator).tolist()
+
+
+def greedy(max_tokens: int) -> SamplingParams:
+    return SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+
+
+class Subject:
+    """The server's services on an event loop of this thread; its calls block until they are done."""
+
+    def __init__(self, directory: Path, store: Path, **settings: Any) -> None:
+        self._settings = Settings(
+            model=str(directory), store=f"sqlite:{store}", max_sequence_tokens=ROW_TOKENS, **settings
+        )
+        self._runner = asyncio.Runner()
+        self._stack = AsyncExitStack()
+        self.services: Services
+
+    def __enter__(self) -> Self:
+        self.services = self._runner.run(self._open())
+        return self
+
+    async def _open(self) -> Services:
+        metrics = Metrics()
+        self.compressor, served = await in_a_thread_that_ends(load_model, self._settings)
+        store = await open_store(self._settings.store)
+        self._stack.push_async_callback(store.close)
+        engine = await in_a_thread_that_ends(build_engine, self.compressor, served, self._settings, metrics)
+        engine.start()
+        self._stack.push_async_callback(asyncio.to_thread, engine.stop)
+        self._stack.enter_context(one_core_elsewhere())
+        return connect(self._settings, served, engine, store, metrics)
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._stack.aclose())
+        self._runner.close()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the engine computes in here, and its peers are to as well."""
+        return self.compressor.dtype
+
+    def shape(self) -> PreTrainedModel:
+        """The base without weights: those of the engine's are packed."""
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(self.compressor.base.config)
+
+    def random_vectors(self, count: int, seed: int) -> Tensor:
+        """A soft prompt (count, width) of about the size that a final norm gives its outputs."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(count, self.compressor.hidden_size, generator=generator).to(self.dtype)
+
+    def run(self, work: Any) -> Any:
+        """The result of a coroutine."""
+        return self._runner.run(work)
+
+    def generate(self, prompts: Sequence[Prompt], max_tokens: int) -> float:
+        """Tokens a second over prompts that are all there at once."""
+
+        async def work() -> float:
+            started = time.perf_counter()
+            await asyncio.gather(*(self.drain(prompt, max_tokens) for prompt in prompts))
+            return len(prompts) * max_tokens / (time.perf_counter() - started)
+
+        return float(self.run(work()))
+
+    async def drain(self, prompt: Prompt, max_tokens: int) -> list[float]:
+        """When each token of a greedy generation came."""
+        async with aclosing(self.services.engine.generate(prompt, greedy(max_tokens))) as events:
+            times = [time.perf_counter() async for _ in events]
+        assert len(times) == max_tokens
+        return times
+
+    async def compress(self, segments: Sequence[Sequence[int]], soft_prompt: Tensor | None = None) -> list[Tensor]:
+        """The summary vectors of each segment, from the engine, nothing stored."""
+        async with aclosing(self.services.engine.compress(segments, soft_prompt=soft_prompt)) as made:
+            return [vectors async for vectors in made]
