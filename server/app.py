@@ -16,10 +16,11 @@ from starlette.requests import ClientDisconnect
 
 import model as model_package
 from model import AutoCompressor
-from server import schemas
 from server.access import Access
 from server.compression import Compressor
+from server.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.devices import choose_device, choose_dtype, choose_kernels
+from server.endless import Endless
 from server.engine.engine import TorchEngine
 from server.engine.protocol import Engine
 from server.engine.runner import Runner
@@ -27,9 +28,12 @@ from server.engine.scheduler import Limits
 from server.errors import (
     BodyTooLarge,
     EngineFailed,
+    IdempotencyMismatch,
     Internal,
     InvalidRequest,
+    JobNotFound,
     ModelMismatch,
+    ModelNotFound,
     NotReady,
     Overloaded,
     ServiceError,
@@ -37,9 +41,16 @@ from server.errors import (
     SummaryNotFound,
     TooLong,
 )
+from server.fusing import Fuser
+from server.intake import Intake
+from server.jobs import Jobs
 from server.metrics import Metrics
+from server.portable import Portable
 from server.prompting import Prompter
-from server.routes import health, native, openai
+from server.reranking import Reranker
+from server.routes import chat, completions, compress, health, jobs, native, openai, page, rerank, tokens
+from server.routes import summaries as summary_routes
+from server.schemas import native as schemas
 from server.served_model import ServedModel
 from server.services import Services
 from server.settings import Settings
@@ -49,7 +60,10 @@ from server.summaries import Summaries
 STATUS: dict[type[ServiceError], int] = {
     InvalidRequest: 400,
     SummaryNotFound: 404,
+    ModelNotFound: 404,
+    JobNotFound: 404,
     ModelMismatch: 409,
+    IdempotencyMismatch: 422,
     TooLong: 413,
     BodyTooLarge: 413,
     EngineFailed: 424,
@@ -60,6 +74,7 @@ STATUS: dict[type[ServiceError], int] = {
 }
 RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: BodyTooLarge.code}
+QUEUE_SHARE = 4  # of the engine's line, the part that one request's documents may take
 CLIENT_LEFT = 499  # nginx's status for it; nobody is there to read it
 
 
@@ -72,7 +87,11 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.add_middleware(Access, metrics=services.metrics, max_body_bytes=services.settings.max_body_bytes)
-    for router in (native.router, openai.router, health.router):
+    native_routes = (
+        compress.form_router,
+        *(each.router for each in (compress, summary_routes, native, rerank, jobs, tokens)),
+    )
+    for router in (*native_routes, *(each.router for each in (completions, chat, openai, health, page))):
         app.include_router(router)
     _add_error_handlers(app)
     return app
@@ -86,13 +105,18 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         ValueError, OSError, StoreError: a part cannot be built from these settings.
     """
     metrics = Metrics()
-    compressor, served = await asyncio.to_thread(load_model, settings)
+    compressor, served = await in_a_thread_that_ends(load_model, settings)
     store = await open_store(settings.store)
     try:
-        engine = await asyncio.to_thread(build_engine, compressor, served, settings, metrics)
+        engine = await in_a_thread_that_ends(build_engine, compressor, served, settings, metrics)
         engine.start()
         try:
-            yield connect(settings, served, engine, store, metrics)
+            services = connect(settings, served, engine, store, metrics)
+            try:
+                with one_core_elsewhere():
+                    yield services
+            finally:
+                await services.jobs.close()
         finally:
             await asyncio.to_thread(engine.stop)
     finally:
@@ -104,8 +128,33 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
     summaries = Summaries(served, store, metrics)
     compressor = Compressor(served, engine, summaries, metrics, tenant_salt=settings.tenant_salt)
     prompter = Prompter(served, summaries, compressor, metrics)
+    endless = Endless(served, prompter, metrics, raw_tokens=settings.raw_tokens)
+    fuser = Fuser(engine, prompter)
+    intake = Intake(
+        served,
+        compressor,
+        default_ttl_seconds=settings.default_ttl_seconds,
+        max_together=max(1, settings.max_requests // QUEUE_SHARE),
+    )
+    reranker = Reranker(served, engine, summaries, prompter, intake, metrics)
+    portable = Portable(served, summaries, tenant_salt=settings.tenant_salt)
     metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
-    return Services(settings, served, engine, store, summaries, compressor, prompter, metrics)
+    return Services(
+        settings,
+        served,
+        engine,
+        store,
+        summaries,
+        compressor,
+        prompter,
+        endless,
+        fuser,
+        intake,
+        reranker,
+        portable,
+        Jobs(),
+        metrics,
+    )
 
 
 def load_model(settings: Settings) -> tuple[AutoCompressor, ServedModel]:
@@ -119,23 +168,29 @@ def load_model(settings: Settings) -> tuple[AutoCompressor, ServedModel]:
         raise ValueError(f"the checkpoint {settings.model} has summary_length 0: it compresses nothing")
     if compressor.tokenizer is None:
         raise ValueError(f"the checkpoint {settings.model} has no tokenizer")
+    return compressor, served_model(
+        compressor, settings, name="autocompressor-default" if is_bundled else Path(settings.model).name
+    )
+
+
+def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -> ServedModel:
+    """What the server is to know of a model that is loaded."""
     positions = compressor.positions
     # OPT's positions leave its soft prompts out, the rows of the KV pool do not
     whole = positions.max_positions * (1 if positions.counts_soft_prompt else 2)
-    served = ServedModel(
-        name="autocompressor-default" if is_bundled else Path(settings.model).name,
+    return ServedModel(
+        name=name,
         fingerprint=compressor.fingerprint,
         config=compressor.config,
         positions=positions,
         max_sequence_tokens=min(settings.max_sequence_tokens or whole, whole),
         vocabulary_size=compressor.base.config.vocab_size,
         hidden_size=compressor.hidden_size,
-        dtype=str(dtype).removeprefix("torch."),
-        device=str(device),
+        dtype=str(compressor.dtype).removeprefix("torch."),
+        device=str(compressor.device),
         created=int(time.time()),
         tokenizer=compressor.tokenizer,
     )
-    return compressor, served
 
 
 def build_engine(compressor: AutoCompressor, served: ServedModel, settings: Settings, metrics: Metrics) -> TorchEngine:
@@ -156,6 +211,7 @@ def build_engine(compressor: AutoCompressor, served: ServedModel, settings: Sett
         end_of_text=end_of_text_ids(compressor),
         tokenizer=served.tokenizer,
         metrics=metrics,
+        prefix_cache_bytes=settings.prefix_cache_bytes,
     )
 
 

@@ -27,6 +27,11 @@ def extend(key: str, segments: Sequence[Sequence[int]]) -> list[str]:
     return keys
 
 
+def derived_key(root: str, purpose: str) -> str:
+    """A key for another purpose than the chain's, which tells nothing of the root."""
+    return _key(FORMAT, root.encode(), purpose.encode())
+
+
 def is_key(text: str) -> bool:
     """Whether a text has the form of a summary id."""
     return re.fullmatch(rf"[0-9a-f]{{{KEY_CHARACTERS}}}", text) is not None

@@ -1,20 +1,25 @@
 """Text to summary: segments, their chain of keys, what is stored of them, the engine for the rest."""
 
 import asyncio
+import hashlib
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from server import chain
-from server.engine.protocol import Engine
-from server.errors import InvalidRequest, NotReady, SummaryNotFound, TooLong
+from server.engine.protocol import Engine, Meter
+from server.errors import InvalidRequest, NotReady, SummaryNotFound
 from server.metrics import Metrics
+from server.progress import Progress, Report, Watchers
 from server.served_model import ServedModel
+from server.single_flight import SingleFlight
 from server.store import MissingReferences
 from server.store.codec import Manifest
 from server.summaries import Summaries, Summary
@@ -23,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED_SECONDS = 3600.0  # how long segments wait for the rest of their document
 MAX_ATTEMPTS = 3  # to finish a document whose segments are deleted meanwhile
+MAX_KNOWN_TEXTS = 10_000  # whose ids are remembered, so that looking them up again does not tokenise
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,18 @@ class Compressed:
 
     Attributes:
         is_new: the document was not there before.
-        cached_segments: how many of the text's segments were not computed.
-        engine_seconds: waited for the engine, of `total_seconds`.
+        cached_segments, cached_tokens: of the text, what was not computed by this call.
+        tokenize_seconds, engine_seconds: of `total_seconds`, spent on tokenising, and waited for the engine.
+        queue_seconds: of `engine_seconds`, before the first forward pass.
     """
 
     summary: Summary
     is_new: bool
     cached_segments: int
+    cached_tokens: int
+    tokenize_seconds: float
     engine_seconds: float
+    queue_seconds: float
     total_seconds: float
 
 
@@ -49,6 +59,8 @@ class _Work:
     segments: Sequence[Sequence[int]]
     keys: Sequence[str]
     parent_keys: Sequence[str]
+    meter: Meter = field(default_factory=Meter, init=False)
+    num_stored: int = field(default=0, init=False)
     num_computed: int = field(default=0, init=False)
     engine_seconds: float = field(default=0.0, init=False)
 
@@ -64,6 +76,42 @@ class Compressor:
         self._summaries = summaries
         self._metrics = metrics
         self._root = chain.root_key(model.fingerprint, tenant_salt)
+        self.tenant = chain.derived_key(self._root, "tenant")  # whose list a new summary is in
+        self._flights = SingleFlight()
+        self._watchers = Watchers()
+        self._renewals: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._known_texts: OrderedDict[bytes, str] = OrderedDict()  # hash to summary id
+
+    async def compress_text(
+        self,
+        text: str,
+        *,
+        parent_id: str | None = None,
+        ttl_seconds: float | None = None,
+        metadata: dict[str, str] | None = None,
+        report: Report | None = None,
+    ) -> Compressed:
+        """As `compress`, of a text; a whole one that was seen lately and is still stored is not tokenised again."""
+        started = time.monotonic()
+        text_hash = hashlib.sha256(text.encode()).digest()
+        known = self._known_texts.get(text_hash) if parent_id is None else None
+        if known is not None:
+            self._known_texts.move_to_end(text_hash)
+            stored = await self._renew(known, ttl_seconds, metadata)
+            if stored is not None:
+                return self._found(stored, stored.manifest.segment_tokens, report, started)
+        # an empty text stays empty: a start token alone is no document
+        is_start = parent_id is None
+        token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=is_start) if text else []
+        tokenize_seconds = time.monotonic() - started
+        done = await self.compress(
+            token_ids, parent_id=parent_id, ttl_seconds=ttl_seconds, metadata=metadata, report=report
+        )
+        if parent_id is None:
+            self._known_texts[text_hash] = done.summary.id
+        if len(self._known_texts) > MAX_KNOWN_TEXTS:
+            self._known_texts.popitem(last=False)
+        return replace(done, tokenize_seconds=tokenize_seconds, total_seconds=done.total_seconds + tokenize_seconds)
 
     async def compress(
         self,
@@ -72,39 +120,89 @@ class Compressor:
         parent_id: str | None = None,
         ttl_seconds: float | None = None,
         metadata: dict[str, str] | None = None,
+        report: Report | None = None,
     ) -> Compressed:
         """Compress a document, or what follows the one of `parent_id`; the summary is stored when this returns.
 
         Args:
             ttl_seconds: None keeps it for ever. Metadata given replaces what an equal document had.
+            report: called when it is known what is stored, and for each segment as it is, whichever call computes it.
 
         Raises:
             InvalidRequest: no tokens. TooLong: more segments than the model has positions for.
             SummaryNotFound, ModelMismatch: of the parent. And what the engine and the store raise.
         """
         started = time.monotonic()
+        parent, segments = await self._cut(token_ids, parent_id)
+        keys = await asyncio.to_thread(chain.extend, self._root if parent is None else parent.id, segments)
+        work = _Work(segments, keys, () if parent is None else parent.manifest.segments)
+        summary = Summary(keys[-1], self._manifest(work, parent, metadata or {}))
+
+        while (stored := await self._renew(summary.id, ttl_seconds, metadata)) is None:
+            with self._watchers.watching(summary.id, report):
+                if await self._flights.run(summary.id, lambda: self._complete(summary, work, ttl_seconds)):
+                    return self._done(summary, work, started)
+        return self._found(stored, [len(segment) for segment in segments], report, started)
+
+    async def require_possible(self, token_ids: Sequence[int], *, parent_id: str | None = None) -> int:
+        """Raise what `compress` would before any work, and say how many segments it would cut."""
+        _, segments = await self._cut(token_ids, parent_id)
+        return len(segments)
+
+    async def _cut(self, token_ids: Sequence[int], parent_id: str | None) -> tuple[Summary | None, list[Sequence[int]]]:
+        """The parent and the segments of a document that there is room for."""
         if not token_ids:
             raise InvalidRequest("the document is empty: it has 0 tokens", param="text")
         parent = await self._summaries.get(parent_id, param="parent") if parent_id is not None else None
         length = self._model.config.segment_length
         segments = [token_ids[start : start + length] for start in range(0, len(token_ids), length)]
         parent_tokens = () if parent is None else parent.manifest.segment_tokens
-        self._require_room((*parent_tokens, *(len(segment) for segment in segments)))
-        keys = await asyncio.to_thread(chain.extend, self._root if parent is None else parent.id, segments)
-        work = _Work(segments, keys, () if parent is None else parent.manifest.segments)
-        summary = Summary(keys[-1], self._manifest(work, parent, metadata or {}))
+        self._model.require_segments((*parent_tokens, *(len(segment) for segment in segments)))
+        return parent, segments
 
-        stored = await self._renew(summary.id, ttl_seconds, metadata)
-        if stored is None:
-            await self._complete(summary, work, ttl_seconds)
-        done = Compressed(
-            summary=stored or summary,
-            is_new=stored is None,
-            cached_segments=max(0, len(segments) - work.num_computed),
-            engine_seconds=work.engine_seconds,
-            total_seconds=time.monotonic() - started,
+    def _found(
+        self, summary: Summary, segment_tokens: Sequence[int], report: Report | None, started: float
+    ) -> Compressed:
+        """What a call did that found its document there, of these segments."""
+        num_segments, num_tokens = len(segment_tokens), sum(segment_tokens)
+        if report is not None:
+            vectors = self._model.num_vectors(num_segments)
+            report(Progress(num_segments, num_segments, num_segments, num_tokens, vectors))
+        return self._observed(
+            Compressed(
+                summary,
+                is_new=False,
+                cached_segments=num_segments,
+                cached_tokens=num_tokens,
+                tokenize_seconds=0.0,
+                engine_seconds=0.0,
+                queue_seconds=0.0,
+                total_seconds=time.monotonic() - started,
+            )
         )
-        self._observe(done, work)
+
+    def _done(self, summary: Summary, work: _Work, started: float) -> Compressed:
+        """What a call did that had work of its own."""
+        cached = work.segments[: max(0, len(work.segments) - work.num_computed)]
+        return self._observed(
+            Compressed(
+                summary,
+                is_new=True,
+                cached_segments=len(cached),
+                cached_tokens=sum(len(segment) for segment in cached),
+                tokenize_seconds=0.0,
+                engine_seconds=work.engine_seconds,
+                queue_seconds=work.meter.queue_seconds,
+                total_seconds=time.monotonic() - started,
+            ),
+            num_computed=work.num_computed,
+        )
+
+    def _observed(self, done: Compressed, *, num_computed: int = 0) -> Compressed:
+        self._metrics.compress_seconds.observe(done.total_seconds)
+        self._metrics.compression_ratio.observe(done.summary.compression_ratio)
+        self._metrics.segments.labels(source="cached").inc(done.cached_segments)
+        self._metrics.segments.labels(source="computed").inc(num_computed)
         return done
 
     def _manifest(self, work: _Work, parent: Summary | None, metadata: dict[str, str]) -> Manifest:
@@ -118,61 +216,58 @@ class Compressor:
             created=time.time(),
             metadata=metadata,
             parent=None if parent is None else parent.id,
+            tenant=self.tenant,
         )
-
-    def _require_room(self, lengths: Sequence[int]) -> None:
-        """Refuse a document with a segment, of these lengths, that would not fit after the vectors of those before."""
-        config, positions = self._model.config, self._model.positions
-        for index, num_tokens in enumerate(lengths):
-            num_before = (index if config.accumulate_summary else min(index, 1)) * config.summary_length
-            if num_tokens > positions.capacity(num_before, config.summary_length):
-                raise TooLong(
-                    f"the document has {sum(lengths)} tokens in {len(lengths)} segments; the model's "
-                    f"{positions.max_positions} positions take {index} segments, {sum(lengths[:index])} tokens",
-                    param="text",
-                )
 
     async def _renew(
         self, summary_id: str, ttl_seconds: float | None, metadata: dict[str, str] | None
     ) -> Summary | None:
         """The summary where it is stored, with new metadata and a longer life where asked for; else None."""
         found = await self._summaries.find(summary_id)
-        if found is None:
-            return None
-        summary, seconds_left = found
-        is_longer = seconds_left is not None and (ttl_seconds is None or ttl_seconds > seconds_left)
-        if metadata is not None and metadata != summary.manifest.metadata:
-            summary = replace(summary, manifest=replace(summary.manifest, metadata=metadata))
-        elif not is_longer:
-            return summary
-        try:
-            await self._summaries.put(summary, ttl_seconds=ttl_seconds)
-        except MissingReferences:
-            return None
-        return summary
+        if found is None or _renewed(*found, ttl_seconds, metadata) is None:
+            return None if found is None else found[0]
+        async with self._renewals.setdefault(summary_id, asyncio.Lock()):  # one at a time, or one's metadata is lost
+            found = await self._summaries.find(summary_id)
+            renewed = None if found is None else _renewed(*found, ttl_seconds, metadata)
+            if found is None or renewed is None:
+                return None if found is None else found[0]
+            try:
+                await self._summaries.put(renewed, ttl_seconds=ttl_seconds)
+            except MissingReferences:
+                return None
+            return renewed
 
     async def _complete(self, summary: Summary, work: _Work, ttl_seconds: float | None) -> None:
         """Compute the segments that are not stored, and store the manifest."""
-        for _ in range(MAX_ATTEMPTS):
-            await self._compute_missing(work)
-            try:
-                await self._summaries.put(summary, ttl_seconds=ttl_seconds)
-            except MissingReferences:
-                logger.info("segments of %s were deleted meanwhile; computing them again", summary.id)
-            else:
-                return
+        try:
+            for _ in range(MAX_ATTEMPTS):
+                await self._compute_missing(summary.id, work)
+                try:
+                    await self._summaries.put(summary, ttl_seconds=ttl_seconds)
+                except MissingReferences:
+                    logger.info("segments of %s were deleted meanwhile; computing them again", summary.id)
+                else:
+                    return
+        finally:
+            self._watchers.forget(summary.id)
         raise NotReady(f"segments of {summary.id} are deleted as fast as they are computed; try again later")
 
-    async def _compute_missing(self, work: _Work) -> None:
+    async def _compute_missing(self, summary_id: str, work: _Work) -> None:
         """Compute and store what follows the stored segments, each as it is made: an interrupted call goes on there."""
         stored = await self._summaries.leading_segments([*work.parent_keys, *work.keys])
         first = len(stored) - len(work.parent_keys)
         if first < 0:
             raise SummaryNotFound("the parent was deleted or has expired", param="parent")
+        work.num_stored = first
+        self._watchers.tell(summary_id, self._progress(work, first))
         if first == len(work.segments):
             return
         waiting_since = time.monotonic()
-        segments = self._engine.compress(work.segments[first:], soft_prompt=self._soft_prompt(stored))
+        # in RMT mode a soft prompt is one segment's, and nothing of it is read again
+        keys = (*work.parent_keys, *work.keys) if self._model.config.accumulate_summary else ()
+        segments = self._engine.compress(
+            work.segments[first:], soft_prompt=self._soft_prompt(stored), keys=keys, meter=work.meter
+        )
         async with aclosing(segments) as made:
             index = first
             async for vectors in made:
@@ -180,15 +275,25 @@ class Compressor:
                 await self._summaries.put_segment(work.keys[index], vectors, ttl_seconds=UNFINISHED_SECONDS)
                 work.num_computed += 1
                 index += 1
+                self._watchers.tell(summary_id, self._progress(work, index))
                 waiting_since = time.monotonic()
+
+    def _progress(self, work: _Work, num_done: int) -> Progress:
+        num_tokens = sum(len(segment) for segment in work.segments[:num_done])
+        vectors = self._model.num_vectors(num_done)
+        return Progress(num_done, len(work.segments), min(work.num_stored, num_done), num_tokens, vectors)
 
     def _soft_prompt(self, vectors: Sequence[Tensor]) -> Tensor | None:
         if not vectors:
             return None
         return torch.cat(list(vectors)) if self._model.config.accumulate_summary else vectors[-1]
 
-    def _observe(self, done: Compressed, work: _Work) -> None:
-        self._metrics.compress_seconds.observe(done.total_seconds)
-        self._metrics.compression_ratio.observe(done.summary.compression_ratio)
-        self._metrics.segments.labels(source="cached").inc(done.cached_segments)
-        self._metrics.segments.labels(source="computed").inc(work.num_computed)
+
+def _renewed(
+    summary: Summary, seconds_left: float | None, ttl_seconds: float | None, metadata: dict[str, str] | None
+) -> Summary | None:
+    """What is to be stored so that a summary has this metadata and lives this long; None where it does already."""
+    if metadata is not None and metadata != summary.manifest.metadata:
+        return replace(summary, manifest=replace(summary.manifest, metadata=metadata))
+    is_longer = seconds_left is not None and (ttl_seconds is None or ttl_seconds > seconds_left)
+    return summary if is_longer else None

@@ -36,6 +36,24 @@ class SummaryNotFound(ServiceError):
     code = "summary_not_found"
 
 
+class ModelNotFound(ServiceError):
+    """A request for another model than the one served."""
+
+    code = "model_not_found"
+
+
+class JobNotFound(ServiceError):
+    """No such job, or no longer: they are kept for a while, and not over a restart."""
+
+    code = "job_not_found"
+
+
+class IdempotencyMismatch(ServiceError):
+    """An Idempotency-Key that was used for another request."""
+
+    code = "idempotency_mismatch"
+
+
 class ModelMismatch(ServiceError):
     """A summary that another model made; its vectors mean nothing to this one."""
 

@@ -32,22 +32,35 @@ class TextPart:
 
 
 Part = SummaryPart | TextPart
+Source = Summary | tuple[int, ...]  # what conditions a prompt: a stored summary, or token ids to compress
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A prompt before any work for it: what conditions it, summaries or token ids to compress, and its own tokens.
+    """A prompt before any work for it: what conditions it, and its own tokens.
 
     Attributes:
         num_vectors: positions its soft prompt will take. summarised_tokens: document tokens those stand for.
         room: how many tokens can follow; less than 1 where not even one can.
     """
 
-    sources: tuple[Summary | tuple[int, ...], ...]
+    sources: tuple[Source, ...]
     token_ids: tuple[int, ...]
     num_vectors: int
     summarised_tokens: int
     room: int
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a source conditions with: `vectors` (P, D), of the segments that `keys` name.
+
+    `cached_segments`: how many of a text's segments were not computed for it; 0 for a stored summary.
+    """
+
+    vectors: Tensor
+    keys: tuple[str, ...]
+    cached_segments: int
 
 
 class Prompter:
@@ -59,10 +72,11 @@ class Prompter:
         self._compressor = compressor
         self._metrics = metrics
 
-    async def plan(self, parts: Sequence[Part]) -> Plan:
+    async def plan(self, parts: Sequence[Part], *, param: str = "summary_ids") -> Plan:
         """Look up the summaries and tokenise the texts; nothing is computed or stored yet.
 
-        A soft prompt stands before all tokens, so a text between summaries is to be compressed in its place.
+        A soft prompt stands before all tokens, so a text between summaries is to be compressed in its place. `param`
+        names the field that summaries came from in errors.
 
         Raises:
             InvalidRequest: no token follows the summaries: nothing to predict from.
@@ -70,9 +84,12 @@ class Prompter:
         """
         last = max((index for index, part in enumerate(parts) if isinstance(part, SummaryPart)), default=-1)
         conditioning = [part for part in parts[: last + 1] if part != TextPart("")]
-        sources = tuple([await self._source(part) for part in conditioning])
+        sources = tuple([await self._source(part, param) for part in conditioning])
         text = "".join(part.text for part in parts[last + 1 :] if isinstance(part, TextPart))
-        token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=not sources)
+        return self.plan_tokens(sources, await asyncio.to_thread(self._model.tokenise, text, is_start=not sources))
+
+    def plan_tokens(self, sources: tuple[Source, ...], token_ids: Sequence[int]) -> Plan:
+        """A plan of tokens as they are, after these sources; InvalidRequest where there is no token."""
         if not token_ids:
             raise InvalidRequest(
                 "the prompt is empty: at least 1 token is needed, after the summaries if there are any", param="prompt"
@@ -83,8 +100,13 @@ class Prompter:
             tuple(token_ids),
             num_vectors=num_vectors,
             summarised_tokens=sum(source.tokens if isinstance(source, Summary) else len(source) for source in sources),
-            room=self._room(num_vectors, len(token_ids)),
+            room=self.room(num_vectors, len(token_ids)),
         )
+
+    def room(self, num_vectors: int, num_tokens: int) -> int:
+        """How many tokens fit after so many vectors and prompt tokens; may be negative."""
+        by_positions = self._model.positions.capacity(num_vectors, 0) - num_tokens
+        return min(by_positions, self._model.max_sequence_tokens - num_vectors - num_tokens)
 
     def max_tokens(self, plan: Plan, wanted: int | None) -> int:
         """How many tokens to generate: as many as asked for, or by default as many as fit up to a fixed number.
@@ -108,31 +130,41 @@ class Prompter:
 
     async def assemble(self, plan: Plan) -> Prompt:
         """Fuse the summaries in order (arXiv 2305.14788, section 5), compressing the texts among them."""
-        vectors = [await self._vectors(source) for source in plan.sources]
+        gathered = [await self.gather(source) for source in plan.sources]
         self._metrics.tokens_saved.inc(max(0, plan.summarised_tokens - plan.num_vectors))
-        return Prompt(torch.cat(vectors) if vectors else None, plan.token_ids)
+        return fused(gathered, plan.token_ids)
 
-    async def _source(self, part: Part) -> Summary | tuple[int, ...]:
+    async def gather(self, source: Source) -> Gathered:
+        """Read a summary's vectors; token ids are compressed first, and kept as long as an unfinished document."""
+        cached_segments = 0
+        if isinstance(source, Summary):
+            summary = source
+        else:
+            done = await self._compressor.compress(source, ttl_seconds=UNFINISHED_SECONDS)
+            summary, cached_segments = done.summary, done.cached_segments
+        vectors = await self._summaries.vectors(summary)
+        return Gathered(vectors, self._summaries.conditioning_keys(summary), cached_segments)
+
+    async def _source(self, part: Part, param: str) -> Source:
         if isinstance(part, SummaryPart):
-            return await self._summaries.get(part.summary_id, param="summary_ids")
+            return await self._summaries.get(part.summary_id, param=param)
         return tuple(await asyncio.to_thread(self._model.tokenise, part.text, is_start=True))
 
-    def _num_vectors(self, source: Summary | tuple[int, ...]) -> int:
+    def _num_vectors(self, source: Source) -> int:
         if isinstance(source, Summary):
             return source.manifest.vectors
         return self._model.num_vectors(-(-len(source) // self._model.config.segment_length))
-
-    async def _vectors(self, source: Summary | tuple[int, ...]) -> Tensor:
-        if not isinstance(source, Summary):
-            source = (await self._compressor.compress(source, ttl_seconds=UNFINISHED_SECONDS)).summary
-        return await self._summaries.vectors(source)
-
-    def _room(self, num_vectors: int, num_tokens: int) -> int:
-        by_positions = self._model.positions.capacity(num_vectors, 0) - num_tokens
-        return min(by_positions, self._model.max_sequence_tokens - num_vectors - num_tokens)
 
     def _described(self, plan: Plan) -> str:
         return (
             f"{plan.num_vectors} summary vectors and {len(plan.token_ids)} prompt tokens leave room for "
             f"{max(plan.room, 0)} tokens in {self._model.max_sequence_tokens} positions"
         )
+
+
+def fused(gathered: Sequence[Gathered], token_ids: tuple[int, ...]) -> Prompt:
+    """A prompt after all of these in order."""
+    vectors = [each.vectors for each in gathered]
+    return Prompt(
+        torch.cat(vectors) if vectors else None, token_ids, tuple(key for each in gathered for key in each.keys)
+    )

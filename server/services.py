@@ -6,9 +6,15 @@ from typing import cast
 from fastapi import Request
 
 from server.compression import Compressor
+from server.endless import Endless
 from server.engine.protocol import Engine
+from server.fusing import Fuser
+from server.intake import Intake
+from server.jobs import Jobs
 from server.metrics import Metrics
+from server.portable import Portable
 from server.prompting import Prompter
+from server.reranking import Reranker
 from server.served_model import ServedModel
 from server.settings import Settings
 from server.store import SummaryStore
@@ -26,6 +32,12 @@ class Services:
     summaries: Summaries
     compressor: Compressor
     prompter: Prompter
+    endless: Endless
+    fuser: Fuser
+    intake: Intake
+    reranker: Reranker
+    portable: Portable
+    jobs: Jobs
     metrics: Metrics
 
 

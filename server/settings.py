@@ -47,6 +47,15 @@ class Settings(BaseSettings):
     max_batch_tokens: PositiveInt = Field(
         4096, description="Most positions in one forward pass; raise it until the device is compute-bound."
     )
+    prefix_cache_bytes: NonNegativeInt = Field(
+        2**28,
+        description="Memory for keys and values of summaries read lately, so that none is read twice; 0 for none.",
+    )
+    raw_tokens: PositiveInt | None = Field(
+        None,
+        description="Last tokens of a prompt longer than the window that are not compressed, where a request does not "
+        "say; none is a quarter of the window.",
+    )
     max_body_bytes: PositiveInt = Field(16 * 2**20, description="Largest request body.")
     shutdown_seconds: NonNegativeInt = Field(30, description="How long a stop waits for running requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from server.store.codec import (
 )
 
 logger = logging.getLogger(__name__)
+
+LISTED_TOGETHER = 200  # manifests read at a time for a list
 
 
 @dataclass(frozen=True)
@@ -67,20 +70,80 @@ class Summaries:
         async with self._store_call("decode"):
             return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
 
+    async def get_many(self, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
+        """As `get`, of several in one call to the store."""
+        async with self._store_call("get"):
+            values = await self._store.get_many([_manifest_key(summary_id) for summary_id in summary_ids])
+        for summary_id, value in zip(summary_ids, values, strict=True):
+            if value is None:
+                raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
+        async with self._store_call("decode"):
+            return [
+                Summary(summary_id, decode_manifest(value, fingerprint=self._model.fingerprint))
+                for summary_id, value in zip(summary_ids, values, strict=True)
+                if value is not None
+            ]
+
+    async def page(self, tenant: str, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
+        """Up to `limit` of a tenant's summaries, the newest first, and whether there are more.
+
+        Raises:
+            SummaryNotFound: `after`, the last of the page before, is gone. And as `get`.
+        """
+        found: list[Summary] = []
+        last = None if after is None else _manifest_key(after)
+        while len(found) <= limit:
+            async with self._store_call("list"):
+                keys = await self._store.list_referrers(limit=LISTED_TOGETHER, after=last)
+                if keys is None:
+                    raise SummaryNotFound(f"there is no summary {after!r} to go on after", param="after")
+                values = await self._store.get_many(keys)
+            found += [
+                summary for summary in map(self._listed, keys, values) if summary and summary.manifest.tenant == tenant
+            ]
+            if len(keys) < LISTED_TOGETHER:
+                break
+            last = keys[-1]
+        return found[:limit], len(found) > limit
+
+    def _listed(self, key: str, value: bytes | None) -> Summary | None:
+        """A summary to list; one that is gone, damaged or of another model is not."""
+        if value is None:
+            return None
+        try:
+            return Summary(
+                key.removeprefix(_manifest_key("")), decode_manifest(value, fingerprint=self._model.fingerprint)
+            )
+        except (CorruptRecord, FingerprintMismatch):
+            return None
+
+    def conditioning_keys(self, summary: Summary) -> tuple[str, ...]:
+        """Ids of the segments whose vectors its soft prompt is: all of them, or in RMT mode the last."""
+        segments = summary.manifest.segments
+        return segments if self._model.config.accumulate_summary else segments[-1:]
+
     async def vectors(self, summary: Summary) -> Tensor:
         """The soft prompt a summary stands for, (P, D): of all segments, or in RMT mode of the last.
 
         Raises:
             SummaryNotFound: deleted since it was read. And as `get`.
         """
-        segments = summary.manifest.segments
-        keys = [_segment_key(key) for key in (segments if self._model.config.accumulate_summary else segments[-1:])]
+        (vectors,) = await self.vectors_of_many([summary])
+        return vectors
+
+    async def vectors_of_many(self, summaries: Sequence[Summary]) -> list[Tensor]:
+        """As `vectors`, of several in one call to the store."""
+        keys = [self.conditioning_keys(summary) for summary in summaries]
         async with self._store_call("get"):
-            values = await self._store.get_many(keys)
-        if any(value is None for value in values):
-            raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired")
+            values = await self._store.get_many([_segment_key(key) for own in keys for key in own])
+        remaining, grouped = iter(values), []
+        for summary, own in zip(summaries, keys, strict=True):
+            group = [value for value in islice(remaining, len(own)) if value is not None]
+            if len(group) < len(own):
+                raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired")
+            grouped.append(group)
         async with self._store_call("decode"):
-            return await asyncio.to_thread(self._joined, [value for value in values if value is not None])
+            return await asyncio.to_thread(lambda: [self._joined(group) for group in grouped])
 
     async def seconds_to_live(self, summary_id: str) -> float | None:
         """What is left of a summary's time to live, None for ever; SummaryNotFound where it is over."""
@@ -92,31 +155,37 @@ class Summaries:
     async def find(self, summary_id: str) -> tuple[Summary, float | None] | None:
         """A summary and its time to live, None for ever; nothing where it is absent, or damaged and to be replaced."""
         async with self._store_call("get"):
-            (data,) = await self._store.get_many([_manifest_key(summary_id)])
-        stat = await self._stat(summary_id)
-        if data is None or stat is None:
+            found = await self._store.find(_manifest_key(summary_id))
+        if found is None:
             return None
+        data, seconds_to_live = found
         try:
             manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
         except CorruptRecord:
             logger.warning("the manifest of %s is damaged and is written anew", summary_id)
             return None
-        return Summary(summary_id, manifest), stat.seconds_to_live
+        return Summary(summary_id, manifest), seconds_to_live
 
     async def leading_segments(self, keys: Sequence[str]) -> list[Tensor]:
         """The vectors of the first of these segments, up to one that is absent, or damaged and to be replaced."""
+        return [
+            vectors
+            for vectors in takewhile(lambda each: each is not None, await self.segments(keys))
+            if vectors is not None
+        ]
+
+    async def segments(self, keys: Sequence[str]) -> list[Tensor | None]:
+        """The vectors of each of these segments; None for one that is absent, or damaged and to be replaced."""
         async with self._store_call("get"):
             values = await self._store.get_many([_segment_key(key) for key in keys])
-        vectors = []
-        for key, value in zip(keys, values, strict=True):
-            if value is None:
-                break
-            try:
-                vectors.append(decode_vectors(value, fingerprint=self._model.fingerprint))
-            except CorruptRecord:
-                logger.warning("segment %s is damaged and is computed anew", key)
-                break
-        return vectors
+        return [self._segment(key, value) for key, value in zip(keys, values, strict=True)]
+
+    def _segment(self, key: str, value: bytes | None) -> Tensor | None:
+        try:
+            return None if value is None else decode_vectors(value, fingerprint=self._model.fingerprint)
+        except CorruptRecord:
+            logger.warning("segment %s is damaged and is computed anew", key)
+            return None
 
     async def put_segment(self, key: str, vectors: Tensor, *, ttl_seconds: float) -> None:
         value = await asyncio.to_thread(encode_vectors, vectors, fingerprint=self._model.fingerprint)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from server import schemas
+from server.schemas import native as schemas
 from server.services import Services, services
 from server.store import StoreError
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from server import schemas
+from server.schemas import native as schemas
 from server.services import Services, services
 
 router = APIRouter(tags=["models"])

@@ -6,7 +6,7 @@ Decoding takes any bytes, runs nothing that they say, and raises nothing but Cor
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -44,7 +44,7 @@ class Manifest:
 
     `segments` are the segment keys in the order of the text, `segment_tokens` how many tokens each covers, `vectors`
     how many summary vectors they hold together, `created` in seconds since the epoch, `parent` the summary id of the
-    document that this one continues.
+    document that this one continues, `tenant` whose list it is in.
     """
 
     fingerprint: str
@@ -54,6 +54,7 @@ class Manifest:
     created: float
     metadata: dict[str, str] = field(default_factory=dict)
     parent: str | None = None
+    tenant: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.segments) != len(self.segment_tokens):
@@ -62,8 +63,11 @@ class Manifest:
             raise ValueError(f"created must be finite, not {self.created}")
 
 
-def encode_vectors(vectors: Tensor, *, fingerprint: str) -> bytes:
-    """Encode summary vectors, (S, D), of a dtype in `DTYPES`, finite and on the CPU; ValueError if they are not."""
+def encode_vectors(vectors: Tensor, *, fingerprint: str, notes: Mapping[str, str] | None = None) -> bytes:
+    """Encode summary vectors, (S, D), of a dtype in `DTYPES`, finite and on the CPU; ValueError if they are not.
+
+    `notes` go into the file's metadata, outside of its checksum.
+    """
     dtype = {torch_dtype: name for name, torch_dtype in DTYPES.items()}.get(vectors.dtype)
     if dtype is None or vectors.ndim != 2 or vectors.numel() == 0 or vectors.device.type != "cpu":
         raise ValueError(
@@ -75,7 +79,7 @@ def encode_vectors(vectors: Tensor, *, fingerprint: str) -> bytes:
     vectors = vectors.contiguous()
     payload = vectors.view(torch.uint8).numpy().tobytes()
     sha256 = _digest([VECTORS_FORMAT, fingerprint, dtype, list(vectors.shape)], payload)
-    metadata = {"format": VECTORS_FORMAT, "fingerprint": fingerprint, "sha256": sha256}
+    metadata = {**(notes or {}), "format": VECTORS_FORMAT, "fingerprint": fingerprint, "sha256": sha256}
     return safetensors.torch.save({"vectors": vectors}, metadata=metadata)
 
 
@@ -110,9 +114,18 @@ def decode_vectors(data: bytes, *, fingerprint: str) -> Tensor:
     return vectors
 
 
+def decode_notes(data: bytes) -> dict[str, str]:
+    """The metadata of an encoded file of vectors, its notes among it; CorruptRecord where there is none."""
+    with _as_corrupt("a file of summary vectors"):
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return {_text(name): _text(value) for name, value in header["__metadata__"].items()}
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """Encode a manifest as canonical JSON: equal manifests give equal bytes."""
     body = {**asdict(manifest), "format": MANIFEST_FORMAT}
+    if manifest.tenant is None:  # as manifests were before there were lists
+        del body["tenant"]
     return _canonical({**body, "sha256": _digest(body, b"")})
 
 
@@ -134,6 +147,7 @@ def decode_manifest(data: bytes, *, fingerprint: str) -> Manifest:
             created=float(body["created"]),
             metadata={_text(name): _text(value) for name, value in body["metadata"].items()},
             parent=None if body["parent"] is None else _text(body["parent"]),
+            tenant=_text(body["tenant"]) if "tenant" in body else None,
         )
         # the encoding is canonical, so this compares the checksum and everything beside it
         _require(data == encode_manifest(manifest), "the checksum or the form differs")

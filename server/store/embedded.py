@@ -37,6 +37,15 @@ UPDATE entry SET expires = max(expires, (SELECT own.expires FROM entry AS own WH
 WHERE key IN needed
 """
 
+# The rows of `content` are numbered as they were first put; an upsert keeps the number. Segments are referrers of none.
+LIST_REFERRERS = f"""
+SELECT key FROM content JOIN entry USING (key)
+WHERE {LIVE} AND content.rowid < :before AND EXISTS (SELECT 1 FROM reference WHERE referrer = content.key)
+ORDER BY content.rowid DESC LIMIT :limit
+"""
+DELETE_EXPIRED = f"DELETE FROM entry WHERE expires <= :now AND key IN {LISTED}"
+MAX_ROWID = 2**63 - 1
+
 # More than a put usually adds, so that expired rows never pile up; few enough that no put notices.
 SWEEP_ROWS = 64
 SWEEP = f"""
@@ -86,8 +95,14 @@ class EmbeddedStore:
     async def delete(self, key: str) -> bool:
         return await self._run(_delete, key)
 
+    async def find(self, key: str) -> tuple[bytes, float | None] | None:
+        return await self._run(_find, key)
+
     async def stat(self, key: str) -> EntryStat | None:
         return await self._run(_stat, key)
+
+    async def list_referrers(self, *, limit: int, after: str | None = None) -> list[str] | None:
+        return await self._run(_list_referrers, limit, after)
 
     async def ping(self) -> None:
         await self._run(_ping)
@@ -123,6 +138,8 @@ def _put_many(connection: sqlite3.Connection, entries: Sequence[Entry], ttl_mill
         # first, so that what is swept makes room for what comes
         connection.execute(SWEEP, {"now": now})
         _require_live(connection, {reference for _, reference in references} - unique.keys(), now)
+        # what has expired is not continued, its place in lists included
+        connection.execute(DELETE_EXPIRED, {"now": now, "keys": json.dumps(list(unique))})
         expires = None if ttl_milliseconds is None else now + ttl_milliseconds
         connection.executemany(
             "INSERT INTO entry VALUES (?, ?) ON CONFLICT DO UPDATE SET expires = max(expires, excluded.expires)",
@@ -169,6 +186,13 @@ def _is_referenced(connection: sqlite3.Connection, key: str, now: int) -> bool:
     return connection.execute(query, {"key": key, "now": now}).fetchone() is not None
 
 
+def _find(connection: sqlite3.Connection, key: str) -> tuple[bytes, float | None] | None:
+    now = _now()
+    query = f"SELECT data, expires FROM entry JOIN content USING (key) WHERE key = :key AND {LIVE}"
+    row = connection.execute(query, {"key": key, "now": now}).fetchone()
+    return None if row is None else (row[0], _seconds_left(row[1], now))
+
+
 def _stat(connection: sqlite3.Connection, key: str) -> EntryStat | None:
     now = _now()
     query = f"SELECT length(data), expires FROM entry JOIN content USING (key) WHERE key = :key AND {LIVE}"
@@ -176,7 +200,25 @@ def _stat(connection: sqlite3.Connection, key: str) -> EntryStat | None:
     if row is None:
         return None
     size_bytes, expires = row
-    return EntryStat(size_bytes, None if expires is None else (expires - now) / 1000)
+    return EntryStat(size_bytes, _seconds_left(expires, now))
+
+
+def _list_referrers(connection: sqlite3.Connection, limit: int, after: str | None) -> list[str] | None:
+    now = _now()
+    before = MAX_ROWID
+    if after is not None:
+        query = f"""SELECT content.rowid FROM content JOIN entry USING (key)
+            WHERE key = :key AND {LIVE} AND EXISTS (SELECT 1 FROM reference WHERE referrer = :key)"""
+        row = connection.execute(query, {"key": after, "now": now}).fetchone()
+        if row is None:
+            return None
+        before = row[0]
+    rows = connection.execute(LIST_REFERRERS, {"now": now, "before": before, "limit": limit})
+    return [key for (key,) in rows]
+
+
+def _seconds_left(expires: int | None, now: int) -> float | None:
+    return None if expires is None else (expires - now) / 1000
 
 
 def _ping(connection: sqlite3.Connection) -> None:

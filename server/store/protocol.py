@@ -102,8 +102,22 @@ class SummaryStore(Protocol):
         """
         ...
 
+    async def find(self, key: str) -> tuple[bytes, float | None] | None:
+        """An entry's value and the seconds it has to live, None for ever, as of one moment; None if it is absent."""
+        ...
+
     async def stat(self, key: str) -> EntryStat | None:
         """Describe an entry without reading it; None if it is absent or expired."""
+        ...
+
+    async def list_referrers(self, *, limit: int, after: str | None = None) -> list[str] | None:
+        """Keys of live entries that reference others, by when they were first put, the latest first.
+
+        An entry put again while it lives keeps its place.
+
+        Args:
+            after: begin behind this key. The result is None where it is not, or no longer, such an entry.
+        """
         ...
 
     async def ping(self) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -21,12 +21,16 @@ from server.store.protocol import (
 )
 
 VALUE_PREFIX = "autocompressor:value:"
+ABSENT, FOREVER = -2, -1  # what PTTL answers instead of milliseconds (https://redis.io/docs/latest/commands/pttl/)
 
 # What stands under one key of ours, `KEY`:
 #   autocompressor:value:KEY       string: the value
 #   autocompressor:references:KEY  set: what it references; expires with the value
 #   autocompressor:referrers:KEY   sorted set: what references it, scored by when the referrer expires, so that those
 #                                  gone by then are told, and removed, by score; expires with the last of them
+# And under one name of its own:
+#   autocompressor:order           sorted set: what references others, scored by when it was first put; expires with the
+#                                  last of them
 # Expiries are milliseconds since the epoch throughout: PEXPIREAT gives keys the very same one, where PEXPIRE counts
 # from when each command runs. A script sees every key as of its own start, so nothing expires half way through it
 # (https://redis.io/docs/latest/commands/eval/).
@@ -36,6 +40,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function named(kind, key) return 'autocompressor:' .. kind .. ':' .. key end
+
+local ORDER = 'autocompressor:order'
 
 local function later(expiry, name)
     local existing = redis.call('PEXPIRETIME', name)  -- -1 never expires, -2 is absent
@@ -81,6 +87,12 @@ if #missing > 0 then return missing end
 local function write(entry, value)
     local name = named('value', entry.key)
     entry.expiry = later(expiry, name)
+    if #entry.references == 0 or redis.call('EXISTS', name) == 0 then redis.call('ZREM', ORDER, entry.key) end
+    if #entry.references > 0 then
+        local order_expiry = later(entry.expiry, ORDER)
+        redis.call('ZADD', ORDER, 'NX', time[1] * 1000000 + time[2], entry.key)
+        expire(ORDER, order_expiry)
+    end
     redis.call('SET', name, value)
     expire(name, entry.expiry)
     local references = named('references', entry.key)
@@ -104,11 +116,16 @@ local function keep_references(key, expiry)
         if existing ~= -1 and existing < expiry then
             expire(value, expiry)
             expire(named('references', reference), expiry)
+            if redis.call('ZSCORE', ORDER, reference) then expire(ORDER, later(expiry, ORDER)) end
             keep_references(reference, expiry)
         end
     end
 end
 
+-- more than a put adds, so that the expired are a small share of the order
+for _, key in ipairs(redis.call('ZRANDMEMBER', ORDER, 4 * #request.entries)) do
+    if redis.call('EXISTS', named('value', key)) == 0 then redis.call('ZREM', ORDER, key) end
+end
 for index, entry in ipairs(request.entries) do write(entry, ARGV[index + 1]) end
 for _, entry in ipairs(request.entries) do keep_references(entry.key, entry.expiry) end
 return {}
@@ -123,6 +140,7 @@ DELETE = (
 local function remove(key)
     local references = redis.call('SMEMBERS', named('references', key))
     redis.call('DEL', named('value', key), named('references', key))
+    redis.call('ZREM', ORDER, key)
     for _, reference in ipairs(references) do
         redis.call('ZREM', named('referrers', reference), key)
         if not is_referenced(reference) then remove(reference) end
@@ -133,6 +151,31 @@ if redis.call('EXISTS', named('value', ARGV[1])) == 0 then return 'absent' end
 if is_referenced(ARGV[1]) then return 'referenced' end
 remove(ARGV[1])
 return 'removed'
+"""
+)
+
+
+# ARGV[1] is how many, ARGV[2] the key they come after, or empty. False is None in redis-py.
+LIST_REFERRERS = (
+    "#!lua flags=no-writes\n"
+    + COMMON
+    + """
+local limit, start = tonumber(ARGV[1]), 0
+if ARGV[2] ~= '' then
+    local rank = redis.call('ZREVRANK', ORDER, ARGV[2])
+    if not rank or redis.call('EXISTS', named('value', ARGV[2])) == 0 then return false end
+    start = rank + 1
+end
+local found = {}
+while #found < limit do
+    local keys = redis.call('ZREVRANGE', ORDER, start, start + limit - 1)
+    if #keys == 0 then break end
+    for _, key in ipairs(keys) do
+        if #found < limit and redis.call('EXISTS', named('value', key)) == 1 then table.insert(found, key) end
+    end
+    start = start + #keys
+end
+return found
 """
 )
 
@@ -149,6 +192,7 @@ class RedisStore:
         self._client = client
         self._put_many = client.register_script(PUT_MANY)
         self._delete = client.register_script(DELETE)
+        self._list_referrers = client.register_script(LIST_REFERRERS)
 
     @classmethod
     def open(cls, url: str) -> "RedisStore":
@@ -195,15 +239,26 @@ class RedisStore:
             raise StillReferenced(key)
         return bool(outcome == b"removed")
 
+    async def find(self, key: str) -> tuple[bytes, float | None] | None:
+        value, milliseconds_left = await self._with_time_to_live("GET", key)
+        return None if value is None else (value, _seconds_left(milliseconds_left))
+
     async def stat(self, key: str) -> EntryStat | None:
+        size_bytes, milliseconds_left = await self._with_time_to_live("STRLEN", key)
+        return None if milliseconds_left == ABSENT else EntryStat(size_bytes, _seconds_left(milliseconds_left))
+
+    async def list_referrers(self, *, limit: int, after: str | None = None) -> list[str] | None:
+        with _as_store_errors():
+            keys = await self._list_referrers(args=[limit, after or ""])
+        return None if keys is None else [key.decode() for key in keys]
+
+    async def _with_time_to_live(self, command: str, key: str) -> tuple[Any, int]:
         with _as_store_errors():
             async with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.strlen(VALUE_PREFIX + key)
+                pipeline.execute_command(command, VALUE_PREFIX + key)
                 pipeline.pttl(VALUE_PREFIX + key)
-                size_bytes, milliseconds_left = await pipeline.execute()
-        if milliseconds_left == -2:  # absent; -1 never expires (https://redis.io/docs/latest/commands/pttl/)
-            return None
-        return EntryStat(size_bytes, None if milliseconds_left == -1 else milliseconds_left / 1000)
+                answer, milliseconds_left = await pipeline.execute()
+        return answer, milliseconds_left
 
     async def ping(self) -> None:
         with _as_store_errors():
@@ -211,6 +266,10 @@ class RedisStore:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _seconds_left(milliseconds: int) -> float | None:
+    return None if milliseconds == FOREVER else milliseconds / 1000
 
 
 @contextmanager

@@ -221,5 +221,8 @@ async def test_health_models_and_metrics(client: httpx.AsyncClient) -> None:
 
 async def test_openapi_describes_every_endpoint(client: httpx.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
-    expected = {"/compress", "/generate", "/score", "/summaries/{summary_id}", "/v1/models"}
+    expected = {"/compress", "/generate", "/score", "/rerank", "/tokenize", "/detokenize", "/info"}
+    expected |= {"/summaries", "/summaries/{summary_id}", "/summaries/{summary_id}/append"}
+    expected |= {"/jobs/compress", "/jobs/{job_id}"}
+    expected |= {"/v1/models", "/v1/completions", "/v1/chat/completions"}
     assert expected | {"/health", "/livez", "/readyz", "/metrics"} == set(paths)

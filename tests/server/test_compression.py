@@ -12,7 +12,7 @@ from torch import Tensor
 from model.config import SummaryConfig
 from model.positions import Positions
 from server.compression import Compressor
-from server.engine.protocol import Prompt, SamplingParams, TokenEvent, TokenLogprobs
+from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
 from server.errors import EngineFailed, Internal, SummaryNotFound, TooLong
 from server.metrics import Metrics
 from server.served_model import ServedModel
@@ -32,7 +32,12 @@ class CountingEngine:
         self.delay_seconds = 0.0
 
     async def compress(
-        self, segments: Sequence[Sequence[int]], *, soft_prompt: Tensor | None = None
+        self,
+        segments: Sequence[Sequence[int]],
+        *,
+        soft_prompt: Tensor | None = None,
+        keys: Sequence[str] = (),
+        meter: Meter | None = None,
     ) -> AsyncGenerator[Tensor]:
         before = 0.0 if soft_prompt is None else float(soft_prompt.sum())
         for segment in segments:
@@ -44,10 +49,19 @@ class CountingEngine:
             before += float(vectors.sum())
             yield vectors
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[TokenEvent]:
+    def generate(
+        self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None
+    ) -> AsyncGenerator[TokenEvent]:
         raise NotImplementedError
 
-    async def score(self, prompt: Prompt, continuations: Sequence[Sequence[int]]) -> list[TokenLogprobs]:
+    async def score(
+        self,
+        prompt: Prompt,
+        continuations: Sequence[Sequence[int]],
+        *,
+        num_logprobs: int = 0,
+        meter: Meter | None = None,
+    ) -> list[TokenLogprobs]:
         raise NotImplementedError
 
 
@@ -114,6 +128,63 @@ async def test_a_client_that_leaves_keeps_what_was_computed(store: EmbeddedStore
     done = await house.compressor.compress(range(40))
     assert done.cached_segments >= 2
     assert house.engine.num_computed - before == 10 - done.cached_segments
+
+
+async def test_one_document_from_several_clients_is_computed_once(store: EmbeddedStore) -> None:
+    house = House(store)
+    house.engine.delay_seconds = 0.01
+    asked = [{"ttl_seconds": 60.0}, {"metadata": {"of": "the second"}}, {"ttl_seconds": 600.0}]
+    together = await asyncio.gather(*(house.compressor.compress(range(20), **one) for one in asked))
+    assert house.engine.num_computed == 5
+    assert {done.summary.id for done in together} == {together[0].summary.id}
+    assert sorted(done.is_new for done in together) == [False, False, True]
+    assert sorted(done.cached_segments for done in together) == [0, 5, 5]
+    found = await house.summaries.find(together[0].summary.id)
+    assert found is not None
+    summary, seconds_left = found
+    assert (summary.manifest.metadata, seconds_left) == ({"of": "the second"}, None)
+
+
+async def test_a_document_goes_on_for_those_who_stay(store: EmbeddedStore) -> None:
+    house = House(store)
+    house.engine.delay_seconds = 0.01
+    first, second = (asyncio.create_task(house.compressor.compress(range(40))) for _ in range(2))
+    while house.engine.num_computed < 3:
+        await asyncio.sleep(0.005)
+    first.cancel()
+    done = await second
+    assert house.engine.num_computed == 10
+    assert (await house.summaries.vectors(done.summary)).shape == (10 * LENGTH, WIDTH)
+
+
+async def test_a_failure_is_told_to_everyone_who_waits_and_the_next_begins_anew(store: EmbeddedStore) -> None:
+    house = House(store)
+    house.engine.delay_seconds, house.engine.fails_after = 0.01, 2
+    outcomes = await asyncio.gather(*(house.compressor.compress(range(20)) for _ in range(3)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [EngineFailed] * 3
+    house.engine.fails_after = None
+    assert (await house.compressor.compress(range(20))).cached_segments == 2
+
+
+async def test_a_stored_text_is_not_tokenised_again(store: EmbeddedStore) -> None:
+    house = House(store)
+    tokenised = []
+
+    def tokenizer(text: str, **_: Any) -> dict[str, list[int]]:
+        tokenised.append(text)
+        return {"input_ids": list(text.encode())}
+
+    object.__setattr__(house.compressor._model, "tokenizer", tokenizer)
+    first = await house.compressor.compress_text("a long text")
+    again = await house.compressor.compress_text("a long text", metadata={"a": "1"})
+    assert tokenised == ["a long text"]
+    assert (again.summary.id, again.is_new, again.cached_segments) == (first.summary.id, False, 3)
+    assert again.summary.manifest.metadata == {"a": "1"}
+    await house.summaries.delete(first.summary.id)
+    assert (await house.compressor.compress_text("a long text")).is_new
+    other = await house.compressor.compress_text("a long text", parent_id=first.summary.id)
+    assert other.summary.id != first.summary.id
+    assert len(tokenised) == 3
 
 
 async def test_documents_share_their_prefix(store: EmbeddedStore) -> None:

@@ -219,3 +219,10 @@ def test_one_kind_of_record_is_not_read_as_the_other() -> None:
         decode_vectors(encode_manifest(make_manifest()), fingerprint=MODEL)
     with pytest.raises(CorruptRecord):
         decode_manifest(encode_vectors(make_vectors(), fingerprint=MODEL), fingerprint=MODEL)
+
+
+def test_a_manifest_without_a_tenant_is_as_it_was_before_there_were_lists() -> None:
+    manifest = Manifest(fingerprint="f", segments=("a",), segment_tokens=(1,), vectors=1, created=1.0)
+    assert b"tenant" not in encode_manifest(manifest)
+    listed = replace(manifest, tenant="t")
+    assert decode_manifest(encode_manifest(listed), fingerprint="f") == listed

@@ -94,6 +94,14 @@ async def test_stat_tells_size_and_time_to_live(store: SummaryStore) -> None:
     assert stat.seconds_to_live == pytest.approx(86400, abs=5)
 
 
+async def test_find_gives_value_and_time_to_live(store: SummaryStore) -> None:
+    await store.put_many([Entry("forever", BINARY)])
+    await store.put_many([Entry("a day", b"")], ttl_seconds=86400)
+    assert await store.find("forever") == (BINARY, None)
+    assert await store.find("absent") is None
+    assert await store.find("a day") == (b"", pytest.approx(86400, abs=5))
+
+
 @pytest.mark.parametrize(
     ("first", "second", "result"), [(60, 600, 600), (600, 60, 600), (60, None, None), (None, 60, None)]
 )
@@ -249,3 +257,28 @@ async def test_another_client_reads_what_was_put(store: SummaryStore, store_url:
     assert await other.get_many(["a"]) == [BINARY]
     await other.close()
     await store.ping()
+
+
+async def test_referrers_are_listed_latest_first(store: SummaryStore) -> None:
+    for number in range(5):
+        segment = Entry(f"s{number}", b"1")
+        await store.put_many([segment, Entry(f"m{number}", b"2", (segment.key,))])
+    await store.put_many([Entry("m0", b"again", ("s0",))])
+    assert await store.list_referrers(limit=10) == ["m4", "m3", "m2", "m1", "m0"]
+    assert await store.list_referrers(limit=2) == ["m4", "m3"]
+    assert await store.list_referrers(limit=2, after="m3") == ["m2", "m1"]
+    assert await store.list_referrers(limit=2, after="m0") == []
+    await store.delete("m3")
+    assert await store.list_referrers(limit=2) == ["m4", "m2"]
+    for no_referrer in ("m3", "s1", "absent"):
+        assert await store.list_referrers(limit=2, after=no_referrer) is None
+
+
+async def test_what_has_expired_is_not_listed_and_comes_back_as_new(store: SummaryStore) -> None:
+    await store.put_many([Entry("s", b"1"), Entry("old", b"2", ("s",))], ttl_seconds=0.05)
+    await store.put_many([Entry("t", b"1"), Entry("m", b"2", ("t",))])
+    await asyncio.sleep(0.1)
+    assert await store.list_referrers(limit=10) == ["m"]
+    assert await store.list_referrers(limit=10, after="old") is None
+    await store.put_many([Entry("s", b"1"), Entry("old", b"2", ("s",))])
+    assert await store.list_referrers(limit=10) == ["old", "m"]

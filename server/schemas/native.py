@@ -4,10 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from server.schemas.receipts import Receipt
+
 MAX_PARTS = 64
 MAX_CONTINUATIONS = 128
 MAX_STOPS = 16
-MAX_METADATA = 16
 MAX_NEW_TOKENS = 1_000_000
 MAX_TTL_SECONDS = 10 * 365 * 86400
 
@@ -28,29 +29,6 @@ TokenIds = list[Annotated[int, Field(ge=0)]]
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class CompressRequest(Body):
-    """A document as text or as token ids."""
-
-    text: Text | None = Field(None, examples=["It was a bright cold day in April…"])
-    token_ids: TokenIds | None = None
-    parent: SummaryId | None = Field(None, description="Id of the summary that this text continues.")
-    ttl_seconds: float | None = Field(
-        None,
-        gt=0,
-        le=MAX_TTL_SECONDS,
-        description="How long to keep the summary; it never shortens an earlier promise.",
-    )
-    metadata: dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=512)]] | None = Field(
-        None, max_length=MAX_METADATA, description="Kept with the summary, not part of its id."
-    )
-
-    @model_validator(mode="after")
-    def _one_form(self) -> "CompressRequest":
-        if (self.text is None) == (self.token_ids is None):
-            raise ValueError("give either `text` or `token_ids`")
-        return self
 
 
 class Part(Body):
@@ -80,11 +58,14 @@ class Conditioned(Body):
 
     @model_validator(mode="after")
     def _one_form(self) -> "Conditioned":
+        self._require_condition()
+        return self
+
+    def _require_condition(self) -> None:
         if self.context is None and self.prompt is None:
             raise ValueError("give `prompt`, with or without `summary_ids`, or `context`")
         if self.context is not None and (self.summary_ids or self.prompt is not None):
             raise ValueError("give either `context` or `summary_ids` and `prompt`")
-        return self
 
     @property
     def parts(self) -> list[Part]:
@@ -94,14 +75,21 @@ class Conditioned(Body):
         return [*(Part(summary_id=summary_id) for summary_id in self.summary_ids), Part(text=self.prompt)]
 
 
-class GenerateRequest(Conditioned):
-    max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="None: as many as fit, up to 128.")
-    temperature: float = Field(1.0, ge=0, le=10, description="0 takes the most likely token.")
-    top_p: float = Field(1.0, gt=0, le=1)
+class Sampling(Body):
+    """How tokens are chosen; null is the default."""
+
+    temperature: float | None = Field(1.0, ge=0, le=10, description="0 takes the most likely token.")
+    top_p: float | None = Field(1.0, gt=0, le=1)
     top_k: int | None = Field(None, ge=1)
+    min_p: float | None = Field(0.0, ge=0, le=1, description="Least share of the most likely token's probability.")
+    repetition_penalty: float | None = Field(
+        1.0, gt=0, le=10, description="For tokens of the prompt and of the answer."
+    )
+    frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
+    presence_penalty: float | None = Field(0.0, ge=-2, le=2)
+    ignore_eos: bool | None = Field(default=False, description="Go on after the end-of-text token.")
     seed: int | None = Field(None, ge=0, lt=2**63)
     stop: Annotated[Text, Field(min_length=1)] | list[Annotated[Text, Field(min_length=1)]] | None = Field(None)
-    stream: bool = False
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -110,50 +98,53 @@ class GenerateRequest(Conditioned):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @model_validator(mode="after")
-    def _few_stops(self) -> "GenerateRequest":
+    def _few_stops(self) -> "Sampling":
         if len(self.stops) > MAX_STOPS:
             raise ValueError(f"`stop` has {len(self.stops)} strings; the limit is {MAX_STOPS}")
         return self
 
 
+class GenerateRequest(Conditioned, Sampling):
+    max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="None: as many as fit, up to 128.")
+    stream: bool = False
+
+
+Scored = Annotated[Text, Field(min_length=1)]
+ManyScored = Annotated[list[Scored], Field(min_length=1, max_length=MAX_CONTINUATIONS)]
+
+
 class ScoreRequest(Conditioned):
-    continuations: list[Annotated[Text, Field(min_length=1)]] = Field(min_length=1, max_length=MAX_CONTINUATIONS)
+    """`continuations` of a prompt, or in vLLM's form what follows each `text_1`: one for all, or as many."""
 
+    model: Text | None = None
+    continuations: ManyScored | None = None
+    text_1: Scored | ManyScored | None = None
+    text_2: Scored | ManyScored | None = None
 
-class CompressTimings(BaseModel):
-    tokenize_seconds: float
-    engine_seconds: float = Field(description="Waited for the engine, its queue included.")
-    store_seconds: float = Field(description="The store, and all else after tokenising.")
-    total_seconds: float
+    @model_validator(mode="after")
+    def _one_form(self) -> "ScoreRequest":
+        if self.text_1 is None and self.text_2 is None:
+            self._require_condition()
+            if self.continuations is None:
+                raise ValueError("give `continuations`, or `text_1` and `text_2`")
+            return self
+        if self.text_1 is None or self.text_2 is None:
+            raise ValueError("`text_1` and `text_2` go together")
+        if self.continuations is not None or self.context is not None or self.summary_ids or self.prompt is not None:
+            raise ValueError("give either `text_1` and `text_2` or `continuations` of a prompt")
+        firsts, seconds = (1 if isinstance(each, str) else len(each) for each in (self.text_1, self.text_2))
+        if firsts not in (1, seconds):
+            raise ValueError(f"`text_1` has {firsts} texts and `text_2` {seconds}; give one `text_1`, or as many")
+        return self
 
-
-class SummaryResponse(BaseModel):
-    id: str
-    object: Literal["summary"] = "summary"
-    model: str
-    created: int
-    tokens: int = Field(description="Tokens of the document, those of its parents included.")
-    segments: int
-    vectors: int = Field(description="Positions the summary takes in a prompt.")
-    compression_ratio: float
-    parent: str | None
-    metadata: dict[str, str]
-
-
-class CompressResponse(SummaryResponse):
-    cached_segments: int = Field(description="Segments of this text that the store had already.")
-    timings: CompressTimings
-
-
-class StoredSummaryResponse(SummaryResponse):
-    segment_tokens: list[int]
-    expires_in_seconds: float | None
-
-
-class DeletedResponse(BaseModel):
-    id: str
-    object: Literal["summary"] = "summary"
-    deleted: bool = True
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """`text_1` and `text_2`, side by side; empty in the other form."""
+        if self.text_1 is None or self.text_2 is None:
+            return []
+        seconds = [self.text_2] if isinstance(self.text_2, str) else self.text_2
+        firsts = [self.text_1] if isinstance(self.text_1, str) else self.text_1
+        return list(zip(firsts * len(seconds) if len(firsts) == 1 else firsts, seconds, strict=True))
 
 
 class Usage(BaseModel):
@@ -177,6 +168,7 @@ class GenerateResponse(BaseModel):
     finish_reason: Literal["stop", "length"]
     usage: Usage
     timings: GenerateTimings
+    receipt: Receipt
 
 
 class GenerateChunk(BaseModel):
@@ -189,6 +181,7 @@ class GenerateChunk(BaseModel):
     finish_reason: Literal["stop", "length"] | None = None
     usage: Usage | None = None
     timings: GenerateTimings | None = None
+    receipt: Receipt | None = None
 
 
 class Score(BaseModel):
@@ -204,6 +197,25 @@ class ScoreResponse(BaseModel):
     model: str
     scores: list[Score]
     usage: Usage
+    receipt: Receipt
+
+
+class PairScore(BaseModel):
+    index: int
+    object: Literal["score"] = "score"
+    score: float = Field(description="Mean of log p(token | text_1 and what stands before it) over text_2's tokens.")
+
+
+class PairScoreResponse(BaseModel):
+    """As vLLM's."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[PairScore]
+    usage: Usage
+    receipt: Receipt
 
 
 class ErrorDetail(BaseModel):

@@ -1,0 +1,180 @@
+"""Prompts longer than the window: which of their tokens are compressed, which stay as they are, which are dropped.
+
+Segments are cut from the beginning, each a whole one, so that a prompt that grew has the segments it had, and what was
+compressed for it once is found in the store (`chain.py`). A chain takes as many segments as leave half of the window to
+tokens; then another begins, and the summaries are fused. Where even the vectors exceed the window, those of the oldest
+segments are left out: a conversation goes on for ever, and what it still knows of its beginning is what later segments
+took over.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from server.errors import TooLong
+from server.metrics import Metrics
+from server.prompting import DEFAULT_MAX_TOKENS, Gathered, Plan, Prompter, Source
+from server.served_model import ServedModel
+
+Truncate = Literal["compress", "error", "left"]
+DROPPED_SHARE = 4  # of a chain's segments, so many parts are dropped one at a time: the rest stays a known prefix
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks of the window; None for `max_tokens` and `raw_tokens` is the default."""
+
+    max_tokens: int | None
+    truncate: Truncate = "compress"
+    raw_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A plan that fits the window.
+
+    Attributes:
+        num_given: of the plan's sources, those that the request names; the rest are its oldest tokens.
+        skipped_segments: of the first of those, whose vectors are left out.
+        num_dropped: tokens that are not read, those of the skipped segments included.
+        max_tokens: how many tokens to generate.
+    """
+
+    plan: Plan
+    num_given: int
+    skipped_segments: int
+    num_dropped: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Of a prompt's whole segments `num_segments` are to be compressed, and `num_dropped` of them left out."""
+
+    num_segments: int
+    num_dropped: int
+
+
+class Endless:
+    """Fits prompts to the window."""
+
+    def __init__(self, model: ServedModel, prompter: Prompter, metrics: Metrics, *, raw_tokens: int | None) -> None:
+        """`raw_tokens`: how many last tokens stay raw where a request does not say; None is a quarter of the window."""
+        self._model = model
+        self._prompter = prompter
+        self._metrics = metrics
+        self._window = prompter.room(0, 0)
+        self._raw_tokens = raw_tokens or max(1, self._window // 4)
+
+    @property
+    def segments_in_chain(self) -> int | None:
+        """How many segments a chain takes; None where its vectors do not grow with them."""
+        config = self._model.config
+        if not config.accumulate_summary:
+            return None
+        # the last segment of a chain reads the vectors of all before it
+        room = self._model.positions.capacity(0, config.summary_length) - config.segment_length
+        most = room // config.summary_length + 1 if self._model.positions.counts_soft_prompt else self._window
+        return max(1, min(self._window // 2 // config.summary_length, most))
+
+    def fit(self, plan: Plan, wish: Wish) -> Fitted:
+        """The plan with its oldest tokens compressed or dropped, as far as they and `max_tokens` exceed the window.
+
+        Raises:
+            TooLong: it cannot fit, or is not to be made to.
+        """
+        num_new = min(DEFAULT_MAX_TOKENS, self._window // 4) if wish.max_tokens is None else wish.max_tokens
+        given = len(plan.sources)
+        if plan.room >= num_new:
+            return Fitted(plan, given, 0, 0, self._max_tokens(plan, wish))
+        if wish.truncate == "left":
+            num_dropped = num_new - plan.room
+            if num_dropped >= len(plan.token_ids):
+                raise self._too_long(plan, num_new, "without the prompt they do, too")
+            kept = plan.token_ids[num_dropped:]
+            shorter = replace(plan, token_ids=kept, room=self._prompter.room(plan.num_vectors, len(kept)))
+            return Fitted(shorter, given, 0, num_dropped, self._max_tokens(shorter, wish))
+        if wish.truncate == "error":
+            raise self._too_long(plan, num_new, "`truncate` is 'error'")
+        return self._compressed(plan, wish, num_new)
+
+    async def assemble(self, fitted: Fitted) -> list[Gathered]:
+        """What the plan's sources condition with, in order, compressing what is not stored."""
+        sources = fitted.plan.sources
+        gathered = [await self._prompter.gather(source) for source in sources]
+        if fitted.skipped_segments:
+            gathered[fitted.num_given] = self._without_first(gathered[fitted.num_given], fitted.skipped_segments)
+        self._metrics.tokens_saved.inc(max(0, fitted.plan.summarised_tokens - fitted.plan.num_vectors))
+        return gathered
+
+    def _compressed(self, plan: Plan, wish: Wish, num_new: int) -> Fitted:
+        raw_tokens = wish.raw_tokens or self._raw_tokens
+        # fewer stay raw where nothing else helps, unless the request insists
+        tries = [raw_tokens] if wish.raw_tokens else [raw_tokens, max(1, raw_tokens // 2), 1]
+        cuts = (self._cut(plan, tried, num_new) for tried in tries)
+        cut = next((cut for cut in cuts if cut is not None), None)
+        if cut is None:
+            raise self._too_long(plan, num_new, f"with all but the last {tries[-1]} compressed, too")
+        length = self._model.config.segment_length
+        num_compressed = cut.num_segments * length
+        chains, skipped = self._chains(plan.token_ids[:num_compressed], cut)
+        kept = plan.token_ids[num_compressed:]
+        num_segments = cut.num_segments - cut.num_dropped
+        num_vectors = plan.num_vectors + self._model.num_vectors(num_segments)
+        whole = replace(
+            plan,
+            sources=(*plan.sources, *chains),
+            token_ids=kept,
+            num_vectors=num_vectors,
+            summarised_tokens=plan.summarised_tokens + num_segments * length,
+            room=self._prompter.room(num_vectors, len(kept)),
+        )
+        return Fitted(whole, len(plan.sources), skipped, cut.num_dropped * length, self._max_tokens(whole, wish))
+
+    def _cut(self, plan: Plan, raw_tokens: int, num_new: int) -> _Cut | None:
+        """Where so many last tokens stay raw, the cut that keeps as many vectors as fit; None where none do."""
+        config = self._model.config
+        num_segments = (len(plan.token_ids) - raw_tokens) // config.segment_length
+        if num_segments < 1:
+            return None
+        # as if the raw tokens were as many as they become before one more segment is compressed: else what is dropped
+        # would change with every turn
+        most_raw = raw_tokens + config.segment_length - 1
+        num_raw = len(plan.token_ids) - num_segments * config.segment_length
+        fitting, fitting_now = (
+            max(0, self._prompter.room(plan.num_vectors, tokens) - num_new) // config.summary_length
+            for tokens in (most_raw, num_raw)
+        )
+        fitting = fitting or min(1, fitting_now)
+        if not fitting:
+            return None
+        chain = self.segments_in_chain
+        if chain is None or num_segments <= fitting:
+            return _Cut(num_segments, 0)
+        unit = max(1, min(chain // DROPPED_SHARE, fitting // 2))
+        num_dropped = -(-(num_segments - fitting) // unit) * unit
+        return _Cut(num_segments, min(num_dropped, num_segments - 1))
+
+    def _chains(self, token_ids: tuple[int, ...], cut: _Cut) -> tuple[list[Source], int]:
+        """The chains to compress, those dropped as a whole not among them, and segments to skip of the first."""
+        per_chain = self.segments_in_chain or cut.num_segments
+        size = per_chain * self._model.config.segment_length
+        first, skipped = divmod(cut.num_dropped, per_chain)
+        return [token_ids[start : start + size] for start in range(first * size, len(token_ids), size)], skipped
+
+    def _without_first(self, gathered: Gathered, num_segments: int) -> Gathered:
+        num_vectors = num_segments * self._model.config.summary_length
+        return Gathered(
+            gathered.vectors[num_vectors:],
+            gathered.keys[num_segments:],
+            max(0, gathered.cached_segments - num_segments),
+        )
+
+    def _max_tokens(self, plan: Plan, wish: Wish) -> int:
+        return 0 if wish.max_tokens == 0 else self._prompter.max_tokens(plan, wish.max_tokens)
+
+    def _too_long(self, plan: Plan, num_new: int, why: str) -> TooLong:
+        return TooLong(
+            f"{len(plan.token_ids)} prompt tokens, {plan.num_vectors} summary vectors and {num_new} new tokens exceed "
+            f"the window of {self._window} positions; {why}",
+            param="prompt",
+        )

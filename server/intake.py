@@ -1,0 +1,120 @@
+"""Documents as clients send them, one or many in a request."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from server.compression import Compressed, Compressor
+from server.errors import ServiceError
+from server.patience import patiently
+from server.progress import Progress, Report
+from server.served_model import ServedModel
+from server.together import together
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text or token ids; `ttl_seconds` None is the server's default, `metadata` None keeps what is stored."""
+
+    text: str | None = None
+    token_ids: Sequence[int] | None = None
+    parent: str | None = None
+    ttl_seconds: float | None = None
+    metadata: dict[str, str] | None = None
+
+
+class Intake:
+    """Compresses what a request brings, many documents a few at a time."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        compressor: Compressor,
+        *,
+        default_ttl_seconds: float | None,
+        max_together: int,
+    ) -> None:
+        """`max_together`: how many documents of one request are in the engine's line; others' requests need room."""
+        self._model = model
+        self._compressor = compressor
+        self._default_ttl_seconds = default_ttl_seconds
+        self.max_together = max_together
+
+    async def one(self, document: Document, report: Report | None = None) -> Compressed:
+        """As `Compressor.compress`; InvalidRequest for token ids outside the vocabulary."""
+        ttl_seconds = self._ttl_seconds(document)
+        if document.text is not None:
+            return await self._compressor.compress_text(
+                document.text,
+                parent_id=document.parent,
+                ttl_seconds=ttl_seconds,
+                metadata=document.metadata,
+                report=report,
+            )
+        return await self._compress(document, await self._token_ids(document), report)
+
+    async def many(self, documents: Sequence[Document], report: Report | None = None) -> list[Compressed]:
+        """All of them, in order; what one of them is refused for is told before any is compressed.
+
+        `report` hears of all together. An error on the way is the request's, and what was stored until then stays:
+        the same request goes on there.
+        """
+        prepared, totals = [], []
+        for index, document in enumerate(documents):
+            try:
+                token_ids = await self._token_ids(document)
+                totals.append(await self._compressor.require_possible(token_ids, parent_id=document.parent))
+            except ServiceError as error:
+                error.param = f"documents.{index}.{error.param}" if error.param else f"documents.{index}"
+                raise
+            prepared.append(token_ids)
+        reports = _joined(totals, report)
+        return await together(
+            [
+                partial(patiently, partial(self._compress, *work))
+                for work in zip(documents, prepared, reports, strict=True)
+            ],
+            limit=self.max_together,
+        )
+
+    async def _token_ids(self, document: Document) -> Sequence[int]:
+        if document.token_ids is not None:
+            await asyncio.to_thread(self._model.require_known, document.token_ids, param="token_ids")
+            return document.token_ids
+        if not document.text:
+            return []
+        return await asyncio.to_thread(self._model.tokenise, document.text, is_start=document.parent is None)
+
+    async def _compress(self, document: Document, token_ids: Sequence[int], report: Report | None) -> Compressed:
+        return await self._compressor.compress(
+            token_ids,
+            parent_id=document.parent,
+            ttl_seconds=self._ttl_seconds(document),
+            metadata=document.metadata,
+            report=report,
+        )
+
+    def _ttl_seconds(self, document: Document) -> float | None:
+        return self._default_ttl_seconds if document.ttl_seconds is None else document.ttl_seconds
+
+
+def _joined(totals: Sequence[int], report: Report | None) -> list[Report | None]:
+    """A report for each of several documents of so many segments, whose sum `report` hears of."""
+    if report is None:
+        return [None] * len(totals)
+    latest = [Progress(done=0, total=total, cached=0, tokens=0, vectors=0) for total in totals]
+
+    def tell(index: int, progress: Progress) -> None:
+        latest[index] = progress
+        report(
+            Progress(
+                done=sum(each.done for each in latest),
+                total=sum(totals),
+                cached=sum(each.cached for each in latest),
+                tokens=sum(each.tokens for each in latest),
+                vectors=sum(each.vectors for each in latest),
+            )
+        )
+
+    return [partial(tell, index) for index in range(len(totals))]

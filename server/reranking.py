@@ -1,0 +1,139 @@
+"""Passages in the order of how likely a query is after each: log p(query | summary), summed over its tokens."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from server.engine.protocol import Engine, Meter
+from server.errors import InvalidRequest, ServiceError
+from server.intake import Document, Intake
+from server.metrics import Metrics
+from server.patience import patiently
+from server.prompting import Gathered, Prompter, fused
+from server.served_model import ServedModel
+from server.summaries import Summaries, Summary
+from server.together import together
+
+SEPARATOR = "\n"  # between passage and query; the model needs a token to predict the query's first from
+READ_TOGETHER = 128  # passages whose vectors are in memory at a time
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text, or the id of a stored summary."""
+
+    text: str | None = None
+    summary_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """Of each passage, in the order given, its summary and its score; of all, what reading them took.
+
+    Attributes:
+        num_query_tokens: of the query, as often as it was scored. num_separator_tokens: before it, likewise.
+        is_computed: a passage was compressed for this. engine_seconds: waited for scores.
+    """
+
+    summaries: tuple[Summary, ...]
+    scores: tuple[float, ...]
+    num_query_tokens: int
+    num_separator_tokens: int
+    is_computed: bool
+    engine_seconds: float
+
+    @property
+    def order(self) -> list[int]:
+        """Places of the passages, the best first; equal ones as they were given."""
+        return sorted(range(len(self.scores)), key=lambda place: -self.scores[place])
+
+
+class Reranker:
+    """Scores a query after the summary of each passage."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        engine: Engine,
+        summaries: Summaries,
+        prompter: Prompter,
+        intake: Intake,
+        metrics: Metrics,
+    ) -> None:
+        self._model = model
+        self._engine = engine
+        self._summaries = summaries
+        self._prompter = prompter
+        self._intake = intake
+        self._metrics = metrics
+
+    async def rank(self, query: str, passages: Sequence[Passage], meter: Meter) -> Reranking:
+        """Score every passage; texts are compressed first, and stored as /compress stores them.
+
+        Raises:
+            InvalidRequest: a query or a passage of no tokens. TooLong: the query does not fit after a passage.
+            SummaryNotFound, ModelMismatch: of a passage. And what the engine and the store raise.
+        """
+        separator = await asyncio.to_thread(self._model.tokenise, SEPARATOR, is_start=False)
+        query_ids = await asyncio.to_thread(self._model.tokenise, query, is_start=False)
+        if not query_ids:
+            raise InvalidRequest("the query has 0 tokens", param="query")
+        summaries, is_computed = await self._summaries_of(passages)
+        plans = [self._prompter.plan_tokens((summary,), separator) for summary in summaries]
+        for plan in plans:
+            self._prompter.require_fits(plan, query_ids, param="query")
+        scores: list[float] = []
+        started = time.monotonic()
+        for start in range(0, len(summaries), READ_TOGETHER):
+            scores += await self._scores(summaries[start : start + READ_TOGETHER], separator, query_ids, meter)
+        engine_seconds = time.monotonic() - started
+        self._metrics.tokens_saved.inc(sum(max(0, plan.summarised_tokens - plan.num_vectors) for plan in plans))
+        num_passages = len(passages)
+        return Reranking(
+            tuple(summaries),
+            tuple(scores),
+            num_query_tokens=num_passages * len(query_ids),
+            num_separator_tokens=num_passages * len(separator),
+            is_computed=is_computed,
+            engine_seconds=engine_seconds,
+        )
+
+    async def _summaries_of(self, passages: Sequence[Passage]) -> tuple[list[Summary], bool]:
+        """The summary of each passage, and whether one had to be computed."""
+        ids = [passage.summary_id for passage in passages if passage.summary_id is not None]
+        stored = dict(zip(ids, await self._summaries.get_many(ids, param="documents"), strict=True)) if ids else {}
+        places = [place for place, passage in enumerate(passages) if passage.summary_id is None]
+        for place in places:
+            if not passages[place].text:
+                raise InvalidRequest(f"documents.{place} is empty", param=f"documents.{place}")
+        made = await together(
+            [partial(self._compress, place, passages[place]) for place in places], limit=self._intake.max_together
+        )
+        compressed = dict(zip(places, made, strict=True))
+        summaries = [
+            compressed[place][0] if passage.summary_id is None else stored[passage.summary_id]
+            for place, passage in enumerate(passages)
+        ]
+        return summaries, any(is_new for _, is_new in made)
+
+    async def _compress(self, place: int, passage: Passage) -> tuple[Summary, bool]:
+        try:
+            done = await patiently(lambda: self._intake.one(Document(text=passage.text)))
+        except ServiceError as error:
+            error.param = f"documents.{place}"
+            raise
+        return done.summary, done.is_new
+
+    async def _scores(
+        self, summaries: Sequence[Summary], separator: Sequence[int], query_ids: Sequence[int], meter: Meter
+    ) -> list[float]:
+        vectors = await self._summaries.vectors_of_many(summaries)
+        prompts = [
+            fused([Gathered(own, self._summaries.conditioning_keys(summary), cached_segments=0)], tuple(separator))
+            for summary, own in zip(summaries, vectors, strict=True)
+        ]
+        scoring = [partial(self._engine.score, prompt, [query_ids], meter=meter) for prompt in prompts]
+        results = await together([partial(patiently, one) for one in scoring], limit=self._intake.max_together)
+        return [sum(result.logprobs) for (result,) in results]

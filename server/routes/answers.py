@@ -1,0 +1,49 @@
+"""What native endpoints share: their errors, and summaries as they are described to clients."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Path
+
+from server.compression import Compressed
+from server.routes.receipts import compressed_receipt
+from server.schemas import native, summaries
+from server.services import Services, services
+from server.summaries import Summary
+
+With = Annotated[Services, Depends(services)]
+IdInPath = Annotated[str, Path(description="A summary's id, as /compress gave it.")]
+
+
+def errors() -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: the statuses any native endpoint may answer with."""
+    return {status: {"model": native.ErrorResponse} for status in (400, 404, 409, 413, 422, 424, 429, 503, 507)}
+
+
+def described(summary: Summary, served: Services) -> dict[str, Any]:
+    manifest = summary.manifest
+    return {
+        "id": summary.id,
+        "model": served.model.name,
+        "created": int(manifest.created),
+        "tokens": summary.tokens,
+        "segments": len(manifest.segments),
+        "vectors": manifest.vectors,
+        "compression_ratio": round(summary.compression_ratio, 2),
+        "parent": manifest.parent,
+        "metadata": manifest.metadata,
+    }
+
+
+def compressed(done: Compressed, served: Services) -> summaries.CompressResponse:
+    timings = summaries.CompressTimings(
+        tokenize_seconds=done.tokenize_seconds,
+        engine_seconds=done.engine_seconds,
+        store_seconds=done.total_seconds - done.engine_seconds - done.tokenize_seconds,
+        total_seconds=done.total_seconds,
+    )
+    return summaries.CompressResponse(
+        **described(done.summary, served),
+        cached_segments=done.cached_segments,
+        timings=timings,
+        receipt=compressed_receipt(done),
+    )

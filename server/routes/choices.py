@@ -1,0 +1,110 @@
+"""The choices of an answer: one generation each, all at the same time, in pieces as their text becomes certain."""
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from server.engine.protocol import FinishReason, Prompt, SamplingParams, TokenEvent
+from server.routes.receipts import Stopwatch
+from server.services import Services
+from server.together import merged
+
+LEAST_LOGPROB = -9999.0  # JSON has no infinity
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A token with its log-probability, None where it has none, and the most likely ones in its place."""
+
+    token_id: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that became certain, the tokens since the piece before it, and why the choice ends, where it does."""
+
+    text: str
+    tokens: tuple[Scored, ...]
+    finish_reason: FinishReason | None
+
+
+@dataclass
+class Whole:
+    """A choice to its end."""
+
+    text: str = ""
+    tokens: list[Scored] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.finish_reason = piece.finish_reason or self.finish_reason
+
+
+class Choices:
+    """Runs generations beside each other; `num_generated` tokens so far, in the time that `watch` tells."""
+
+    def __init__(self, served: Services, work: Sequence[tuple[Prompt, SamplingParams]], watch: Stopwatch) -> None:
+        self._served = served
+        self._work = work
+        self.watch = watch
+        self.num_generated = 0
+
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
+        """Each with the index of its choice; the last of a choice has a finish reason."""
+        streams = [self._pieces(prompt, params) for prompt, params in self._work]
+        limit = self._served.settings.max_running_sequences
+        started, before = time.monotonic(), self.watch.engine_seconds
+        async with aclosing(merged(streams, limit=limit)) as pieces:
+            async for index, piece in pieces:
+                self.watch.engine_seconds = before + time.monotonic() - started
+                yield index, piece
+
+    async def whole(self) -> list[Whole]:
+        choices = [Whole() for _ in self._work]
+        async with aclosing(self.pieces()) as pieces:
+            async for index, piece in pieces:
+                choices[index].add(piece)
+        return choices
+
+    async def _pieces(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Piece]:
+        if params.max_tokens == 0:
+            yield Piece("", (), "length")
+            return
+        tokens: list[Scored] = []
+        async with aclosing(self._served.engine.generate(prompt, params, meter=self.watch.meter)) as events:
+            async for event in events:
+                self.num_generated += 1
+                tokens.append(_scored(event))
+                if event.text or event.finish_reason is not None:
+                    yield Piece(event.text, tuple(tokens), event.finish_reason)
+                    tokens.clear()
+
+
+class Words:
+    """Tokens as they are shown one by one."""
+
+    def __init__(self, served: Services) -> None:
+        self._tokenizer = served.model.tokenizer
+        self._special = frozenset(self._tokenizer.all_special_ids)
+
+    def text(self, token_id: int) -> str:
+        """A token alone, incomplete characters as replacements."""
+        text: str = self._tokenizer.decode([token_id])
+        return text
+
+    def width(self, token_id: int, text: str) -> int:
+        """How many characters it takes in an answer's text, which special tokens are no part of."""
+        return 0 if token_id in self._special else len(text)
+
+
+def finite(logprob: float) -> float:
+    return max(logprob, LEAST_LOGPROB)
+
+
+def _scored(event: TokenEvent) -> Scored:
+    return Scored(event.token_id, event.logprob, event.top_logprobs)

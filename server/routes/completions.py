@@ -1,0 +1,202 @@
+"""`/v1/completions`."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from server.engine.protocol import Prompt
+from server.prompting import Part, Plan, SummaryPart, TextPart
+from server.routes import sse
+from server.routes.answers import With, errors
+from server.routes.choices import Choices, Piece, Scored, Words, finite
+from server.routes.prepared import Prepared, compression, prepare, usage, wish
+from server.routes.receipts import Stopwatch
+from server.routes.sampling import biases, sampling_params, with_seed_of
+from server.routes.waiting import unless_disconnected
+from server.schemas import openai_replies as replies
+from server.schemas.openai import CompletionRequest, SummaryContent
+from server.services import Services
+from server.together import together
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+MAX_PREPARED_TOGETHER = 8
+router = APIRouter(tags=["openai"], responses=errors())
+
+
+@router.post(
+    "/v1/completions",
+    response_model=replies.Completion,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def completions(body: CompletionRequest, request: Request, response: Response, served: With) -> Any:
+    """Continue prompts: OpenAI's completions, without a limit to the prompt's length.
+
+    A prompt of parts may have stored summaries among its texts; a text before a summary is compressed in its place.
+    """
+    served.model.require_name(body.model)
+    watch = Stopwatch()
+    answer = await unless_disconnected(request, _answer(served, body, watch))
+    if body.stream:
+        stream = await sse.streamed(request, answer.chunks())
+        stream.headers.update(watch.headers())
+        return stream
+    whole = await unless_disconnected(request, answer.whole())
+    response.headers.update(watch.headers())
+    return whole
+
+
+async def _answer(served: Services, body: CompletionRequest, watch: Stopwatch) -> "_Answer":
+    """Nothing is computed before every prompt is known to fit."""
+    logit_bias = biases(body, served.model)
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    plans = [await _plan(served, prompt) for prompt in body.prompts]
+    fitted = [served.endless.fit(plan, wish(body, max_tokens)) for plan in plans]
+    work = [partial(prepare, served, body, *each) for each in zip(plans, fitted, strict=True)]
+    prepared = await together(work, limit=MAX_PREPARED_TOGETHER)
+    params = replace(
+        sampling_params(body, max_tokens=max_tokens), logit_bias=logit_bias, num_logprobs=body.logprobs or 0
+    )
+    choices = [(each.prompt, with_seed_of(params, index)) for each in prepared for index in range(body.num_choices)]
+    return _Answer(served, body, prepared, Choices(served, choices, watch))
+
+
+async def _plan(served: Services, prompt: Any) -> Plan:
+    if isinstance(prompt, str):
+        return await served.prompter.plan([TextPart(prompt)])
+    if prompt and isinstance(prompt[0], int):
+        await asyncio.to_thread(served.model.require_known, prompt, param="prompt")
+        return served.prompter.plan_tokens((), prompt)
+    parts: list[Part] = [
+        SummaryPart(part.id) if isinstance(part, SummaryContent) else TextPart(part.text) for part in prompt
+    ]
+    return await served.prompter.plan(parts, param="prompt")
+
+
+class _Answer:
+    """One answer, whole or in chunks."""
+
+    def __init__(
+        self, served: Services, body: CompletionRequest, prepared: Sequence[Prepared], choices: Choices
+    ) -> None:
+        self._served, self._body, self._prepared, self._choices = served, body, prepared, choices
+        self._words = Words(served)
+        self._id, self._created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
+        self._shown = [0] * len(prepared) * body.num_choices  # characters of each choice so far
+
+    async def whole(self) -> replies.Completion:
+        echoes = await self._echoes()
+        choices = await self._choices.whole()
+        made = []
+        for index, choice in enumerate(choices):
+            echo = echoes[index // self._body.num_choices]
+            piece = Piece(echo.text + choice.text, (*echo.tokens, *choice.tokens), choice.finish_reason)
+            made.append(self._choice(index, piece))
+        answer = self._reply(made)
+        answer.usage, answer.compression = self._usage(), self._compression()
+        return answer
+
+    async def chunks(self) -> AsyncGenerator[str]:
+        """A chunk as JSON for each piece of text of each choice, with `echo` the prompt first."""
+        for index, echo in enumerate(await self._echoes()):
+            for choice in range(index * self._body.num_choices, (index + 1) * self._body.num_choices):
+                if echo.text:
+                    yield self._json(self._reply([self._choice(choice, echo)]))
+        async with aclosing(self._choices.pieces()) as pieces:
+            async for index, piece in pieces:
+                yield self._json(self._reply([self._choice(index, piece)]))
+        if self._body.has_usage_chunk:
+            last = self._reply([])
+            last.usage, last.compression = self._usage(), self._compression()
+            yield self._json(last)
+
+    async def _echoes(self) -> list[Piece]:
+        """What each prompt's choices begin with."""
+        if not self._body.echo:
+            return [Piece("", (), None)] * len(self._prepared)
+        limit = self._served.settings.max_running_sequences
+        started = time.monotonic()
+        echoes = await together([partial(self._echo, index) for index in range(len(self._prepared))], limit=limit)
+        if self._body.logprobs is not None:
+            self._choices.watch.add_engine(started)
+        return echoes
+
+    async def _echo(self, index: int) -> Piece:
+        prepared, prompt = self._prepared[index], self._body.prompts[index]
+        text = prompt if isinstance(prompt, str) else await asyncio.to_thread(self._decode, prepared.token_ids)
+        scored = () if self._body.logprobs is None else await self._scored(prepared, self._body.logprobs)
+        return Piece(text, scored, None)
+
+    async def _scored(self, prepared: Prepared, num_logprobs: int) -> tuple[Scored, ...]:
+        """The prompt's tokens: those that nothing precedes, or that are not read raw, have no log-probability."""
+        raw = prepared.prompt.token_ids
+        num_unscored = len(prepared.token_ids) - len(raw) + 1
+        unscored = tuple(Scored(token_id, None) for token_id in prepared.token_ids[:num_unscored])
+        if len(raw) == 1:
+            return unscored
+        first = Prompt(prepared.prompt.soft_prompt, raw[:1], prepared.prompt.keys)
+        (result,) = await self._served.engine.score(
+            first, [raw[1:]], num_logprobs=num_logprobs, meter=self._choices.watch.meter
+        )
+        tops = result.top_logprobs or ((),) * len(result.token_ids)
+        scored = zip(result.token_ids, result.logprobs, tops, strict=True)
+        return (*unscored, *(Scored(*each) for each in scored))
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self._served.model.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def _choice(self, index: int, piece: Piece) -> replies.CompletionChoice:
+        logprobs = None if self._body.logprobs is None else self._logprobs(self._shown[index], piece.tokens)
+        self._shown[index] += len(piece.text)
+        return replies.CompletionChoice(
+            index=index, text=piece.text, logprobs=logprobs, finish_reason=piece.finish_reason
+        )
+
+    def _logprobs(self, offset: int, tokens: Sequence[Scored]) -> replies.CompletionLogprobs:
+        texts = [self._words.text(token.token_id) for token in tokens]
+        offsets = []
+        for token, text in zip(tokens, texts, strict=True):
+            offsets.append(offset)
+            offset += self._words.width(token.token_id, text)
+        return replies.CompletionLogprobs(
+            tokens=texts,
+            token_logprobs=[None if token.logprob is None else finite(token.logprob) for token in tokens],
+            top_logprobs=[self._top(token, text) for token, text in zip(tokens, texts, strict=True)]
+            if self._body.logprobs
+            else None,
+            text_offset=offsets,
+        )
+
+    def _top(self, token: Scored, own_text: str) -> dict[str, float] | None:
+        """By text: the likeliest of tokens that show alike; the token itself even where it is none of these."""
+        if token.logprob is None:
+            return None
+        by_text: dict[str, float] = {}
+        for token_id, logprob in (*token.top, (token.token_id, token.logprob)):
+            by_text.setdefault(own_text if token_id == token.token_id else self._words.text(token_id), finite(logprob))
+        return by_text
+
+    def _reply(self, choices: list[replies.CompletionChoice]) -> replies.Completion:
+        return replies.Completion(
+            id=self._id,
+            object="text_completion",
+            created=self._created,
+            model=self._served.model.name,
+            choices=choices,
+        )
+
+    def _usage(self) -> replies.Usage:
+        return usage(self._prepared, self._choices.num_generated)
+
+    def _compression(self) -> replies.Compression:
+        return compression(self._prepared, has_contributions=self._body.contributions)
+
+    def _json(self, chunk: replies.Completion) -> str:
+        return chunk.model_dump_json(exclude_unset=True)

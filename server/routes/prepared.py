@@ -1,0 +1,104 @@
+"""A prompt of OpenAI's routes: fitted to the window, compressed as far as needed, ready for the engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.endless import Fitted, Wish
+from server.engine.protocol import Prompt
+from server.prompting import Gathered, Plan, fused
+from server.schemas import openai_replies as replies
+from server.schemas.openai import Asked
+from server.services import Services
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the engine reads, and what became of the prompt's tokens on the way.
+
+    Attributes:
+        token_ids: all of the prompt's texts, in order.
+        compressed_tokens: of them, those that vectors of the prompt stand for, in so many `segments`.
+        cached_segments, cached_tokens: of those, what was in the store.
+    """
+
+    prompt: Prompt
+    token_ids: tuple[int, ...]
+    max_tokens: int
+    compressed_tokens: int
+    segments: int
+    cached_segments: int
+    cached_tokens: int
+    num_dropped: int
+    contributions: Sequence[tuple[str, float]] = ()
+
+    @property
+    def num_vectors(self) -> int:
+        return self.prompt.num_positions - len(self.prompt.token_ids)
+
+
+def wish(body: Asked, max_tokens: int | None) -> Wish:
+    return Wish(max_tokens, body.truncate, body.raw_tokens)
+
+
+async def prepare(served: Services, body: Asked, plan: Plan, fitted: Fitted) -> Prepared:
+    """Assemble a plan as it was fitted, in the order and with the contributions that the request asks for."""
+    gathered = await served.endless.assemble(fitted)
+    texts = _Texts(served.model.config.segment_length, fitted, gathered)
+    if body.fuse == "distance":
+        fitted, gathered = await served.fuser.by_distance(fitted, gathered)
+    contributions = await served.fuser.contributions(fitted, gathered) if body.contributions else []
+    given = (token_id for source in plan.sources if isinstance(source, tuple) for token_id in source)
+    return Prepared(
+        fused(gathered, fitted.plan.token_ids),
+        (*given, *plan.token_ids),
+        fitted.max_tokens,
+        compressed_tokens=sum(texts.tokens),
+        segments=sum(texts.segments),
+        cached_segments=sum(texts.cached),
+        cached_tokens=sum(texts.cached_tokens),
+        num_dropped=fitted.num_dropped,
+        contributions=contributions,
+    )
+
+
+class _Texts:
+    """Of each text that was compressed: tokens and segments whose vectors are read, and which of them were stored."""
+
+    def __init__(self, segment_length: int, fitted: Fitted, gathered: Sequence[Gathered]) -> None:
+        self.tokens: list[int] = []
+        self.segments: list[int] = []
+        self.cached: list[int] = []
+        self.cached_tokens: list[int] = []
+        for place, (source, conditioning) in enumerate(zip(fitted.plan.sources, gathered, strict=True)):
+            if isinstance(source, tuple):
+                skipped = fitted.skipped_segments if place == fitted.num_given else 0
+                num_tokens = len(source) - skipped * segment_length
+                self.tokens.append(num_tokens)
+                self.segments.append(-(-num_tokens // segment_length))
+                self.cached.append(conditioning.cached_segments)
+                self.cached_tokens.append(min(conditioning.cached_segments * segment_length, num_tokens))
+
+
+def usage(prepared: Sequence[Prepared], num_completion_tokens: int) -> replies.Usage:
+    num_prompt_tokens = sum(len(each.token_ids) for each in prepared)
+    return replies.Usage(
+        prompt_tokens=num_prompt_tokens,
+        completion_tokens=num_completion_tokens,
+        total_tokens=num_prompt_tokens + num_completion_tokens,
+        prompt_tokens_details=replies.PromptTokensDetails(cached_tokens=sum(each.cached_tokens for each in prepared)),
+    )
+
+
+def compression(prepared: Sequence[Prepared], *, has_contributions: bool) -> replies.Compression:
+    gains = [gain for each in prepared for gain in each.contributions]
+    return replies.Compression(
+        compressed_tokens=sum(each.compressed_tokens for each in prepared),
+        segments=sum(each.segments for each in prepared),
+        cached_segments=sum(each.cached_segments for each in prepared),
+        summary_vectors=sum(each.num_vectors for each in prepared),
+        raw_tokens=sum(len(each.prompt.token_ids) for each in prepared),
+        dropped_tokens=sum(each.num_dropped for each in prepared),
+        contributions=[replies.Contribution(id=summary_id, logprob=gain) for summary_id, gain in gains]
+        if has_contributions
+        else None,
+    )

@@ -1,0 +1,36 @@
+"""Server-sent events (WHATWG HTML, section 9.2) as OpenAI's clients read them."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from server.errors import ServiceError
+from server.routes.waiting import unless_disconnected
+from server.schemas import native as schemas
+
+
+async def streamed(request: Request, chunks: AsyncGenerator[str]) -> StreamingResponse:
+    """A stream of JSON texts and then `[DONE]`.
+
+    The first is awaited before there is a response, so that a refusal is still a status; an error after it is an event.
+    """
+    first = await unless_disconnected(request, anext(chunks))
+    return StreamingResponse(_events(first, chunks), media_type="text/event-stream")
+
+
+async def _events(first: str, rest: AsyncGenerator[str]) -> AsyncIterator[str]:
+    async with aclosing(rest):
+        yield _event(first)
+        try:
+            async for chunk in rest:
+                yield _event(chunk)
+        except ServiceError as error:
+            detail = schemas.ErrorDetail(message=error.message, type="server_error", param=error.param, code=error.code)
+            yield _event(schemas.ErrorResponse(error=detail).model_dump_json())
+    yield _event("[DONE]")
+
+
+def _event(data: str) -> str:
+    return f"data: {data}\n\n"

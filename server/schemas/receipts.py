@@ -1,0 +1,17 @@
+"""What a reply says of its own cost."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+CacheTier = Literal["memory", "store", "computed"]
+
+
+class Receipt(BaseModel):
+    prefill_tokens_saved: int = Field(description="Document tokens that were not read, less the vectors read instead.")
+    cache: CacheTier | None = Field(
+        description="Where the summaries came from: keys and values in memory, the store, or computed now, the "
+        "costliest of several; null where the call had none."
+    )
+    queue_seconds: float = Field(description="The longest wait for the engine.")
+    compute_seconds: float = Field(description="In the engine, after that.")

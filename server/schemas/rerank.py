@@ -1,0 +1,57 @@
+"""Reranking as Cohere, Jina and vLLM shape it.
+
+Of their fields `user` is taken and has no effect; others than these are refused.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field, model_validator
+
+from server.schemas.native import Body, SummaryId, Text, Usage
+from server.schemas.receipts import Receipt
+
+MAX_PASSAGES = 1000
+
+
+class PassageBody(Body):
+    """A text or a stored summary."""
+
+    text: Text | None = None
+    summary_id: SummaryId | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "PassageBody":
+        if (self.summary_id is None) == (self.text is None):
+            raise ValueError("a document is either a `text` or a `summary_id`")
+        return self
+
+
+class RerankRequest(Body):
+    model: Text | None = None
+    query: Annotated[Text, Field(min_length=1)]
+    documents: list[Text | PassageBody] = Field(min_length=1, max_length=MAX_PASSAGES)
+    top_n: int | None = Field(None, ge=1, description="How many to answer with; null is all.")
+    return_documents: bool | None = False
+    user: Text | None = None
+
+
+class RerankDocument(BaseModel):
+    text: str | None = None
+    summary_id: str
+
+
+class RerankResult(BaseModel):
+    index: int
+    relevance_score: float = Field(description="log p(query | document's summary), summed over the query's tokens.")
+    summary_id: str = Field(description="Of the document, to give in its place next time.")
+    document: RerankDocument | None = None
+
+
+class RerankResponse(BaseModel):
+    """Best first."""
+
+    id: str
+    model: str
+    usage: Usage
+    results: list[RerankResult]
+    receipt: Receipt

@@ -1,0 +1,147 @@
+"""Documents in, summaries out."""
+
+from typing import Annotated, Literal
+
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from server.schemas.native import MAX_TTL_SECONDS, Body, SummaryId, Text, TokenIds
+from server.schemas.receipts import Receipt
+
+MAX_DOCUMENTS = 1000
+MAX_METADATA = 16
+MAX_METADATA_NAME = 64
+MAX_METADATA_VALUE = 512
+MAX_LISTED = 1000
+
+Metadata = Annotated[
+    dict[
+        Annotated[Text, Field(max_length=MAX_METADATA_NAME)],
+        Annotated[Text, Field(max_length=MAX_METADATA_VALUE)],
+    ],
+    Field(max_length=MAX_METADATA),
+]
+
+
+class Kept(Body):
+    ttl_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_TTL_SECONDS,
+        description="How long to keep the summary; it never shortens an earlier promise.",
+    )
+    metadata: Metadata | None = Field(None, description="Kept with the summary, not part of its id.")
+
+
+class DocumentBody(Kept):
+    """A document as text or as token ids."""
+
+    text: Text | None = Field(None, examples=["It was a bright cold day in April…"])
+    token_ids: TokenIds | None = None
+    parent: SummaryId | None = Field(None, description="Id of the summary that this text continues.")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "DocumentBody":
+        if (self.text is None) == (self.token_ids is None):
+            raise ValueError("give either `text` or `token_ids`")
+        return self
+
+
+class CompressRequest(DocumentBody):
+    """A document as text or as token ids, or several `documents`."""
+
+    documents: list[DocumentBody] | None = Field(None, min_length=1, max_length=MAX_DOCUMENTS)
+    stream: bool = Field(default=False, description="Server-sent events of progress, then the answer and [DONE].")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "CompressRequest":
+        given = [name for name in ("text", "token_ids", "documents") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give either `text` or `token_ids` or `documents`")
+        if self.documents is not None and (self.parent is not None or self.metadata is not None):
+            raise ValueError("with `documents`, `parent` and `metadata` stand in each of them")
+        return self
+
+
+class AppendRequest(Kept):
+    text: Text
+    stream: bool = Field(default=False, description="Server-sent events of progress, then the answer and [DONE].")
+
+
+class Upload(BaseModel):
+    """The fields of a form with a file."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    file: UploadFile = Field(description="UTF-8 text.")
+    ttl_seconds: float | None = Field(None, gt=0, le=MAX_TTL_SECONDS)
+    parent: SummaryId | None = None
+    stream: bool = False
+
+
+class CompressTimings(BaseModel):
+    tokenize_seconds: float
+    engine_seconds: float = Field(description="Waited for the engine, its queue included.")
+    store_seconds: float = Field(description="The store, and all else after tokenising.")
+    total_seconds: float
+
+
+class SummaryResponse(BaseModel):
+    id: str
+    object: Literal["summary"] = "summary"
+    model: str
+    created: int
+    tokens: int = Field(description="Tokens of the document, those of its parents included.")
+    segments: int
+    vectors: int = Field(description="Positions the summary takes in a prompt.")
+    compression_ratio: float
+    parent: str | None
+    metadata: dict[str, str]
+
+
+class CompressResponse(SummaryResponse):
+    cached_segments: int = Field(description="Segments of this text that the store had already.")
+    timings: CompressTimings
+    receipt: Receipt
+
+
+class CompressedList(BaseModel):
+    """In the order of the documents."""
+
+    object: Literal["list"] = "list"
+    data: list[CompressResponse]
+
+
+class SegmentsProgress(BaseModel):
+    done: int
+    total: int
+    cached: int
+
+
+class CompressProgress(BaseModel):
+    """One server-sent event; `tokens` of the segments that are done, and the `vectors` that stand for them."""
+
+    object: Literal["compress.progress"] = "compress.progress"
+    segments: SegmentsProgress
+    tokens: int
+    vectors: int
+    elapsed_seconds: float
+
+
+class StoredSummaryResponse(SummaryResponse):
+    segment_tokens: list[int]
+    expires_in_seconds: float | None
+
+
+class SummaryList(BaseModel):
+    """Newest first; where there are more, ask for those after the last one's id."""
+
+    object: Literal["list"] = "list"
+    data: list[SummaryResponse]
+    has_more: bool
+
+
+class DeletedResponse(BaseModel):
+    id: str
+    object: Literal["summary"] = "summary"
+    deleted: bool = True

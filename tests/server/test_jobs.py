@@ -1,0 +1,123 @@
+"""Jobs over a real server, and their registry alone."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from server import jobs
+from server.errors import IdempotencyMismatch, InvalidRequest, JobNotFound, Overloaded
+from server.jobs import Jobs
+from server.progress import Progress, Report
+
+DOCUMENT = "The keeper wrote one line a day: wind from the north, eleven ships, no fog. " * 6
+DIGEST = b"digest"
+
+
+async def finished(client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
+    async with asyncio.timeout(20):
+        while True:
+            job: dict[str, Any] = (await client.get(f"/jobs/{job_id}")).json()
+            if job["status"] not in ("queued", "running"):
+                return job
+            await asyncio.sleep(0.01)
+
+
+async def test_a_job_ends_in_what_compress_answers(client: httpx.AsyncClient) -> None:
+    started = await client.post("/jobs/compress", json={"text": DOCUMENT})
+    assert started.status_code == 202
+    assert started.json()["result"] is None
+    job = await finished(client, started.json()["id"])
+    assert job["status"] == "done"
+    segments = job["result"]["segments"]
+    assert job["progress"] == {"segments_done": segments, "segments_total": segments}
+    same = await client.post("/compress", json={"text": DOCUMENT})
+    assert (same.status_code, same.json()["id"]) == (200, job["result"]["id"])
+    assert (await client.delete(f"/jobs/{job['id']}")).json() == job
+
+
+async def test_a_job_of_several_documents(client: httpx.AsyncClient) -> None:
+    body = {"documents": [{"text": f"{number} {DOCUMENT}"} for number in range(3)]}
+    job = await finished(client, (await client.post("/jobs/compress", json=body)).json()["id"])
+    assert len(job["result"]["data"]) == 3
+
+
+async def test_a_job_that_fails_says_why(client: httpx.AsyncClient) -> None:
+    job = await finished(client, (await client.post("/jobs/compress", json={"text": ""})).json()["id"])
+    assert job["status"] == "failed"
+    assert job["error"]["code"] == "invalid_request"
+
+
+async def test_one_key_is_one_job(client: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "first"}
+    one = await client.post("/jobs/compress", json={"text": DOCUMENT}, headers=headers)
+    same = await client.post("/jobs/compress", json={"text": DOCUMENT}, headers=headers)
+    assert one.json()["id"] == same.json()["id"]
+    other = await client.post("/jobs/compress", json={"text": "other"}, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
+
+
+async def test_unknown_jobs_and_streams(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/jobs/unknown")).json()["error"]["code"] == "job_not_found"
+    assert (await client.delete("/jobs/unknown")).status_code == 404
+    assert (await client.post("/jobs/compress", json={"text": "a", "stream": True})).status_code == 400
+
+
+async def endless(report: Report) -> None:
+    report(Progress(done=1, total=2, cached=0, tokens=4, vectors=2))
+    await asyncio.Event().wait()
+
+
+async def at_once(report: Report) -> str:
+    return "done"
+
+
+async def test_cancelling_ends_running_and_queued_jobs() -> None:
+    registry = Jobs()
+    started = [registry.start(endless, digest=DIGEST) for _ in range(jobs.MAX_RUNNING + 1)]
+    await asyncio.sleep(0.01)
+    assert [job.status for job in started] == ["running"] * jobs.MAX_RUNNING + ["queued"]
+    for job in (started[0], started[-1]):
+        assert (await registry.cancel(job.id)).status == "cancelled"
+    assert started[0].progress == Progress(done=1, total=2, cached=0, tokens=4, vectors=2)
+    unstarted = registry.start(at_once, digest=DIGEST)
+    assert (await registry.cancel(unstarted.id)).status == "cancelled"
+    await registry.close()
+    assert {job.status for job in started} == {"cancelled"}
+
+
+async def test_too_many_unfinished_jobs() -> None:
+    registry = Jobs()
+    for _ in range(jobs.MAX_UNFINISHED):
+        registry.start(endless, digest=DIGEST)
+    with pytest.raises(Overloaded, match="64"):
+        registry.start(endless, digest=DIGEST)
+    await registry.close()
+    registry.start(at_once, digest=DIGEST)
+    await registry.close()
+
+
+async def test_finished_jobs_are_forgotten_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Jobs()
+    job = registry.start(at_once, digest=DIGEST, idempotency_key="key")
+    with pytest.raises(IdempotencyMismatch):
+        registry.start(at_once, digest=b"other", idempotency_key="key")
+    await asyncio.sleep(0.01)
+    assert registry.get(job.id).result == "done"
+    monkeypatch.setattr(jobs, "KEPT_SECONDS", -1.0)
+    with pytest.raises(JobNotFound):
+        registry.get(job.id)
+    assert registry.start(at_once, digest=b"other", idempotency_key="key") is not job
+    await registry.close()
+
+
+async def test_an_error_of_the_work_is_the_job_s() -> None:
+    async def refused(report: Report) -> None:
+        raise InvalidRequest("no")
+
+    registry = Jobs()
+    job = registry.start(refused, digest=DIGEST)
+    await asyncio.sleep(0.01)
+    assert job.status == "failed"
+    assert isinstance(job.error, InvalidRequest)

@@ -1,0 +1,88 @@
+"""OpenAI's chat completions over a real engine: shapes, templates, streams."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+
+from server.engine.protocol import Prompt, SamplingParams, TokenEvent
+from tests.server.openai_calls import ASK, chat, complete, services, streamed
+
+
+async def test_chat_has_openai_s_shape(client: httpx.AsyncClient) -> None:
+    body = await chat(client, logprobs=True, top_logprobs=2)
+    assert body["id"].startswith("chatcmpl-")
+    assert body["object"] == "chat.completion"
+    (choice,) = body["choices"]
+    assert choice["message"] == {"role": "assistant", "content": choice["message"]["content"], "refusal": None}
+    rendered = "System: Be short.\n\nUser: Who counts ships?\n\nAssistant:"
+    assert choice["message"]["content"] == (await complete(client, prompt=rendered))["choices"][0]["text"]
+    scores = choice["logprobs"]["content"]
+    assert len(scores) == 10
+    for score in scores:
+        assert bytes(score["bytes"]).decode() == score["token"]
+        assert [top["logprob"] for top in score["top_logprobs"]] == sorted(
+            (top["logprob"] for top in score["top_logprobs"]), reverse=True
+        )
+        assert score["top_logprobs"][0]["token"] == score["token"]  # greedy
+
+
+async def test_a_chat_streamed_equals_whole(client: httpx.AsyncClient) -> None:
+    fields: dict[str, Any] = {"n": 2, "temperature": 1, "seed": 3, "logprobs": True}
+    whole = await chat(client, **fields)
+    options = {"stream_options": {"include_usage": True}}
+    *chunks, last = await streamed(client, "/v1/chat/completions", messages=ASK, **options, **fields)
+    assert (last["usage"], last["compression"], last["choices"]) == (whole["usage"], whole["compression"], [])
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    for choice in whole["choices"]:
+        first, *pieces = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == choice["index"]]
+        assert first["delta"] == {"role": "assistant", "content": ""}
+        assert pieces[-1]["delta"] == {}
+        assert [piece["finish_reason"] for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+        assert pieces[-1]["finish_reason"] == choice["finish_reason"]
+        assert "".join(piece["delta"]["content"] for piece in pieces[:-1]) == choice["message"]["content"]
+        tokens = [token["token"] for piece in pieces[:-1] for token in piece["logprobs"]["content"]]
+        assert tokens == [token["token"] for token in choice["logprobs"]["content"]]
+
+
+async def test_the_plain_template_stops_where_another_would_speak(client: httpx.AsyncClient) -> None:
+    newline, user = (services(client).model.tokenise(text, is_start=False) for text in ("\n\n", "User:"))
+    ids = [*newline, *user]
+    model = services(client).model
+
+    async def said(prompt: Prompt, params: SamplingParams, **_: Any) -> AsyncGenerator[TokenEvent]:
+        assert params.stop == ("\n\nSystem:", "\n\nUser:", "\n\nAssistant:")
+        yield TokenEvent(ids[0], "", 0.0, "stop")
+
+    services(client).engine.generate = said
+    answer = await chat(client)
+    assert model.tokenizer.decode(ids) == "\n\nUser:"
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_the_tokenizer_s_own_template_is_used(client: httpx.AsyncClient) -> None:
+    tokenizer = services(client).model.tokenizer
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('not so') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    try:
+        answer = await chat(client)
+        plain = await complete(client, prompt="<system>Be short.<user>Who counts ships?<assistant>")
+        assert answer["choices"][0]["message"]["content"] == plain["choices"][0]["text"]
+        refused = await client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "no"}]})
+        assert refused.status_code == 400
+        assert "not so" in refused.json()["error"]["message"]
+    finally:
+        tokenizer.chat_template = None
+
+
+async def test_what_clients_send_back_is_understood(client: httpx.AsyncClient) -> None:
+    """An assistant's message as the client dumped it, and OpenAI's fields that change nothing."""
+    said = (await chat(client, user="me", store=False, metadata={"a": "b"}, n=1, seed=None, stop=None))["choices"][0]
+    dumped = {**said["message"], "audio": None, "function_call": None, "tool_calls": None, "annotations": []}
+    again = await chat(client, messages=[*ASK, dumped, {"role": "user", "content": "And?", "name": "me"}])
+    assert again["usage"]["prompt_tokens"] > 0
+    assert (await complete(client, user="me", best_of=1, suffix=None, max_tokens=None))["usage"][
+        "completion_tokens"
+    ] == 16

@@ -1,0 +1,101 @@
+"""What OpenAI's endpoints refuse, and what fails on the way."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+
+from server.engine.protocol import Prompt, SamplingParams, TokenEvent
+from server.errors import EngineFailed
+from tests.server.openai_calls import ABSENT, ASK, services, streamed
+
+BAD = [
+    ("completions", {}, 422, "validation_error", "prompt"),
+    ("completions", {"prompt": ""}, 400, "invalid_request", "empty"),
+    ("completions", {"prompt": []}, 422, "validation_error", "at least 1 item"),
+    ("completions", {"prompt": [[]]}, 400, "invalid_request", "empty"),
+    ("completions", {"prompt": [1, 320]}, 400, "invalid_request", "320 is outside the vocabulary"),
+    ("completions", {"prompt": [1, "a"]}, 422, "validation_error", "prompt"),
+    ("completions", {"prompt": ["a"] * 129}, 422, "validation_error", "128"),
+    ("completions", {"prompt": ["a"] * 20, "n": 16}, 422, "validation_error", "20 prompts of 16 choices"),
+    ("completions", {"prompt": "a", "n": 17}, 422, "validation_error", "n:"),
+    ("completions", {"prompt": "a", "n": 0}, 422, "validation_error", "n:"),
+    ("completions", {"prompt": "a", "logprobs": "2"}, 422, "validation_error", "logprobs"),
+    ("completions", {"prompt": "a", "logprobs": True}, 422, "validation_error", "logprobs"),
+    ("completions", {"prompt": "a", "logprobs": 21}, 422, "validation_error", "logprobs"),
+    ("completions", {"prompt": "a", "max_tokens": 0}, 422, "validation_error", "echo"),
+    ("completions", {"prompt": "a", "best_of": 2}, 422, "validation_error", "best_of"),
+    ("completions", {"prompt": "a", "suffix": "b"}, 422, "validation_error", "suffix"),
+    ("completions", {"prompt": "a", "tools": []}, 422, "validation_error", "tools"),
+    ("completions", {"prompt": "a", "model": "gpt-4"}, 404, "model_not_found", "gpt-4"),
+    ("completions", {"prompt": "a", "logit_bias": {"320": 1}}, 400, "invalid_request", "320"),
+    ("completions", {"prompt": "a", "logit_bias": {"x": 1}}, 422, "validation_error", "logit_bias"),
+    ("completions", {"prompt": "a", "logit_bias": {"1": 101}}, 422, "validation_error", "logit_bias"),
+    ("completions", {"prompt": "a", "stream_options": {}}, 422, "validation_error", "stream_options"),
+    ("completions", {"prompt": "a", "truncate": "right"}, 422, "validation_error", "truncate"),
+    ("completions", {"prompt": "a", "raw_tokens": 0}, 422, "validation_error", "raw_tokens"),
+    ("completions", {"prompt": ["a", "b"], "contributions": True}, 422, "validation_error", "contributions"),
+    ("completions", {"prompt": [{"type": "summary", "id": ABSENT}]}, 404, "summary_not_found", ABSENT),
+    ("completions", {"prompt": [{"type": "image_url"}]}, 422, "validation_error", "image_url"),
+    ("completions", {"prompt": "a", "stop": ["x"] * 17}, 422, "validation_error", "16"),
+    ("chat/completions", {}, 422, "validation_error", "messages"),
+    ("chat/completions", {"messages": []}, 422, "validation_error", "messages"),
+    ("chat/completions", {"messages": [{"role": "tool", "content": "a"}]}, 422, "validation_error", "messages.0.role"),
+    ("chat/completions", {"messages": [{"role": "user"}]}, 422, "validation_error", "`content` is missing"),
+    ("chat/completions", {"messages": ASK, "top_logprobs": 2}, 422, "validation_error", "top_logprobs"),
+    ("chat/completions", {"messages": ASK, "logprobs": 2}, 422, "validation_error", "logprobs"),
+    ("chat/completions", {"messages": ASK, "max_tokens": 2, "max_completion_tokens": 2}, 422, "validation_error", "ei"),
+    ("chat/completions", {"messages": ASK, "response_format": {"type": "json_object"}}, 422, "validation_error", "re"),
+    (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "summary", "id": ABSENT}]}]},
+        404,
+        "summary_not_found",
+        ABSENT,
+    ),
+    ("chat/completions", {"messages": ASK, "max_tokens": 600}, 413, "context_length_exceeded", "600 new tokens"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "code", "said"), BAD)
+async def test_bad_bodies(client: httpx.AsyncClient, path: str, body: Any, status: int, code: str, said: str) -> None:
+    response = await client.post(f"/v1/{path}", json=body)
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    assert said in error["message"]
+
+
+async def test_an_error_inside_a_stream_is_an_event(client: httpx.AsyncClient) -> None:
+    async def failing(prompt: Prompt, params: SamplingParams, **_: Any) -> AsyncGenerator[TokenEvent]:
+        yield TokenEvent(5, "a", -1.0, None)
+        raise EngineFailed("the forward pass failed")
+
+    services(client).engine.generate = failing
+    for path, asked in (("completions", {"prompt": "a"}), ("chat/completions", {"messages": ASK})):
+        events = await streamed(client, f"/v1/{path}", **asked)
+        assert events[-1]["error"]["code"] == "engine_failed"
+        whole = await client.post(f"/v1/{path}", json=asked)
+        assert (whole.status_code, whole.json()["error"]["code"]) == (424, "engine_failed")
+
+
+async def test_a_failed_choice_ends_the_others(client: httpx.AsyncClient) -> None:
+    ended = []
+
+    async def one_fails(prompt: Prompt, params: SamplingParams, **_: Any) -> AsyncGenerator[TokenEvent]:
+        try:
+            if params.seed == 1:
+                raise EngineFailed("the forward pass failed")
+            while True:
+                yield TokenEvent(5, "a", -1.0, None)
+                await asyncio.sleep(0.001)
+        finally:
+            ended.append(params.seed)
+
+    services(client).engine.generate = one_fails
+    response = await client.post("/v1/completions", json={"prompt": "a", "n": 3, "seed": 0})
+    assert response.status_code == 424
+    assert sorted(ended) == [0, 1, 2]
