@@ -1,37 +1,33 @@
 """`autocompressor`: the command line."""
 
-import asyncio
+import importlib
 import importlib.util
 import inspect
-import logging
 import os
 import runpy
-import signal
-import socket
+import subprocess
 import sys
-import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-import uvicorn
-import uvloop
-from pydantic import ValidationError
 
-from server import log
-from server.app import create_app, open_services
+from server import terminal
+from server.commands import session, summaries
+from server.commands.compress import compress
+from server.commands.generate import generate
+from server.commands.rerank import rerank
+from server.commands.score import score
 from server.settings import ENVIRONMENT_PREFIX, Settings, load_settings
-from server.store import StoreError
 
-logger = logging.getLogger(__name__)
-
-BACKLOG = 2048  # connections that may wait to be accepted, as uvicorn's own default
+# of the commands that talk to a server, and no settings of one
+CLIENT_VARIABLES = frozenset({session.URL_VARIABLE, session.API_KEY_VARIABLE})
 
 app = typer.Typer(
     help="Compress documents into summary vectors; generate and score conditioned on them (arXiv 2305.14788).",
-    add_completion=False,
+    epilog=terminal.STATUS_HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -64,58 +60,13 @@ def _with_setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 def serve(**flags: Any) -> None:
     """Serve over HTTP until stopped. Every setting is a flag or an environment variable."""
     given = {name: value for name, value in flags.items() if value is not None}
+    environment = {name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES}
     try:
-        settings = load_settings(dict(os.environ), given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        _stop(f"setting {first['loc'][0]} = {first['input']!r}: {first['msg']}")
+        settings = load_settings(environment, given)
     except ValueError as error:
-        _stop(str(error))
-    log.configure(settings.log_level)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
-
-
-async def _serve(settings: Settings) -> None:
-    """Open the parts, answer until a signal comes, close them."""
-    started = time.monotonic()
-    async with AsyncExitStack() as opened:
-        listener = opened.enter_context(_bound(settings))
-        try:
-            services = await opened.enter_async_context(open_services(settings))
-        except (ValueError, OSError, StoreError) as error:
-            _stop(str(error))
-        config = uvicorn.Config(
-            create_app(services),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=settings.shutdown_seconds,
-        )
-        store = settings.store.rsplit("@", maxsplit=1)[-1]
-        logger.info(
-            "%s on %s in %s, summaries in %s", services.model.name, services.model.device, services.model.dtype, store
-        )
-        listener.listen(BACKLOG)
-        logger.info("ready in %.1f s at http://%s:%d", time.monotonic() - started, *listener.getsockname()[:2])
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # uvicorn raises a signal again once it has stopped; the parts are closed after that
-            signal.signal(number, lambda *_: None)
-        await uvicorn.Server(config).serve(sockets=[listener])
-
-
-def _bound(settings: Settings) -> socket.socket:
-    """A socket at the address of the settings, not listening yet: a taken port is told before the model is loaded."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        with ExitStack() as on_failure:
-            bound = on_failure.enter_context(socket.socket(family, kind))
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            on_failure.pop_all()
-    except OSError as error:
-        _stop(f"cannot listen at {settings.host} port {settings.port}: {error.strerror or error}")
-    return bound
+        terminal.stop(terminal.as_sentence(error))
+    # not at the top: the server brings torch, which takes seconds, and other commands do without it
+    importlib.import_module("server.serving").run(settings)
 
 
 @app.command(
@@ -124,9 +75,22 @@ def _bound(settings: Settings) -> socket.socket:
 def train(context: typer.Context) -> None:
     """Train an AutoCompressor; `autocompressor train --help` lists the flags."""
     if importlib.util.find_spec("accelerate") is None:
-        _stop("training needs its extra: pip install 'autocompressor[train]'")
+        terminal.stop("training needs its extra: pip install 'autocompressor[train]'")
     sys.argv = ["autocompressor train", *context.args]
     runpy.run_module("training", run_name="__main__")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def bench(context: typer.Context) -> None:
+    """Measure the engine beside its peers; `autocompressor bench --help` lists the flags."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / "benchmarks" / "__main__.py").is_file():
+        terminal.stop("the benchmarks are in a checkout of the source, not in the installed package")
+    raise typer.Exit(
+        subprocess.run([sys.executable, "-m", "benchmarks", *context.args], cwd=checkout, check=False).returncode
+    )
 
 
 @app.command("version")
@@ -135,9 +99,9 @@ def print_version() -> None:
     typer.echo(version("autocompressor"))
 
 
-def _stop(message: str) -> NoReturn:
-    typer.echo(f"autocompressor: {message}", err=True)
-    raise typer.Exit(2)
+for command in (compress, generate, score, rerank):
+    app.command(epilog=terminal.STATUS_HELP)(command)
+app.add_typer(summaries.make_app(), name="summaries")
 
 
 def main() -> None:

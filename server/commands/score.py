@@ -1,0 +1,25 @@
+"""`autocompressor score`: how likely continuations are, conditioned on summaries."""
+
+from typing import Annotated
+
+import typer
+
+from server.commands import documents
+from server.commands.generate import Files, Summaries
+from server.commands.session import Session, with_session
+
+
+@with_session
+async def score(
+    session: Session,
+    continuations: Annotated[list[str], typer.Argument(help="Each usually begins with a space; - for stdin.")],
+    prompt: Annotated[str, typer.Option(help="What they continue.")] = "",
+    summary: Summaries = None,
+    file: Files = None,
+) -> None:
+    """Print the log-probability of each continuation after a prompt, conditioned on summaries."""
+    texts = [documents.piped(text) for text in continuations]
+    ids = await documents.summary_ids(session.client, summary or (), file or ())
+    result = await session.client.score(texts, prompt=prompt, summary_ids=ids)
+    for text, one in zip(texts, result.scores, strict=True):
+        session.give(one, f"{one.logprob:10.4f}  {text}", continuation=text)
