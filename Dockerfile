@@ -14,6 +14,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
       > requirements.txt \
     && pip install --quiet $PIP_OPTIONS -c constraints.txt -r requirements.txt setuptools
 COPY README.md LICENSE ./
+COPY autocompressor autocompressor
 COPY model model
 COPY server server
 COPY training training

@@ -19,7 +19,7 @@ PROGRESS := sed -unE \
 	-e 's@^Installing collected.*@  installing them@p'
 WARNINGS := grep -v '^WARNING: Location'
 
-.PHONY: help setup serve demo test lint check train no-data
+.PHONY: help setup serve demo test lint check train no-data bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ check: lint test ## All that must pass: lint, then tests
 
 train: $(if $(DATA),,no-data) $(INSTALLED) ## Train the tiny recipe on the documents in DATA, a folder, into OUT
 	@$(KEEP_MEMORY) $(BIN)/python -m training --recipe tiny --data $(DATA) --out $(OUT) $(ARGS)
+
+bench: $(INSTALLED) ## Measure the engine beside its peers; VLLM=PYTHON of an environment with vLLM, ARGS='compression --rounds 3'
+	@$(BIN)/python -m benchmarks $(if $(VLLM),--vllm $(VLLM)) $(ARGS)
 
 no-data:
 	@echo "make train needs documents: DATA=FOLDER, with .jsonl, .jsonl.gz or .jsonl.zst files" >&2; exit 2

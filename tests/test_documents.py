@@ -43,6 +43,27 @@ def test_the_readme_s_calls_work_as_written(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
+def test_the_readme_s_recipes_work_as_written(tmp_path: Path) -> None:
+    recipes = [block for block in blocks("README.md", "sh") if ".venv/bin/autocompressor compress" in block]
+    programs = blocks("README.md", "python")
+    assert (len(recipes), len(programs)) == (1, 3)
+    server = Server(Path("default"), f"sqlite:{tmp_path}/store.sqlite3", tmp_path / "server.log")
+    try:
+        address = str(server.client.base_url).rstrip("/")
+        told = shell(f"export AUTOCOMPRESSOR_URL={address}\n{recipes[0]}", ROOT)
+        assert "Stanard" in told
+        for program in programs:
+            own = program.replace("http://127.0.0.1:8000", address)
+            done = subprocess.run(
+                [sys.executable, "-c", own], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.strip()
+    finally:
+        assert server.stop() == 0
+
+
 FEW_TOKENS = "--pretraining-tokens 16384 --tokens 17408"
 
 
