@@ -141,10 +141,11 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """A document by its place in the request."""
+    """A document by its place in the request; `summary_id` may stand for it the next time."""
 
     index: int
     relevance_score: float
+    summary_id: str
     document: Any = None
 
 
