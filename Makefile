@@ -19,7 +19,7 @@ PROGRESS := sed -unE \
 	-e 's@^Installing collected.*@  installing them@p'
 WARNINGS := grep -v '^WARNING: Location'
 
-.PHONY: help setup serve demo test lint check train no-data bench
+.PHONY: help setup serve demo test lint check train no-data bench docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ lint: $(INSTALLED) ## Check format, lint and types
 	@$(BIN)/mypy
 
 check: lint test ## All that must pass: lint, then tests
+
+docs: $(INSTALLED) ## Write docs/api.md and docs/openapi.json from the application
+	@$(BIN)/python docs/api.py
 
 train: $(if $(DATA),,no-data) $(INSTALLED) ## Train the tiny recipe on the documents in DATA, a folder, into OUT
 	@$(KEEP_MEMORY) $(BIN)/python -m training --recipe tiny --data $(DATA) --out $(OUT) $(ARGS)

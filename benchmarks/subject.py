@@ -69,7 +69,11 @@ class Subject:
         self.services: Services
 
     def __enter__(self) -> Self:
-        self.services = self._runner.run(self._open())
+        try:
+            self.services = self._runner.run(self._open())
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     async def _open(self) -> Services:

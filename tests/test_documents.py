@@ -64,6 +64,24 @@ def test_the_readme_s_recipes_work_as_written(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
+def test_the_api_page_is_of_this_application_and_its_examples_work(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/api.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    opening, *examples = blocks("docs/api.md", "sh")
+    assert len(examples) > 20
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    server = Server(CHECKPOINT, f"sqlite:{tmp_path}/store.sqlite3", tmp_path / "server.log")
+    try:
+        for example in examples:
+            told = shell(f"URL={server.client.base_url}\n{opening}{example}", tmp_path)
+            assert '"error":{' not in told, f"{example}{told}"
+    finally:
+        assert server.stop() == 0
+
+
 FEW_TOKENS = "--pretraining-tokens 16384 --tokens 17408"
 
 

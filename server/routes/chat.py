@@ -28,7 +28,7 @@ router = APIRouter(tags=["openai"], responses=errors())
 @router.post(
     "/v1/chat/completions",
     response_model=replies.ChatCompletion,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": sse.CONTENT}},
 )
 async def chat_completions(body: ChatRequest, request: Request, response: Response, served: With) -> Any:
     """Answer a conversation: OpenAI's chat completions, without a limit to the conversation's length.
@@ -159,7 +159,7 @@ class _Answer:
             choices=choices,
         )
 
-    def _usage(self) -> replies.Usage:
+    def _usage(self) -> replies.CompletionUsage:
         return usage([self._prepared], self._choices.num_generated)
 
     def _compression(self) -> replies.Compression:

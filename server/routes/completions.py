@@ -33,7 +33,7 @@ router = APIRouter(tags=["openai"], responses=errors())
 @router.post(
     "/v1/completions",
     response_model=replies.Completion,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": sse.CONTENT}},
 )
 async def completions(body: CompletionRequest, request: Request, response: Response, served: With) -> Any:
     """Continue prompts: OpenAI's completions, without a limit to the prompt's length.
@@ -192,7 +192,7 @@ class _Answer:
             choices=choices,
         )
 
-    def _usage(self) -> replies.Usage:
+    def _usage(self) -> replies.CompletionUsage:
         return usage(self._prepared, self._choices.num_generated)
 
     def _compression(self) -> replies.Compression:

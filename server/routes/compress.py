@@ -29,7 +29,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Answer,
         "description": "The summary was there already.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": sse.CONTENT,
     }
 }
 

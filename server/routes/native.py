@@ -29,7 +29,7 @@ router = APIRouter(responses=errors())
 @router.post(
     "/generate",
     response_model=schemas.GenerateResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": sse.CONTENT}},
     tags=["generation"],
 )
 async def generate(body: schemas.GenerateRequest, request: Request, response: Response, served: With) -> Any:

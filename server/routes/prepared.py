@@ -79,9 +79,9 @@ class _Texts:
                 self.cached_tokens.append(min(conditioning.cached_segments * segment_length, num_tokens))
 
 
-def usage(prepared: Sequence[Prepared], num_completion_tokens: int) -> replies.Usage:
+def usage(prepared: Sequence[Prepared], num_completion_tokens: int) -> replies.CompletionUsage:
     num_prompt_tokens = sum(len(each.token_ids) for each in prepared)
-    return replies.Usage(
+    return replies.CompletionUsage(
         prompt_tokens=num_prompt_tokens,
         completion_tokens=num_completion_tokens,
         total_tokens=num_prompt_tokens + num_completion_tokens,

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -9,6 +10,17 @@ from fastapi.responses import StreamingResponse
 from server.errors import ServiceError
 from server.routes.waiting import unless_disconnected
 from server.schemas import native as schemas
+
+# for OpenAPI, as its version 3.2 describes a stream and FastAPI's own streams do already
+CONTENT: dict[str, Any] = {
+    "text/event-stream": {
+        "itemSchema": {
+            "type": "object",
+            "properties": {"data": {"type": "string", "description": "A chunk as JSON, or [DONE] at the end."}},
+            "required": ["data"],
+        }
+    }
+}
 
 
 async def streamed(request: Request, chunks: AsyncGenerator[str]) -> StreamingResponse:

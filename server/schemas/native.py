@@ -31,6 +31,14 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+EXAMPLE_ID = "5f2b8c1e94d07a63b1f0c4e8a9d27356e01b7c48"  # in examples, the place of a stored summary's
+
+
+def example(**body: Any) -> ConfigDict:
+    """For a body's OpenAPI schema: one that works, once ids of your own stand in it."""
+    return ConfigDict(json_schema_extra={"examples": [body]})
+
+
 class Part(Body):
     """A stored summary or a text."""
 
@@ -105,6 +113,8 @@ class Sampling(Body):
 
 
 class GenerateRequest(Conditioned, Sampling):
+    model_config = example(summary_ids=[EXAMPLE_ID], prompt="I looked at", max_tokens=24, seed=1)
+
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="None: as many as fit, up to 128.")
     stream: bool = False
 
@@ -115,6 +125,8 @@ ManyScored = Annotated[list[Scored], Field(min_length=1, max_length=MAX_CONTINUA
 
 class ScoreRequest(Conditioned):
     """`continuations` of a prompt, or in vLLM's form what follows each `text_1`: one for all, or as many."""
+
+    model_config = example(summary_ids=[EXAMPLE_ID], prompt="I saw Mrs.", continuations=[" Stanard", " Smith"])
 
     model: Text | None = None
     continuations: ManyScored | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from server.schemas.native import MAX_NEW_TOKENS, MAX_PARTS, Body, Sampling, SummaryId, Text
+from server.schemas.native import EXAMPLE_ID, MAX_NEW_TOKENS, MAX_PARTS, Body, Sampling, SummaryId, Text, example
 
 MAX_CHOICES = 16
 MAX_PROMPTS = 128
@@ -112,7 +112,9 @@ class Asked(Sampling):
 
 
 class CompletionRequest(Asked):
-    prompt: Prompt = Field(examples=["It was a bright cold day in April"])
+    model_config = example(prompt="It was a bright cold day in April", max_tokens=16, seed=1)
+
+    prompt: Prompt
     max_tokens: int | None = Field(16, ge=0, le=MAX_NEW_TOKENS, description="0 with `echo` scores the prompt.")
     echo: bool | None = Field(default=False, description="Begin the answer with the prompt.")
     logprobs: int | None = Field(
@@ -164,6 +166,16 @@ class Message(Body):
 
 
 class ChatRequest(Asked):
+    model_config = example(
+        messages=[
+            {
+                "role": "user",
+                "content": [{"type": "summary", "id": EXAMPLE_ID}, {"type": "text", "text": "Who came in?"}],
+            }
+        ],
+        max_tokens=24,
+    )
+
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="Null: as many as fit, up to 128.")
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="The same by its newer name.")

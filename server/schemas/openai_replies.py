@@ -11,7 +11,7 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int = Field(description="Of them, those whose segments were in the store.")
 
 
-class Usage(BaseModel):
+class CompletionUsage(BaseModel):
     prompt_tokens: int = Field(description="All tokens of the prompts' texts, compressed and dropped ones included.")
     completion_tokens: int
     total_tokens: int
@@ -57,7 +57,7 @@ class Completion(BaseModel):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: Usage | None = None
+    usage: CompletionUsage | None = None
     compression: Compression | None = None
 
 
@@ -95,7 +95,7 @@ class ChatCompletion(BaseModel):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: CompletionUsage
     compression: Compression
 
 
@@ -117,5 +117,5 @@ class ChatChunk(BaseModel):
     created: int
     model: str
     choices: list[DeltaChoice]
-    usage: Usage | None = None
+    usage: CompletionUsage | None = None
     compression: Compression | None = None

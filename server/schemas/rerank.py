@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, model_validator
 
-from server.schemas.native import Body, SummaryId, Text, Usage
+from server.schemas.native import EXAMPLE_ID, Body, SummaryId, Text, Usage, example
 from server.schemas.receipts import Receipt
 
 MAX_PASSAGES = 1000
@@ -27,6 +27,12 @@ class PassageBody(Body):
 
 
 class RerankRequest(Body):
+    model_config = example(
+        query="Who keeps the lamp?",
+        documents=["The keeper fills the lamp.", {"text": "The sea was calm."}, {"summary_id": EXAMPLE_ID}],
+        top_n=2,
+    )
+
     model: Text | None = None
     query: Annotated[Text, Field(min_length=1)]
     documents: list[Text | PassageBody] = Field(min_length=1, max_length=MAX_PASSAGES)

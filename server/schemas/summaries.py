@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from server.schemas.native import MAX_TTL_SECONDS, Body, SummaryId, Text, TokenIds
+from server.schemas.native import MAX_TTL_SECONDS, Body, SummaryId, Text, TokenIds, example
 from server.schemas.receipts import Receipt
 
 MAX_DOCUMENTS = 1000
@@ -36,7 +36,7 @@ class Kept(Body):
 class DocumentBody(Kept):
     """A document as text or as token ids."""
 
-    text: Text | None = Field(None, examples=["It was a bright cold day in April…"])
+    text: Text | None = None
     token_ids: TokenIds | None = None
     parent: SummaryId | None = Field(None, description="Id of the summary that this text continues.")
 
@@ -49,6 +49,8 @@ class DocumentBody(Kept):
 
 class CompressRequest(DocumentBody):
     """A document as text or as token ids, or several `documents`."""
+
+    model_config = example(text="The lighthouse keeper wrote one line a day.", metadata={"source": "diary"})
 
     documents: list[DocumentBody] | None = Field(None, min_length=1, max_length=MAX_DOCUMENTS)
     stream: bool = Field(default=False, description="Server-sent events of progress, then the answer and [DONE].")
@@ -64,6 +66,8 @@ class CompressRequest(DocumentBody):
 
 
 class AppendRequest(Kept):
+    model_config = example(text=" On the third day the lamp went out.")
+
     text: Text
     stream: bool = Field(default=False, description="Server-sent events of progress, then the answer and [DONE].")
 

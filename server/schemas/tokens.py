@@ -4,10 +4,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from server.schemas.native import Body, Text, TokenIds
+from server.schemas.native import Body, Text, TokenIds, example
 
 
 class TokenizeRequest(Body):
+    model_config = example(text="The lighthouse keeper")
+
     model: Text | None = None
     text: Text
     add_special_tokens: bool = True
@@ -21,6 +23,8 @@ class TokenizeResponse(BaseModel):
 
 
 class DetokenizeRequest(Body):
+    model_config = example(tokens=[54, 104, 101])
+
     model: Text | None = None
     tokens: TokenIds
 

@@ -4,32 +4,41 @@ import pytest
 import torch
 from torch import nn
 
-from model.precision import computes_in_bfloat16
 from server.engine.packed_linear import PackedLinear, pack_linear_layers
 from tests.tiny import tiny_compressor
 
-needs_bfloat16 = pytest.mark.skipif(
-    not computes_in_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16 instructions"
-)
+DTYPES = [
+    torch.float32,
+    pytest.param(
+        torch.bfloat16,
+        marks=pytest.mark.skipif(
+            not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no instructions to pack it for"
+        ),
+    ),
+]
 
 
-@needs_bfloat16
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("num_rows", [1, 7, 200])
-def test_results_stay(num_rows: int, has_bias: bool) -> None:
+def test_results_stay(num_rows: int, has_bias: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    linear = nn.Linear(96, 64, bias=has_bias, dtype=torch.bfloat16)
-    states = torch.randn(1, num_rows, 96, dtype=torch.bfloat16)
+    linear = nn.Linear(96, 64, bias=has_bias, dtype=dtype)
+    states = torch.randn(1, num_rows, 96, dtype=dtype)
     with torch.inference_mode():
         torch.testing.assert_close(PackedLinear(linear)(states), linear(states))
 
 
-@needs_bfloat16
-def test_a_model_in_bfloat16_is_packed_whole_and_one_in_float32_stays() -> None:
-    packed, plain = tiny_compressor(dtype=torch.bfloat16).base, tiny_compressor().base
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_model_is_packed_whole(dtype: torch.dtype) -> None:
+    packed = tiny_compressor(dtype=dtype).base
     embeddings = packed.get_input_embeddings().weight
     pack_linear_layers(packed)
-    pack_linear_layers(plain)
     assert not [module for module in packed.modules() if type(module) is nn.Linear]
-    assert [module for module in plain.modules() if type(module) is nn.Linear]
     assert packed.get_input_embeddings().weight is embeddings
+
+
+def test_a_dtype_that_cannot_be_packed_stays() -> None:
+    plain = tiny_compressor(dtype=torch.float64).base
+    pack_linear_layers(plain)
+    assert [module for module in plain.modules() if type(module) is nn.Linear]

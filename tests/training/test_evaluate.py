@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import training.evaluate
 from model import AutoCompressor
 from tests.tiny import TEXT, random_ids, tiny_base, tiny_compressor, tiny_tokenizer
 from training.data import TokenisedDocuments
@@ -245,9 +246,14 @@ def test_checkpoints_side_by_side(place: SimpleNamespace, measured: Measure) -> 
     assert sum(score.tokens for score in scores) == 2 * (SEGMENT - 1)
 
 
-def test_the_dtype_is_the_stored_one(place: SimpleNamespace, measured: Measure) -> None:
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_the_dtype_is_the_stored_one_where_the_device_computes_in_it(
+    place: SimpleNamespace, measured: Measure, has_instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.evaluate, "computes_in_bfloat16", lambda device: has_instructions)
     model = AutoCompressor.from_pretrained(place.compressor)
     assert model.dtype == torch.bfloat16
+    model = model if has_instructions else model.float()
     ids = tiny_tokenizer()(TEXT, add_special_tokens=False)["input_ids"]
     starts = np.array([0, 1 + len(ids)])
     documents = TokenisedDocuments(np.array([tiny_tokenizer().bos_token_id, *ids], np.uint16), starts)
