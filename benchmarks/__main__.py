@@ -15,7 +15,7 @@ from benchmarks import compression, generation, interference, machine, questions
 from benchmarks.measuring import Row, as_markdown
 from benchmarks.subject import Subject, make_model
 from benchmarks.transformers_peer import Transformers
-from benchmarks.vllm import Vllm
+from benchmarks.vllm_peer import Vllm
 from server.cores import in_a_thread_that_ends
 
 GROUPS = ("generation", "compression", "questions", "serving", "interference")

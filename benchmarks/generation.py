@@ -7,7 +7,7 @@ import torch
 from benchmarks.measuring import Row, compared, take_turns
 from benchmarks.subject import Subject, random_ids
 from benchmarks.transformers_peer import Transformers
-from benchmarks.vllm import Vllm
+from benchmarks.vllm_peer import Vllm
 from server.engine.protocol import Prompt
 
 NUM_VECTORS, PROMPT_TOKENS, NEW_TOKENS = 150, 50, 64

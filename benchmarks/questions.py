@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.measuring import Row, Spread, compared, ratios, take_turns
 from benchmarks.subject import SEGMENT_LENGTH, Subject, random_ids
-from benchmarks.vllm import Vllm
+from benchmarks.vllm_peer import Vllm
 from server.engine.protocol import Prompt
 from server.prompting import SummaryPart, TextPart
 

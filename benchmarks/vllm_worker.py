@@ -1,4 +1,4 @@
-"""Runs vLLM for `peers.Vllm`, in vLLM's own environment: JSON commands on stdin, answers on stdout."""
+"""Runs vLLM for `benchmarks.vllm_peer`, in vLLM's own environment: JSON commands on stdin, answers on stdout."""
 
 import json
 import os

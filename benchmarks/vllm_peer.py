@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
+LAST_LINES = 30  # of its log, shown where it fails
 
 
 class Vllm:
@@ -74,4 +75,5 @@ class Vllm:
                 os.killpg(self._process.pid, signal.SIGSTOP)
                 answer: dict[str, Any] = json.loads(line)
                 return answer
-        raise RuntimeError(f"vLLM ended; {self._log.name} says why")
+        told = Path(self._log.name).read_text().splitlines()[-LAST_LINES:]
+        raise RuntimeError("vLLM ended; its last words:\n" + "\n".join(told))
