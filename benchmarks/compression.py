@@ -1,6 +1,7 @@
 """E3, E8, E9: how fast documents are compressed, alone, together, appended to and very long."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 
@@ -88,15 +89,19 @@ def _share_of_rate(subject: Subject, transformers: Transformers, batch: int, rou
 
 
 def _append(subject: Subject, rounds: int) -> Row:
-    segment = segments_of(SEGMENT_LENGTH, 1)
-    before = subject.random_vectors(20 * SUMMARY_LENGTH, 2)
+    """As a client does it, store and all: new documents every time, what is appended to having just been compressed."""
+    compress, seeds = subject.services.compressor.compress, itertools.count(1000)
 
-    def seconds(soft_prompt: torch.Tensor | None) -> float:
+    def seconds(parent_id: str | None) -> float:
         started = time.perf_counter()
-        subject.run(subject.compress(segment, soft_prompt))
+        subject.run(compress(random_ids(SEGMENT_LENGTH, next(seeds)), parent_id=parent_id))
         return time.perf_counter() - started
 
-    measured = take_turns({"appended": lambda: seconds(before), "alone": lambda: seconds(None)}, rounds)
+    def appended() -> float:
+        document = random_ids(20 * SEGMENT_LENGTH, next(seeds))
+        return seconds(subject.run(compress(document)).summary.id)
+
+    measured = take_turns({"appended": appended, "alone": lambda: seconds(None)}, rounds)
     return Row(
         "E8",
         "one segment appended to 20, over one alone: time",

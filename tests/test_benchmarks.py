@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compression, generation, interference, questions, serving
+from benchmarks import compression, conversation, generation, interference, questions, serving
 from benchmarks.measuring import Row, Spread, as_markdown, compared, take_turns
 from benchmarks.subject import Subject, make_model
 from benchmarks.transformers_peer import Transformers
@@ -77,8 +77,9 @@ def test_every_row_is_measured(tiny_model: Path, tmp_path: Path) -> None:
             *questions.run(subject, None, rounds=1),
             *interference.run(subject, rounds=1),
             *serving.run(subject, tiny_model, tmp_path, rounds=1),
+            *conversation.run(tiny_model, tmp_path, rounds=1),
         ]
-    assert {row.experiment for row in rows} == {"E1", "E2", "E3", "E6", "E7", "E8", "E9", "E10", "E11", "E12"}
+    assert {row.experiment for row in rows} == {"E1", "E2", "E3", "E6", "E7", "E8", "E9", "E10", "E11", "E12", "E13"}
     for row in rows:
         assert row.value.low <= row.value.median <= row.value.high
         assert all(side.low > 0 for side in row.sides.values()), row
