@@ -43,7 +43,7 @@ demo: $(INSTALLED) ## Compress, generate and score a chapter with the running se
 	@$(BIN)/python examples/demo.py --url $(URL)
 
 test: $(INSTALLED) ## Run the tests; ARGS='tests/store -k redis'
-	@$(BIN)/pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## Check format, lint and types
 	@$(BIN)/ruff format --check

@@ -101,7 +101,7 @@ def newcomers_folder(tmp_path: Path) -> Path:
 def shell(script: str, folder: Path) -> str:
     done = subprocess.run(
         ["bash", "-ec", script], cwd=folder, capture_output=True, text=True, timeout=600, check=False,
-        env={**os.environ, "HOME": str(folder), "OMP_NUM_THREADS": "2"},
+        env={**os.environ, "HOME": str(folder), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
