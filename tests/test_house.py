@@ -98,3 +98,11 @@ def test_documented_targets_exist() -> None:
     dry_run = ["make", "--dry-run", *sorted(targets | {"check", "train"}), "DATA=documents"]
     made = subprocess.run(dry_run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
+
+
+def test_the_image_s_builder_gets_what_it_copies() -> None:
+    copied = re.findall(r"^COPY (?!--)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    let_through = set(re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    assert sources == let_through
+    assert all((ROOT / source).exists() for source in sources)
