@@ -89,4 +89,4 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def _shown(value: float, unit: str) -> str:
-    return UNIT_FORMATS.get(unit, f"{{:,.{0 if value >= 100 else 1}f}} {unit}").format(value)
+    return UNIT_FORMATS.get(unit, f"{{:,{'.0f' if value >= 100 else '.3g'}}} {unit}").format(value)
