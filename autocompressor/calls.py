@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 from autocompressor.results import (
+    AutocompressorError,
     Chunk,
     Compressed,
     Generation,
@@ -136,7 +137,7 @@ def score(
     context: Sequence[Mapping[str, str]] | None = None,
 ) -> Call[Scores]:
     """Log-probabilities of continuations of a prompt, after stored summaries."""
-    body = _conditioned(prompt, summary_ids, context) | {"continuations": list(continuations)}
+    body = _conditioned(prompt, summary_ids, context) | {"continuations": _listed("continuations", continuations)}
 
     def scores(data: Json) -> Scores:
         return read(Scores, data, scores=tuple(read(Score, one) for one in data["scores"]), usage=_usage(data))
@@ -152,7 +153,8 @@ def rerank(
     return_documents: bool = False,
 ) -> Call[Ranking]:
     """Order documents, texts or `{"summary_id": …}`, by how likely they make the query."""
-    body = {"query": query, "documents": list(documents), "top_n": top_n, "return_documents": return_documents or None}
+    listed = _listed("documents", documents)
+    body = {"query": query, "documents": listed, "top_n": top_n, "return_documents": return_documents or None}
 
     def ranking(data: Json) -> Ranking:
         return read(Ranking, data, results=tuple(read(Ranked, one) for one in data["results"]))
@@ -204,7 +206,15 @@ def _compression(path: str, body: Json, progress: OnProgress | None) -> Call[Com
 def _conditioned(
     prompt: str | None, summary_ids: Sequence[str], context: Sequence[Mapping[str, str]] | None
 ) -> dict[str, Any]:
-    return _given({"prompt": prompt, "summary_ids": list(summary_ids) or None, "context": context})
+    listed = _listed("summary_ids", summary_ids)
+    return _given({"prompt": prompt, "summary_ids": listed or None, "context": context})
+
+
+def _listed(name: str, values: Sequence[T]) -> list[T]:
+    """The values as a list; one text, which is a sequence of its characters, is refused."""
+    if isinstance(values, str):
+        raise TypeError(f"`{name}` takes several; give [{values[:40]!r}] for one")
+    return list(values)
 
 
 def _given(body: Json) -> dict[str, Any]:
@@ -212,6 +222,8 @@ def _given(body: Json) -> dict[str, Any]:
 
 
 def _path(summary_id: str) -> str:
+    if not summary_id:
+        raise AutocompressorError("a summary's id is empty", code="invalid_request", param="summary_id")
     return f"/summaries/{quote(summary_id, safe='')}"
 
 

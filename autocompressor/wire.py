@@ -1,5 +1,6 @@
 """Between calls and httpx: a request's arguments, the events of a stream, and what went wrong."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -80,7 +81,13 @@ def request(call: Call[Any]) -> dict[str, Any]:
     request = {"method": call.method, "url": call.path, "params": call.query}
     if isinstance(call.body, bytes):
         return request | {"content": call.body, "headers": {"Content-Type": SAFETENSORS}}
-    return request | ({} if call.body is None else {"json": call.body})
+    if call.body is None:
+        return request
+    try:
+        content = json.dumps(call.body, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # not a number, or half of a surrogate pair
+        raise AutocompressorError(f"the request cannot be written as JSON: {error}", code="invalid_request") from error
+    return request | {"content": content, "headers": {"Content-Type": "application/json"}}
 
 
 def pause_seconds(response: httpx.Response, attempt: int, max_retries: int) -> float:

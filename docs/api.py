@@ -27,6 +27,7 @@ URL=${URL:-http://127.0.0.1:8000}
 JSON='Content-Type: application/json'
 field() { python3 -c "import json, sys; print(json.load(sys.stdin)['$1'])"; }
 ID=$(curl -s $URL/compress -F file=@examples/chapter.txt | field id)
+MODEL=$(curl -s $URL/v1/models | python3 -c "import json, sys; print(json.load(sys.stdin)['data'][0]['id'])")
 JOB=$(curl -s $URL/jobs/compress -H "$JSON" -d '{"text": "The lamp went out."}' | field id)
 curl -s "$URL/summaries/$ID?format=safetensors" -o summary.safetensors
 ```
@@ -90,6 +91,9 @@ def endpoint(title: str, operation: Json, schemas: Json) -> str:
         rows += fields(schemas[body])
     if rows:
         lines += ["", *TABLE, *rows]
+    form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
+    if form:
+        lines += ["", "As a form, which a file comes in:", "", *TABLE, *fields(form["schema"])]
     answers = {
         shape(media.get("schema", {})) if kind == "application/json" else SHAPE_OF[kind]
         for status, response in operation["responses"].items()
@@ -111,7 +115,7 @@ def objects(name: str, schema: Json) -> str:
 def curl(title: str, operation: Json, schemas: Json) -> str:
     """A command that works once the page's first lines have run."""
     method, path = title.split()
-    address = f"$URL{path}".replace("{summary_id}", "$ID").replace("{job_id}", "$JOB")
+    address = f"$URL{path}".replace("{summary_id}", "$ID").replace("{job_id}", "$JOB").replace("{model_id}", "$MODEL")
     verb = "" if method == "GET" or ("requestBody" in operation and method == "POST") else f" -X {method}"
     body = body_of(operation)
     if body:

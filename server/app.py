@@ -2,17 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from itertools import takewhile
 from pathlib import Path
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from fastapi import FastAPI
 
 import model as model_package
 from model import AutoCompressor
@@ -25,22 +20,7 @@ from server.engine.engine import TorchEngine
 from server.engine.protocol import Engine
 from server.engine.runner import Runner
 from server.engine.scheduler import Limits
-from server.errors import (
-    BodyTooLarge,
-    EngineFailed,
-    IdempotencyMismatch,
-    Internal,
-    InvalidRequest,
-    JobNotFound,
-    ModelMismatch,
-    ModelNotFound,
-    NotReady,
-    Overloaded,
-    ServiceError,
-    StoreExhausted,
-    SummaryNotFound,
-    TooLong,
-)
+from server.envelope import add_error_handlers
 from server.fusing import Fuser
 from server.intake import Intake
 from server.jobs import Jobs
@@ -50,32 +30,13 @@ from server.prompting import Prompter
 from server.reranking import Reranker
 from server.routes import chat, completions, compress, health, jobs, native, openai, page, rerank, tokens
 from server.routes import summaries as summary_routes
-from server.schemas import native as schemas
 from server.served_model import ServedModel
 from server.services import Services
 from server.settings import Settings
 from server.store import SummaryStore, open_store
 from server.summaries import Summaries
 
-STATUS: dict[type[ServiceError], int] = {
-    InvalidRequest: 400,
-    SummaryNotFound: 404,
-    ModelNotFound: 404,
-    JobNotFound: 404,
-    ModelMismatch: 409,
-    IdempotencyMismatch: 422,
-    TooLong: 413,
-    BodyTooLarge: 413,
-    EngineFailed: 424,
-    Overloaded: 429,
-    Internal: 500,
-    NotReady: 503,
-    StoreExhausted: 507,
-}
-RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: BodyTooLarge.code}
 QUEUE_SHARE = 4  # of the engine's line, the part that one request's documents may take
-CLIENT_LEFT = 499  # nginx's status for it; nobody is there to read it
 
 
 def create_app(services: Services) -> FastAPI:
@@ -93,7 +54,7 @@ def create_app(services: Services) -> FastAPI:
     )
     for router in (*native_routes, *(each.router for each in (completions, chat, openai, health, page))):
         app.include_router(router)
-    _add_error_handlers(app)
+    add_error_handlers(app)
     return app
 
 
@@ -220,55 +181,3 @@ def end_of_text_ids(compressor: AutoCompressor) -> frozenset[int]:
     named = compressor.base.config.eos_token_id
     ids = {*(named if isinstance(named, list) else [named]), getattr(compressor.tokenizer, "eos_token_id", None)}
     return frozenset(ids - {None})
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(ServiceError)
-    async def service_error(_: Request, error: ServiceError) -> Response:
-        return _envelope(STATUS[type(error)], error.message, code=error.code, param=error.param)
-
-    @app.exception_handler(RequestValidationError)
-    async def validation_error(_: Request, error: RequestValidationError) -> Response:
-        return _validation_envelope(error)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        code = HTTP_CODES.get(error.status_code, InvalidRequest.code)
-        message = str(error.detail)
-        if error.status_code in (404, 405):
-            message = f"there is no {request.method} {request.url.path}; /docs lists what there is"
-        return _envelope(error.status_code, message, code=code, headers=error.headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def client_left(_: Request, __: ClientDisconnect) -> Response:
-        return Response(status_code=CLIENT_LEFT)
-
-    @app.exception_handler(Exception)
-    async def defect(_: Request, __: Exception) -> Response:
-        return _envelope(500, "the server has failed on this request; its log says more", code=Internal.code)
-
-
-def _validation_envelope(error: RequestValidationError) -> Response:
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return _envelope(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
-    if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
-        message = "the body must be a JSON object, sent as Content-Type: application/json"
-        return _envelope(422, message, code="validation_error")
-    # pydantic names a union's member too, by its type; the client knows fields and places in lists only
-    known = takewhile(lambda part: isinstance(part, int) or str(part).isidentifier(), first["loc"][1:])
-    param = ".".join(str(part) for part in known)
-    message = first["msg"].removeprefix("Value error, ")
-    return _envelope(422, f"{param}: {message}" if param else message, code="validation_error", param=param or None)
-
-
-def _envelope(
-    status: int, message: str, *, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
-) -> Response:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    if status == 429:
-        kind = "rate_limit_error"
-    detail = schemas.ErrorDetail(message=message, type=kind, param=param, code=code)
-    retry = {"Retry-After": RETRY_AFTER_SECONDS[status]} if status in RETRY_AFTER_SECONDS else {}
-    body = schemas.ErrorResponse(error=detail).model_dump()
-    return JSONResponse(body, status_code=status, headers={**retry, **(headers or {})})

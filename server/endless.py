@@ -176,5 +176,5 @@ class Endless:
         return TooLong(
             f"{len(plan.token_ids)} prompt tokens, {plan.num_vectors} summary vectors and {num_new} new tokens exceed "
             f"the window of {self._window} positions; {why}",
-            param="prompt",
+            param="prompt" if num_new < self._window else "max_tokens",
         )

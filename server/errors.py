@@ -1,10 +1,11 @@
-"""Errors the client is told about. `app.py` alone maps them to HTTP statuses."""
+"""Errors the client is told about. `envelope.py` alone maps them to HTTP statuses."""
 
 
 class ServiceError(Exception):
-    """A request that ends in an error; `code` is part of the API, `param` names the field at fault."""
+    """A request that ends in an error; `code` and `kind` are part of the API, `param` names the field at fault."""
 
     code = "internal"
+    kind = "invalid_request_error"  # OpenAI's `type`: whose fault it is
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -64,25 +65,31 @@ class Overloaded(ServiceError):
     """The queue is full; the client should come back later."""
 
     code = "overloaded"
+    kind = "rate_limit_error"
 
 
 class NotReady(ServiceError):
     """The engine or the store cannot serve now."""
 
     code = "not_ready"
+    kind = "server_error"
 
 
 class StoreExhausted(ServiceError):
     """The store has no room left for another summary."""
 
     code = "store_full"
+    kind = "server_error"
 
 
 class EngineFailed(ServiceError):
     """The forward pass this request was part of failed; nothing of it was kept."""
 
     code = "engine_failed"
+    kind = "server_error"
 
 
 class Internal(ServiceError):
     """A defect of the server's own, or a stored record that is damaged."""
+
+    kind = "server_error"

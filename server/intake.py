@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from server.compression import Compressed, Compressor
-from server.errors import ServiceError
+from server.errors import InvalidRequest, ServiceError
 from server.patience import patiently
 from server.progress import Progress, Report
 from server.served_model import ServedModel
@@ -80,6 +80,8 @@ class Intake:
 
     async def _token_ids(self, document: Document) -> Sequence[int]:
         if document.token_ids is not None:
+            if not document.token_ids:
+                raise InvalidRequest("the document is empty: it has 0 tokens", param="token_ids")
             await asyncio.to_thread(self._model.require_known, document.token_ids, param="token_ids")
             return document.token_ids
         if not document.text:

@@ -103,7 +103,7 @@ class Reranker:
     async def _summaries_of(self, passages: Sequence[Passage]) -> tuple[list[Summary], bool]:
         """The summary of each passage, and whether one had to be computed."""
         ids = [passage.summary_id for passage in passages if passage.summary_id is not None]
-        stored = dict(zip(ids, await self._summaries.get_many(ids, param="documents"), strict=True)) if ids else {}
+        stored = dict(zip(ids, await self._summaries.get_many(ids, param="documents"), strict=True))
         places = [place for place, passage in enumerate(passages) if passage.summary_id is None]
         for place in places:
             if not passages[place].text:

@@ -71,7 +71,9 @@ class Summaries:
             return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
 
     async def get_many(self, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
-        """As `get`, of several in one call to the store."""
+        """As `get`, of several in one call to the store; of none without one."""
+        if not summary_ids:
+            return []
         async with self._store_call("get"):
             values = await self._store.get_many([_manifest_key(summary_id) for summary_id in summary_ids])
         for summary_id, value in zip(summary_ids, values, strict=True):

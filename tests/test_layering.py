@@ -14,6 +14,7 @@ FLOORS = [
     {"server.commands"},
     {"server.serving", "server.in_process"},
     {"server.app"},
+    {"server.envelope"},
     {"server.routes.native", "server.routes.openai", "server.routes.completions", "server.routes.chat"}
     | {"server.routes.health", "server.routes.page"}
     | {"server.routes.summaries", "server.routes.rerank", "server.routes.jobs", "server.routes.tokens"},

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Path
 
 from server.compression import Compressed
+from server.errors import ServiceError
 from server.routes.receipts import compressed_receipt
 from server.schemas import native, summaries
 from server.services import Services, services
@@ -17,6 +18,10 @@ IdInPath = Annotated[str, Path(description="A summary's id, as /compress gave it
 def errors() -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: the statuses any native endpoint may answer with."""
     return {status: {"model": native.ErrorResponse} for status in (400, 404, 409, 413, 422, 424, 429, 503, 507)}
+
+
+def error_detail(error: ServiceError) -> native.ErrorDetail:
+    return native.ErrorDetail(message=error.message, type=error.kind, param=error.param, code=error.code)
 
 
 def described(summary: Summary, served: Services) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from server.routes.choices import Choices, Piece, Scored, Whole, Words, finite
 from server.routes.prepared import Prepared, compression, prepare, usage, wish
 from server.routes.receipts import Stopwatch
 from server.routes.sampling import biases, sampling_params, with_seed_of
-from server.routes.waiting import unless_disconnected
 from server.schemas import openai_replies as replies
 from server.schemas.openai import ChatRequest, Message, SummaryContent, TextContent
 from server.services import Services
@@ -31,26 +30,23 @@ router = APIRouter(tags=["openai"], responses=errors())
     responses={200: {"content": sse.CONTENT}},
 )
 async def chat_completions(body: ChatRequest, request: Request, response: Response, served: With) -> Any:
-    """Answer a conversation: OpenAI's chat completions, without a limit to the conversation's length.
+    """Answer a conversation: OpenAI's chat completions.
+
+    Of a conversation longer than the window the oldest tokens are compressed (`truncate`); where even their vectors
+    exceed it, the oldest are dropped, as `compression.dropped_tokens` in the answer says.
 
     Messages may have stored summaries among their texts. All of them condition the whole conversation, in order, since
     vectors stand before all tokens.
     """
     served.model.require_name(body.model)
     watch = Stopwatch()
-    answer = await unless_disconnected(request, _answer(served, body, watch))
-    if body.stream:
-        stream = await sse.streamed(request, answer.chunks())
-        stream.headers.update(watch.headers())
-        return stream
-    whole = await unless_disconnected(request, answer.whole())
-    response.headers.update(watch.headers())
-    return whole
+    work = _answer(served, body, watch)
+    return await sse.answered(request, response, watch, work, is_stream=bool(body.stream))
 
 
 async def _answer(served: Services, body: ChatRequest, watch: Stopwatch) -> "_Answer":
     logit_bias = biases(body, served.model)
-    summaries = tuple([await served.summaries.get(each, param="messages") for each in _summary_ids(body.messages)])
+    summaries = tuple(await served.summaries.get_many(_summary_ids(body.messages), param="messages"))
     rendered = await asyncio.to_thread(render, served.model, [_said(message) for message in body.messages])
     plan = served.prompter.plan_tokens(summaries, rendered.token_ids)
     fitted = served.endless.fit(plan, wish(body, body.wanted_tokens))

@@ -19,7 +19,6 @@ from server.routes.choices import Choices, Piece, Scored, Words, finite
 from server.routes.prepared import Prepared, compression, prepare, usage, wish
 from server.routes.receipts import Stopwatch
 from server.routes.sampling import biases, sampling_params, with_seed_of
-from server.routes.waiting import unless_disconnected
 from server.schemas import openai_replies as replies
 from server.schemas.openai import CompletionRequest, SummaryContent
 from server.services import Services
@@ -36,20 +35,17 @@ router = APIRouter(tags=["openai"], responses=errors())
     responses={200: {"content": sse.CONTENT}},
 )
 async def completions(body: CompletionRequest, request: Request, response: Response, served: With) -> Any:
-    """Continue prompts: OpenAI's completions, without a limit to the prompt's length.
+    """Continue prompts: OpenAI's completions.
+
+    Of a prompt longer than the window the oldest tokens are compressed (`truncate`); where even their vectors exceed
+    it, the oldest are dropped, as `compression.dropped_tokens` in the answer says.
 
     A prompt of parts may have stored summaries among its texts; a text before a summary is compressed in its place.
     """
     served.model.require_name(body.model)
     watch = Stopwatch()
-    answer = await unless_disconnected(request, _answer(served, body, watch))
-    if body.stream:
-        stream = await sse.streamed(request, answer.chunks())
-        stream.headers.update(watch.headers())
-        return stream
-    whole = await unless_disconnected(request, answer.whole())
-    response.headers.update(watch.headers())
-    return whole
+    work = _answer(served, body, watch)
+    return await sse.answered(request, response, watch, work, is_stream=bool(body.stream))
 
 
 async def _answer(served: Services, body: CompletionRequest, watch: Stopwatch) -> "_Answer":

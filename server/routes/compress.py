@@ -51,14 +51,19 @@ router = APIRouter(responses=errors())
 @form_router.post("/compress", status_code=201, response_model=None, include_in_schema=False)
 async def compress_file(body: Annotated[schemas.Upload, Form()], request: Request, served: With) -> Any:
     """As `compress`, of an uploaded UTF-8 text."""
+    files = (await request.form()).getlist("file")
+    if len(files) != 1:
+        raise InvalidRequest(f"the form has {len(files)} files; one is compressed at a time", param="file")
     data = await body.file.read()
+    if not data:
+        raise InvalidRequest("the file is empty: it has 0 bytes", param="file")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest(
             f"the file is not UTF-8 text: {error.reason} at byte {error.start}", param="file"
         ) from None
-    document = Document(text=text, parent=body.parent, ttl_seconds=body.ttl_seconds)
+    document = Document(text=text, parent=body.parent, ttl_seconds=body.ttl_seconds, metadata=body.metadata)
     return await _answered(request, served, _one(document, served), is_stream=body.stream)
 
 

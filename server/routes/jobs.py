@@ -9,10 +9,9 @@ from server.errors import InvalidRequest
 from server.jobs import Job
 from server.patience import patiently
 from server.progress import Report
-from server.routes.answers import With, errors
+from server.routes.answers import With, error_detail, errors
 from server.routes.compress import Answer, answer_of, work_of
 from server.schemas import jobs as schemas
-from server.schemas.native import ErrorDetail
 from server.schemas.summaries import CompressRequest
 
 MAX_KEY_CHARACTERS = 255
@@ -61,14 +60,11 @@ def _described(job: Job) -> schemas.JobResponse:
         segments_done=0 if job.progress is None else job.progress.done,
         segments_total=None if job.progress is None else job.progress.total,
     )
-    error = None
-    if job.error is not None:
-        error = ErrorDetail(message=job.error.message, type="server_error", param=job.error.param, code=job.error.code)
     return schemas.JobResponse(
         id=job.id,
         status=job.status,
         progress=progress,
         result=job.result,
-        error=error,
+        error=None if job.error is None else error_detail(job.error),
         created=int(job.created),
     )

@@ -5,15 +5,27 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from server.schemas import native as schemas
+from server.served_model import ServedModel
 from server.services import Services, services
 
+With = Annotated[Services, Depends(services)]
 router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models")
-async def list_models(served: Annotated[Services, Depends(services)]) -> schemas.ModelList:
+async def list_models(served: With) -> schemas.ModelList:
     """The one model that is served, and its limits."""
-    model = served.model
+    return schemas.ModelList(data=[_card(served.model)])
+
+
+@router.get("/v1/models/{model_id:path}", responses={404: {"model": schemas.ErrorResponse}})
+async def get_model(model_id: str, served: With) -> schemas.ModelCard:
+    """The model of this name."""
+    served.model.require_name(model_id)
+    return _card(served.model)
+
+
+def _card(model: ServedModel) -> schemas.ModelCard:
     meta = {
         "fingerprint": model.fingerprint,
         "summary_length": model.config.summary_length,
@@ -26,4 +38,4 @@ async def list_models(served: Annotated[Services, Depends(services)]) -> schemas
         "dtype": model.dtype,
         "device": model.device,
     }
-    return schemas.ModelList(data=[schemas.ModelCard(id=model.name, created=model.created, meta=meta)])
+    return schemas.ModelCard(id=model.name, created=model.created, meta=meta)

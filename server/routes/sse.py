@@ -1,13 +1,15 @@
 """Server-sent events (WHATWG HTML, section 9.2) as OpenAI's clients read them."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from server.errors import ServiceError
+from server.routes.answers import error_detail
+from server.routes.receipts import Stopwatch
 from server.routes.waiting import unless_disconnected
 from server.schemas import native as schemas
 
@@ -21,6 +23,28 @@ CONTENT: dict[str, Any] = {
         }
     }
 }
+
+
+class Answer(Protocol):
+    """What may be sent whole or in chunks."""
+
+    async def whole(self) -> Any: ...
+
+    def chunks(self) -> AsyncGenerator[str]: ...
+
+
+async def answered(
+    request: Request, response: Response, watch: Stopwatch, work: Awaitable[Answer], *, is_stream: bool
+) -> Any:
+    """The answer that `work` prepares, as the request wants it, with its times in the headers."""
+    answer = await unless_disconnected(request, work)
+    if is_stream:
+        stream = await streamed(request, answer.chunks())
+        stream.headers.update(watch.headers())
+        return stream
+    whole = await unless_disconnected(request, answer.whole())
+    response.headers.update(watch.headers())
+    return whole
 
 
 async def streamed(request: Request, chunks: AsyncGenerator[str]) -> StreamingResponse:
@@ -39,8 +63,7 @@ async def _events(first: str, rest: AsyncGenerator[str]) -> AsyncIterator[str]:
             async for chunk in rest:
                 yield _event(chunk)
         except ServiceError as error:
-            detail = schemas.ErrorDetail(message=error.message, type="server_error", param=error.param, code=error.code)
-            yield _event(schemas.ErrorResponse(error=detail).model_dump_json())
+            yield _event(schemas.ErrorResponse(error=error_detail(error)).model_dump_json())
     yield _event("[DONE]")
 
 

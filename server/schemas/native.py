@@ -23,6 +23,7 @@ def _encodable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
+NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 SummaryId = Annotated[str, Field(max_length=64)]
 TokenIds = list[Annotated[int, Field(ge=0)]]
 
@@ -59,7 +60,8 @@ class Conditioned(Body):
         None,
         min_length=1,
         max_length=MAX_PARTS,
-        description="Summaries and texts in order. A text before a summary is compressed in its place.",
+        description="Summaries and texts in order. A text before a summary is compressed in its place; "
+        "one has to follow the last.",
     )
     summary_ids: list[SummaryId] = Field(default_factory=list, max_length=MAX_PARTS)
     prompt: Text | None = None
@@ -97,7 +99,7 @@ class Sampling(Body):
     presence_penalty: float | None = Field(0.0, ge=-2, le=2)
     ignore_eos: bool | None = Field(default=False, description="Go on after the end-of-text token.")
     seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: Annotated[Text, Field(min_length=1)] | list[Annotated[Text, Field(min_length=1)]] | None = Field(None)
+    stop: NonEmptyText | list[NonEmptyText] | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -119,8 +121,7 @@ class GenerateRequest(Conditioned, Sampling):
     stream: bool = False
 
 
-Scored = Annotated[Text, Field(min_length=1)]
-ManyScored = Annotated[list[Scored], Field(min_length=1, max_length=MAX_CONTINUATIONS)]
+ManyScored = Annotated[list[NonEmptyText], Field(min_length=1, max_length=MAX_CONTINUATIONS)]
 
 
 class ScoreRequest(Conditioned):
@@ -130,8 +131,8 @@ class ScoreRequest(Conditioned):
 
     model: Text | None = None
     continuations: ManyScored | None = None
-    text_1: Scored | ManyScored | None = None
-    text_2: Scored | ManyScored | None = None
+    text_1: NonEmptyText | ManyScored | None = None
+    text_2: NonEmptyText | ManyScored | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> "ScoreRequest":

@@ -147,9 +147,15 @@ class CompletionRequest(Asked):
         return list(prompts)
 
 
+Content = Annotated[
+    Annotated[Text, Tag("a text")] | Annotated[Parts, Tag("content parts")],
+    Discriminator(lambda value: "content parts" if isinstance(value, list) else "a text"),
+]
+
+
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Parts | None = None
+    content: Content | None = None
     name: str | None = None
     # as OpenAI's clients send back what they got
     refusal: None = None

@@ -5,9 +5,9 @@ Of their fields `user` is taken and has no effect; others than these are refused
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from server.schemas.native import EXAMPLE_ID, Body, SummaryId, Text, Usage, example
+from server.schemas.native import EXAMPLE_ID, Body, NonEmptyText, SummaryId, Text, Usage, example
 from server.schemas.receipts import Receipt
 
 MAX_PASSAGES = 1000
@@ -26,6 +26,13 @@ class PassageBody(Body):
         return self
 
 
+# by its type, so that an error is about the form that was meant
+PassageForm = Annotated[
+    Annotated[Text, Tag("a text")] | Annotated[PassageBody, Tag("an object")],
+    Discriminator(lambda value: "a text" if isinstance(value, str) else "an object"),
+]
+
+
 class RerankRequest(Body):
     model_config = example(
         query="Who keeps the lamp?",
@@ -34,8 +41,8 @@ class RerankRequest(Body):
     )
 
     model: Text | None = None
-    query: Annotated[Text, Field(min_length=1)]
-    documents: list[Text | PassageBody] = Field(min_length=1, max_length=MAX_PASSAGES)
+    query: NonEmptyText
+    documents: list[PassageForm] = Field(min_length=1, max_length=MAX_PASSAGES)
     top_n: int | None = Field(None, ge=1, description="How many to answer with; null is all.")
     return_documents: bool | None = False
     user: Text | None = None

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import UploadFile
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
 from server.schemas.native import MAX_TTL_SECONDS, Body, SummaryId, Text, TokenIds, example
 from server.schemas.receipts import Receipt
@@ -79,7 +79,8 @@ class Upload(BaseModel):
 
     file: UploadFile = Field(description="UTF-8 text.")
     ttl_seconds: float | None = Field(None, gt=0, le=MAX_TTL_SECONDS)
-    parent: SummaryId | None = None
+    parent: SummaryId | None = Field(None, description="Id of the summary that this text continues.")
+    metadata: Json[Metadata] | None = Field(None, description="A JSON object, kept with the summary.")
     stream: bool = False
 
 

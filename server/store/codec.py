@@ -99,6 +99,8 @@ def decode_vectors(data: bytes, *, fingerprint: str) -> Tensor:
         metadata, tensor = header["__metadata__"], header["vectors"]
         stored = _text(metadata["fingerprint"])
         dtype = _text(tensor["dtype"])
+        _require(dtype in DTYPES, "the dtype is none of summary vectors'")
+        _require(len(tensor["shape"]) == 2, "the shape is not of two sizes")
         rows, columns = (_integer(size) for size in tensor["shape"])
         _require(metadata["format"] == VECTORS_FORMAT, f"the format is not {VECTORS_FORMAT}")
         _require(tensor["data_offsets"] == [0, len(payload)], "the length is wrong")
@@ -175,9 +177,13 @@ def _integer(value: Any) -> int:
     return int(value)
 
 
+class _Unfit(ValueError):
+    """What is wrong with a record, in words; other errors' texts may hold the bytes they are about."""
+
+
 def _require(condition: bool, otherwise: str) -> None:
     if not condition:
-        raise ValueError(otherwise)
+        raise _Unfit(otherwise)
 
 
 @contextmanager
@@ -185,5 +191,7 @@ def _as_corrupt(kind: str) -> Iterator[None]:
     """Turn what bad bytes can cause into CorruptRecord; JSON of very many brackets ends in RecursionError."""
     try:
         yield
+    except _Unfit as error:
+        raise CorruptRecord(f"not {kind}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise CorruptRecord(f"not {kind}: {error!r}") from error
+        raise CorruptRecord(f"not {kind}: its description cannot be read") from error

@@ -200,6 +200,24 @@ def test_a_stream_that_breaks_off_is_an_error(drive: Drive) -> None:
         drive(events({"id": "gen", "text": "a"}), "stream", "prompt")
 
 
+@pytest.mark.parametrize("given", [{"prompt": "a", "top_p": float("nan")}, {"prompt": "a \udcff"}])
+def test_what_json_cannot_say_is_an_error(drive: Drive, given: dict[str, Any]) -> None:
+    seen: list[httpx.Request] = []
+    with pytest.raises(AutocompressorError, match="cannot be written as JSON") as caught:
+        drive(answer({}, seen=seen), "generate", **given)
+    assert (caught.value.code, seen) == ("invalid_request", [])
+
+
+def test_an_empty_id_is_an_error(drive: Drive) -> None:
+    with pytest.raises(AutocompressorError, match="id is empty"):
+        drive(answer({}), "get_summary", "")
+
+
+def test_one_text_is_not_taken_for_several(drive: Drive) -> None:
+    with pytest.raises(TypeError, match="`summary_ids` takes several"):
+        drive(answer({}), "generate", "a", summary_ids="767f")
+
+
 def test_a_document_has_one_form() -> None:
     with Client() as client, pytest.raises(ValueError, match="either"):
         client.compress("text", file="a.txt")

@@ -21,6 +21,18 @@ async def post(client: httpx.AsyncClient, path: str, body: Any) -> httpx.Respons
 CASES = [
     ("/compress", {"text": ""}, 400, "invalid_request", "0 tokens"),
     ("/compress", {"token_ids": []}, 400, "invalid_request", "0 tokens"),
+    ("/generate", {"prompt": "a", "max_tokens": 1_000_001}, 422, "validation_error", "1000000, not 1000001"),
+    ("/rerank", {"query": "", "documents": ["a"]}, 422, "validation_error", "at least 1 character, not ''"),
+    ("/rerank", {"query": "a", "documents": [{}]}, 422, "validation_error", "either a `text` or a `summary_id`"),
+    ("/rerank", {"query": "a", "documents": [1]}, 422, "validation_error", "documents.0"),
+    ("/v1/completions", {"prompt": [{"type": "summary"}]}, 422, "validation_error", "id: Field required"),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        422,
+        "validation_error",
+        "'text', 'summary'",
+    ),
     ("/compress", {"token_ids": [1, 320]}, 400, "invalid_request", "320 is outside the vocabulary of 320"),
     ("/compress", {"token_ids": [-1]}, 422, "validation_error", "token_ids.0"),
     ("/compress", {"token_ids": [2**80]}, 400, "invalid_request", "outside the vocabulary"),

@@ -117,6 +117,19 @@ async def test_a_bad_upload(client: httpx.AsyncClient, data: bytes, fields: dict
     assert response.status_code == status, response.text
 
 
+async def test_an_upload_with_metadata(client: httpx.AsyncClient) -> None:
+    files = {"file": ("a.txt", DOCUMENT.encode())}
+    uploaded = await client.post("/compress", files=files, data={"metadata": '{"source": "diary"}'})
+    assert uploaded.json()["metadata"] == {"source": "diary"}
+    assert (await client.post("/compress", files=files, data={"metadata": "[]"})).status_code == 422
+
+
+async def test_several_files_are_refused_and_none_is_lost_unsaid(client: httpx.AsyncClient) -> None:
+    response = await client.post("/compress", files=[("file", ("a.txt", b"one")), ("file", ("b.txt", b"two"))])
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "file")
+    assert "2 files" in response.json()["error"]["message"]
+
+
 async def test_an_upload_without_a_file(client: httpx.AsyncClient) -> None:
     response = await client.post("/compress", files={"other": ("a.txt", b"a")})
     assert response.status_code == 422

@@ -58,6 +58,17 @@ async def test_one_key_is_one_job(client: httpx.AsyncClient) -> None:
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
 
 
+async def test_a_job_tells_whose_fault_its_end_is_as_compress_does(client: httpx.AsyncClient) -> None:
+    body = {"text": ""}
+    job = await finished(client, (await client.post("/jobs/compress", json=body)).json()["id"])
+    assert job["error"] == (await client.post("/compress", json=body)).json()["error"]
+    assert job["error"]["type"] == "invalid_request_error"
+    long_key = {"Idempotency-Key": "k" * 300}
+    refused = (await client.post("/jobs/compress", json=body, headers=long_key)).json()["error"]
+    assert refused["param"] == "idempotency-key"
+    assert "it has 300" in refused["message"]
+
+
 async def test_unknown_jobs_and_streams(client: httpx.AsyncClient) -> None:
     assert (await client.get("/jobs/unknown")).json()["error"]["code"] == "job_not_found"
     assert (await client.delete("/jobs/unknown")).status_code == 404

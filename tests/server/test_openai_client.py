@@ -27,7 +27,9 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def model(client: openai.OpenAI) -> str:
-    return client.models.list().data[0].id
+    name = client.models.list().data[0].id
+    assert client.models.retrieve(name).id == name
+    return name
 
 
 def test_a_completion_whole_and_streamed(client: openai.OpenAI, model: str) -> None:

@@ -75,6 +75,11 @@ async def test_bad_files_are_refused(client: httpx.AsyncClient) -> None:
     for body, status in cases:
         response = await client.put(f"/summaries/{summary['id']}", content=body)
         assert response.status_code == status, response.text
+    noise = (10**6).to_bytes(8, "little") + bytes(range(128, 256)) * 8000
+    for body in (noise, b"\xff" * 9, b"junk"):
+        message = (await client.put(f"/summaries/{summary['id']}", content=body)).json()["error"]["message"]
+        assert message.endswith("not a record of summary vectors: its description cannot be read")
+        assert len(message) < 120
     assert (await client.put(f"/summaries/{'0' * 40}", content=data)).json()["error"]["param"] == "id"
     assert (await client.get("/summaries")).json()["data"] == []
 
