@@ -1,5 +1,6 @@
 """Errors as the client gets them: a status, and OpenAI's envelope."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,9 +88,11 @@ def _validation_envelope(error: RequestValidationError) -> Response:
     if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
         message = "the body must be a JSON object, sent as Content-Type: application/json"
         return _envelope(422, message, code="validation_error")
-    param = _param(first["loc"])
     message = first["msg"].removeprefix("Value error, ") + _shown(first)
-    return _envelope(422, f"{param}: {message}" if param else message, code="validation_error", param=param or None)
+    if param := _param(first["loc"]):
+        return _envelope(422, f"{param}: {message}", code="validation_error", param=param)
+    named = re.match(r"`(\w+)`", message)  # fields that do not go together: the one the message begins with
+    return _envelope(422, message, code="validation_error", param=named and named[1])
 
 
 def _param(location: tuple[int | str, ...]) -> str:

@@ -69,6 +69,12 @@ async def test_bad_bodies(client: httpx.AsyncClient, path: str, body: Any, statu
     assert said in error["message"]
 
 
+async def test_fields_that_do_not_go_together_are_named(client: httpx.AsyncClient) -> None:
+    for field, value in (("best_of", 2), ("stream_options", {}), ("max_tokens", 0)):
+        response = await client.post("/v1/completions", json={"prompt": "a", field: value})
+        assert response.json()["error"]["param"] == field
+
+
 async def test_an_error_inside_a_stream_is_an_event(client: httpx.AsyncClient) -> None:
     async def failing(prompt: Prompt, params: SamplingParams, **_: Any) -> AsyncGenerator[TokenEvent]:
         yield TokenEvent(5, "a", -1.0, None)
