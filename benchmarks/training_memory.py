@@ -28,6 +28,7 @@ SEGMENTS = (4, 8, 20)
 KINDS = {
     "gradients stop after 2 steps": (2, False),
     "the same, segments recomputed": (2, True),
+    "gradients stop after 4 steps": (4, False),
     "no stop-gradient": (None, False),
     "no stop-gradient, segments recomputed": (None, True),
 }

@@ -29,7 +29,7 @@ def tiny() -> Recipe:
             matrix_learning_rate=4e-3,
             warmup_steps=50,
         ),
-        compression=_four_by_two(),
+        compression=_two_by_four(),
     )
 
 
@@ -56,7 +56,7 @@ def small() -> Recipe:
             matrix_learning_rate=4e-3,
             warmup_steps=100,
         ),
-        compression=_four_by_two(),
+        compression=_two_by_four(),
         max_shard_size="14MB",  # it is kept with the source, in files that any host of sources takes
     )
 
@@ -98,10 +98,13 @@ def _llama(*, vocabulary: int, hidden: int, intermediate: int, layers: int, head
     return Base("llama", shape)
 
 
-def _four_by_two() -> Compression:
-    """Eight segments of 160 to 384 tokens, sixteen tokens to a vector; gradients cross two compression steps."""
+def _two_by_four() -> Compression:
+    """Eight segments of 160 to 384 tokens, sixteen tokens to a vector; gradients cross the steps of four.
+
+    A slice's last vectors get no gradient: of two segments, half would learn, and from the next segment alone.
+    """
     return Compression(
-        summary_length=16, substeps=4, segments_per_substep=2, max_segment_tokens=384, segment_length=256
+        summary_length=16, substeps=2, segments_per_substep=4, max_segment_tokens=384, segment_length=256
     )
 
 
