@@ -19,7 +19,7 @@ from training.batches import Batches
 from training.objectives import Objective
 from training.optimisation import build_optimisers, set_learning_rates
 from training.processes import prepare, whole
-from training.recipe import Stage
+from training.recipe import Precision, Stage
 from training.records import Record, Records
 from training.snapshots import Snapshots
 from training.stopping import StopRequest
@@ -90,7 +90,8 @@ class Trainer:
         accelerator = self.accelerator
         model.train()
         torch.manual_seed(self.batches.seed + accelerator.process_index)  # dropout's
-        prepared, optimisers = prepare(accelerator, model, build_optimisers(model, self.stage))
+        precision: Precision = "bf16" if accelerator.mixed_precision == "bf16" else "no"
+        prepared, optimisers = prepare(accelerator, model, build_optimisers(model, self.stage, precision))
         first = self.snapshots.restore(prepared, optimisers)
         saved = time.monotonic()
         with self.records.opened(first, is_main=accelerator.is_main_process), self._progress(first) as progress:

@@ -8,7 +8,7 @@ from torch import nn
 
 from model import AutoCompressor
 from tests.tiny import tiny_compressor, tiny_recipe
-from training.optimisation import build_optimisers, schedule, set_learning_rates
+from training.optimisation import Float32Muon, build_optimisers, orthogonalised, schedule, set_learning_rates
 from training.recipe import Stage
 
 
@@ -35,6 +35,35 @@ def test_muon_takes_hidden_matrices_only() -> None:
     assert all("proj" in name for name in muon)
     assert len(muon) == 2 * 7
     assert taken(model, stage(matrix_learning_rate=None)) == [names]
+
+
+def test_muon_in_float32_is_muon() -> None:
+    """Torch computes in bfloat16, and is as near as that allows: step after step, for wide and for tall matrices."""
+    torch.manual_seed(0)
+    for shape in ((24, 64), (64, 24)):
+        ours, theirs = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))
+        settings = {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.95}
+        optimisers = Float32Muon([ours], **settings), torch.optim.Muon([theirs], **settings)
+        for _ in range(5):
+            ours.grad = torch.randn(shape)
+            theirs.grad = ours.grad.clone()
+            for optimiser in optimisers:
+                optimiser.step()
+            assert (ours - theirs).norm() < 0.02 * theirs.norm()
+        assert torch.equal(*(optimiser.state_dict()["state"][0]["momentum_buffer"] for optimiser in optimisers))
+
+
+def test_orthogonalised_brings_singular_values_near_one() -> None:
+    matrix = torch.randn(24, 64, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalised(matrix, (3.4445, -4.7750, 2.0315), steps=5, eps=1e-7))
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+
+
+def test_muon_computes_in_the_precision_of_the_run() -> None:
+    model = tiny_compressor("llama")
+    kinds = {precision: type(build_optimisers(model, stage(), precision)[1]) for precision in ("bf16", "no")}
+    assert kinds == {"bf16": torch.optim.Muon, "no": Float32Muon}
 
 
 def test_frozen_weights_are_left_out() -> None:
