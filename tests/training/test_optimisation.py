@@ -42,8 +42,7 @@ def test_muon_in_float32_is_muon() -> None:
     torch.manual_seed(0)
     for shape in ((24, 64), (64, 24)):
         ours, theirs = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))
-        settings = {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.95}
-        optimisers = Float32Muon([ours], **settings), torch.optim.Muon([theirs], **settings)
+        optimisers = Float32Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1)
         for _ in range(5):
             ours.grad = torch.randn(shape)
             theirs.grad = ours.grad.clone()
