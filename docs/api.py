@@ -20,13 +20,15 @@ TABLE = ["| field | type | default | |", "|---|---|---|---|"]
 OPENING = """# The HTTP API
 
 Written by `make docs` from [openapi.json](openapi.json), the document that a server gives at `/openapi.json` and shows
-at `/docs`. Every example below works as it stands after these lines, which need a running server (`make serve`):
+at `/docs`. Every example below works as it stands after these lines, which need a running server (`make serve`); what
+is deleted is `$SPARE`, so that the page can be pasted from top to bottom:
 
 ```sh
 URL=${URL:-http://127.0.0.1:8000}
 JSON='Content-Type: application/json'
 field() { python3 -c "import json, sys; print(json.load(sys.stdin)['$1'])"; }
 ID=$(curl -s $URL/compress -F file=@examples/chapter.txt | field id)
+SPARE=$(curl -s $URL/compress -H "$JSON" -d '{"text": "This page is not kept."}' | field id)
 MODEL=$(curl -s $URL/v1/models | python3 -c "import json, sys; print(json.load(sys.stdin)['data'][0]['id'])")
 JOB=$(curl -s $URL/jobs/compress -H "$JSON" -d '{"text": "The lamp went out."}' | field id)
 curl -s "$URL/summaries/$ID?format=safetensors" -o summary.safetensors
@@ -115,7 +117,11 @@ def objects(name: str, schema: Json) -> str:
 def curl(title: str, operation: Json, schemas: Json) -> str:
     """A command that works once the page's first lines have run."""
     method, path = title.split()
-    address = f"$URL{path}".replace("{summary_id}", "$ID").replace("{job_id}", "$JOB").replace("{model_id}", "$MODEL")
+    # the examples below the one that deletes a summary need theirs
+    values = {"{summary_id}": "$SPARE" if method == "DELETE" else "$ID", "{job_id}": "$JOB", "{model_id}": "$MODEL"}
+    address = f"$URL{path}"
+    for name, value in values.items():
+        address = address.replace(name, value)
     verb = "" if method == "GET" or ("requestBody" in operation and method == "POST") else f" -X {method}"
     body = body_of(operation)
     if body:

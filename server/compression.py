@@ -22,7 +22,7 @@ from server.served_model import ServedModel
 from server.single_flight import SingleFlight
 from server.store import MissingReferences
 from server.store.codec import Manifest
-from server.summaries import Summaries, Summary
+from server.summaries import Summaries, Summary, renewed
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class Compressor:
         parent_id: str | None = None,
         ttl_seconds: float | None = None,
         metadata: dict[str, str] | None = None,
+        renews: bool = True,
         report: Report | None = None,
     ) -> Compressed:
         """As `compress`, of a text; a whole one that was seen lately and is still stored is not tokenised again."""
@@ -97,15 +98,15 @@ class Compressor:
         known = self._known_texts.get(text_hash) if parent_id is None else None
         if known is not None:
             self._known_texts.move_to_end(text_hash)
-            stored = await self._renew(known, ttl_seconds, metadata)
+            stored = await self._renew(known, ttl_seconds, metadata, renews=renews)
             if stored is not None:
                 return self._found(stored, stored.manifest.segment_tokens, report, started)
         # an empty text stays empty: a start token alone is no document
         is_start = parent_id is None
-        token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=is_start) if text else []
+        token_ids = await asyncio.to_thread(self._model.tokenise_document, text, is_start=is_start) if text else []
         tokenize_seconds = time.monotonic() - started
         done = await self.compress(
-            token_ids, parent_id=parent_id, ttl_seconds=ttl_seconds, metadata=metadata, report=report
+            token_ids, parent_id=parent_id, ttl_seconds=ttl_seconds, metadata=metadata, renews=renews, report=report
         )
         if parent_id is None:
             self._known_texts[text_hash] = done.summary.id
@@ -120,16 +121,18 @@ class Compressor:
         parent_id: str | None = None,
         ttl_seconds: float | None = None,
         metadata: dict[str, str] | None = None,
+        renews: bool = True,
         report: Report | None = None,
     ) -> Compressed:
         """Compress a document, or what follows the one of `parent_id`; the summary is stored when this returns.
 
         Args:
-            ttl_seconds: None keeps it for ever. Metadata given replaces what an equal document had.
+            ttl_seconds: None keeps it for ever. metadata: added to what an equal document has.
+            renews: whether an equal document that is stored gets both; without, it stays as it is.
             report: called when it is known what is stored, and for each segment as it is, whichever call computes it.
 
         Raises:
-            InvalidRequest: no tokens. TooLong: more segments than the model has positions for.
+            InvalidRequest: no tokens, or too much metadata. TooLong: more segments than the model has positions for.
             SummaryNotFound, ModelMismatch: of the parent. And what the engine and the store raise.
         """
         started = time.monotonic()
@@ -138,7 +141,7 @@ class Compressor:
         work = _Work(segments, keys, () if parent is None else parent.manifest.segments)
         summary = Summary(keys[-1], self._manifest(work, parent, metadata or {}))
 
-        while (stored := await self._renew(summary.id, ttl_seconds, metadata)) is None:
+        while (stored := await self._renew(summary.id, ttl_seconds, metadata, renews=renews)) is None:
             with self._watchers.watching(summary.id, report):
                 if await self._flights.run(summary.id, lambda: self._complete(summary, work, ttl_seconds)):
                     return self._done(summary, work, started)
@@ -220,22 +223,22 @@ class Compressor:
         )
 
     async def _renew(
-        self, summary_id: str, ttl_seconds: float | None, metadata: dict[str, str] | None
+        self, summary_id: str, ttl_seconds: float | None, metadata: dict[str, str] | None, *, renews: bool
     ) -> Summary | None:
-        """The summary where it is stored, with new metadata and a longer life where asked for; else None."""
+        """The summary where it is stored, with more metadata and a longer life where asked for; else None."""
         found = await self._summaries.find(summary_id)
-        if found is None or _renewed(*found, ttl_seconds, metadata) is None:
+        if found is None or not renews or renewed(*found, ttl_seconds, metadata) is None:
             return None if found is None else found[0]
         async with self._renewals.setdefault(summary_id, asyncio.Lock()):  # one at a time, or one's metadata is lost
             found = await self._summaries.find(summary_id)
-            renewed = None if found is None else _renewed(*found, ttl_seconds, metadata)
-            if found is None or renewed is None:
+            better = None if found is None else renewed(*found, ttl_seconds, metadata)
+            if found is None or better is None:
                 return None if found is None else found[0]
             try:
-                await self._summaries.put(renewed, ttl_seconds=ttl_seconds)
+                await self._summaries.put(better, ttl_seconds=ttl_seconds)
             except MissingReferences:
                 return None
-            return renewed
+            return better
 
     async def _complete(self, summary: Summary, work: _Work, ttl_seconds: float | None) -> None:
         """Compute the segments that are not stored, and store the manifest."""
@@ -287,13 +290,3 @@ class Compressor:
         if not vectors:
             return None
         return torch.cat(list(vectors)) if self._model.config.accumulate_summary else vectors[-1]
-
-
-def _renewed(
-    summary: Summary, seconds_left: float | None, ttl_seconds: float | None, metadata: dict[str, str] | None
-) -> Summary | None:
-    """What is to be stored so that a summary has this metadata and lives this long; None where it does already."""
-    if metadata is not None and metadata != summary.manifest.metadata:
-        return replace(summary, manifest=replace(summary.manifest, metadata=metadata))
-    is_longer = seconds_left is not None and (ttl_seconds is None or ttl_seconds > seconds_left)
-    return summary if is_longer else None

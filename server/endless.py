@@ -48,8 +48,9 @@ class Fitted:
 
 @dataclass(frozen=True)
 class _Cut:
-    """Of a prompt's whole segments `num_segments` are to be compressed, and `num_dropped` of them left out."""
+    """Of a prompt `num_tokens` are to be compressed, in `num_segments`, and `num_dropped` of these left out."""
 
+    num_tokens: int
     num_segments: int
     num_dropped: int
 
@@ -68,13 +69,10 @@ class Endless:
     @property
     def segments_in_chain(self) -> int | None:
         """How many segments a chain takes; None where its vectors do not grow with them."""
-        config = self._model.config
+        config, most = self._model.config, self._model.max_segments
         if not config.accumulate_summary:
             return None
-        # the last segment of a chain reads the vectors of all before it
-        room = self._model.positions.capacity(0, config.summary_length) - config.segment_length
-        most = room // config.summary_length + 1 if self._model.positions.counts_soft_prompt else self._window
-        return max(1, min(self._window // 2 // config.summary_length, most))
+        return max(1, min(self._window // 2 // config.summary_length, self._window if most is None else most))
 
     def fit(self, plan: Plan, wish: Wish) -> Fitted:
         """The plan with its oldest tokens compressed or dropped, as far as they and `max_tokens` exceed the window.
@@ -89,12 +87,12 @@ class Endless:
         if wish.truncate == "left":
             num_dropped = num_new - plan.room
             if num_dropped >= len(plan.token_ids):
-                raise self._too_long(plan, num_new, "without the prompt they do, too")
+                raise self._too_long(plan, wish, num_new, "without the prompt they do, too")
             kept = plan.token_ids[num_dropped:]
             shorter = replace(plan, token_ids=kept, room=self._prompter.room(plan.num_vectors, len(kept)))
             return Fitted(shorter, given, 0, num_dropped, self._max_tokens(shorter, wish))
         if wish.truncate == "error":
-            raise self._too_long(plan, num_new, "`truncate` is 'error'")
+            raise self._too_long(plan, wish, num_new, "`truncate` is 'error'")
         return self._compressed(plan, wish, num_new)
 
     async def assemble(self, fitted: Fitted) -> list[Gathered]:
@@ -111,24 +109,22 @@ class Endless:
         # fewer stay raw where nothing else helps, unless the request insists
         tries = [raw_tokens] if wish.raw_tokens else [raw_tokens, max(1, raw_tokens // 2), 1]
         cuts = (self._cut(plan, tried, num_new) for tried in tries)
-        cut = next((cut for cut in cuts if cut is not None), None)
+        cut = next((cut for cut in cuts if cut is not None), None) or self._cut_within(plan, wish, num_new)
         if cut is None:
-            raise self._too_long(plan, num_new, f"with all but the last {tries[-1]} compressed, too")
-        length = self._model.config.segment_length
-        num_compressed = cut.num_segments * length
-        chains, skipped = self._chains(plan.token_ids[:num_compressed], cut)
-        kept = plan.token_ids[num_compressed:]
-        num_segments = cut.num_segments - cut.num_dropped
-        num_vectors = plan.num_vectors + self._model.num_vectors(num_segments)
+            raise self._too_long(plan, wish, num_new, f"with all but the last {tries[-1]} compressed, too")
+        chains, skipped = self._chains(plan.token_ids[: cut.num_tokens], cut)
+        kept = plan.token_ids[cut.num_tokens :]
+        num_dropped = cut.num_dropped * self._model.config.segment_length
+        num_vectors = plan.num_vectors + self._model.num_vectors(cut.num_segments - cut.num_dropped)
         whole = replace(
             plan,
             sources=(*plan.sources, *chains),
             token_ids=kept,
             num_vectors=num_vectors,
-            summarised_tokens=plan.summarised_tokens + num_segments * length,
+            summarised_tokens=plan.summarised_tokens + cut.num_tokens - num_dropped,
             room=self._prompter.room(num_vectors, len(kept)),
         )
-        return Fitted(whole, len(plan.sources), skipped, cut.num_dropped * length, self._max_tokens(whole, wish))
+        return Fitted(whole, len(plan.sources), skipped, num_dropped, self._max_tokens(whole, wish))
 
     def _cut(self, plan: Plan, raw_tokens: int, num_new: int) -> _Cut | None:
         """Where so many last tokens stay raw, the cut that keeps as many vectors as fit; None where none do."""
@@ -148,11 +144,26 @@ class Endless:
         if not fitting:
             return None
         chain = self.segments_in_chain
+        num_tokens = num_segments * config.segment_length
         if chain is None or num_segments <= fitting:
-            return _Cut(num_segments, 0)
+            return _Cut(num_tokens, num_segments, 0)
         unit = max(1, min(chain // DROPPED_SHARE, fitting // 2))
         num_dropped = -(-(num_segments - fitting) // unit) * unit
-        return _Cut(num_segments, min(num_dropped, num_segments - 1))
+        return _Cut(num_tokens, num_segments, min(num_dropped, num_segments - 1))
+
+    def _cut_within(self, plan: Plan, wish: Wish, num_new: int) -> _Cut | None:
+        """The cut within a segment, where none between two will do: the last segment's vectors stand for its part."""
+        config = self._model.config
+        num_raw = min(
+            wish.raw_tokens or self._raw_tokens,
+            self._prompter.room(plan.num_vectors + config.summary_length, 0) - num_new,
+            len(plan.token_ids) - 1,
+        )
+        if num_raw < (wish.raw_tokens or 1):
+            return None
+        num_tokens = len(plan.token_ids) - num_raw
+        num_segments = -(-num_tokens // config.segment_length)
+        return _Cut(num_tokens, num_segments, 0 if self.segments_in_chain is None else num_segments - 1)
 
     def _chains(self, token_ids: tuple[int, ...], cut: _Cut) -> tuple[list[Source], int]:
         """The chains to compress, those dropped as a whole not among them, and segments to skip of the first."""
@@ -172,9 +183,14 @@ class Endless:
     def _max_tokens(self, plan: Plan, wish: Wish) -> int:
         return 0 if wish.max_tokens == 0 else self._prompter.max_tokens(plan, wish.max_tokens)
 
-    def _too_long(self, plan: Plan, num_new: int, why: str) -> TooLong:
+    def _too_long(self, plan: Plan, wish: Wish, num_new: int, why: str) -> TooLong:
+        if num_new >= self._window:
+            return TooLong(
+                f"{num_new} new tokens leave no room for a prompt in the window of {self._window} positions",
+                param="max_tokens",
+            )
         return TooLong(
             f"{len(plan.token_ids)} prompt tokens, {plan.num_vectors} summary vectors and {num_new} new tokens exceed "
             f"the window of {self._window} positions; {why}",
-            param="prompt" if num_new < self._window else "max_tokens",
+            param="raw_tokens" if wish.raw_tokens and wish.truncate == "compress" else plan.fields.tokens,
         )

@@ -1,6 +1,8 @@
 """Errors as the client gets them: a status, and OpenAI's envelope."""
 
+import json
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +29,7 @@ from server.errors import (
     TooLong,
 )
 from server.schemas import native as schemas
+from server.schemas.openai import CONTENT_PARTS
 
 STATUS: dict[type[ServiceError], int] = {
     InvalidRequest: 400,
@@ -45,7 +48,8 @@ STATUS: dict[type[ServiceError], int] = {
 }
 RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: BodyTooLarge.code}
-SHOWN_CHARACTERS = 80  # of a value that is refused, in the error
+SHOWN_CHARACTERS = 60  # of a value that is refused, in the error
+NAMED_BY_CLIENTS = frozenset({"metadata", "logit_bias"})  # fields with names in them that need not be identifiers
 CLIENT_LEFT = 499  # nginx's status for it; nobody is there to read it
 
 
@@ -62,6 +66,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.__cause__ is not None and (unread := _unread_envelope(error.__cause__)):
+            return unread
         code = HTTP_CODES.get(error.status_code, InvalidRequest.code)
         message = str(error.detail)
         if error.status_code in (404, 405):
@@ -81,36 +87,86 @@ def add_error_handlers(app: FastAPI) -> None:
         )
 
 
+def _unread_envelope(cause: BaseException) -> Response | None:
+    """What kept the parser from a body, apart from its grammar; None where something else went wrong."""
+    if isinstance(cause, UnicodeDecodeError):
+        message = f"the body is not {cause.encoding.upper()} text: {cause.reason} at byte {cause.start}"
+    elif isinstance(cause, RecursionError):
+        message = "the body's lists and objects are nested too deeply to be read"
+    elif found := re.search(r"value has (\d+) digits", str(cause)):  # Python's words for an integer
+        message = f"a number has {found[1]} digits; the limit is {sys.get_int_max_str_digits()}"
+    else:
+        return None
+    return _envelope(400, message, code="invalid_json")
+
+
 def _validation_envelope(error: RequestValidationError) -> Response:
     first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return _envelope(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json")
-    if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
+    kind, location = first["type"], first["loc"]
+    if kind == "json_invalid" and isinstance(location[-1], int):  # else it is a form's field
+        message = f"the body is not JSON: {first['ctx']['error']} at character {location[-1]}"
+        return _envelope(400, message, code="invalid_json")
+    if location == ("body",) and kind in ("model_attributes_type", "missing"):
         message = "the body must be a JSON object, sent as Content-Type: application/json"
         return _envelope(422, message, code="validation_error")
-    message = first["msg"].removeprefix("Value error, ") + _shown(first)
-    if param := _param(first["loc"]):
+    message = _said(first)
+    if param := _param(location, kind):
         return _envelope(422, f"{param}: {message}", code="validation_error", param=param)
     named = re.match(r"`(\w+)`", message)  # fields that do not go together: the one the message begins with
     return _envelope(422, message, code="validation_error", param=named and named[1])
 
 
-def _param(location: tuple[int | str, ...]) -> str:
-    """The field at fault; pydantic names the member of a union too, by its type, which the client does not know."""
+def _param(location: tuple[int | str, ...], kind: str) -> str:
+    """The field at fault; pydantic names the member of a union too, by its tag, which is no field."""
     place, *parts = location
     if place == "header":
         return str(parts[0])
-    return ".".join(str(part) for part in parts if isinstance(part, int) or str(part).isidentifier())
+    named = [_short(str(part)) for index, part in enumerate(parts) if _is_named(parts, index, kind)]
+    return ".".join([*named, "type"] if kind.startswith("union_tag") else named)
 
 
-def _shown(error: dict[str, Any]) -> str:
-    """The value, where a limit is named and it is short enough to be read."""
-    value = error["input"]
-    if not error.get("ctx") or "error" in error["ctx"] or not isinstance(value, int | float | str):
-        return ""
-    if isinstance(value, str) and len(value) > SHOWN_CHARACTERS:
-        return f"; it has {len(value)}"
-    return f", not {value!r}"
+def _is_named(parts: list[int | str], index: int, kind: str) -> bool:
+    part = parts[index]
+    is_unknown = kind == "extra_forbidden" and index == len(parts) - 1
+    if isinstance(part, int) or is_unknown or (index > 0 and parts[index - 1] in NAMED_BY_CLIENTS):
+        return True
+    is_tag = index > 1 and parts[index - 2] == CONTENT_PARTS
+    return part.isidentifier() and not is_tag
+
+
+def _said(error: dict[str, Any]) -> str:
+    """What is wrong, in pydantic's words where they are plain, and the value or its length."""
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if message.startswith("Expected UploadFile"):
+        return "should be a file, not a plain field of the form"
+    if kind == "string_unicode":
+        return f"an unpaired surrogate is no character: {_shown(value)}"
+    if kind == "union_tag_not_found":
+        return "Field required"
+    if kind == "union_tag_invalid":
+        return f"Input should be one of {context['expected_tags']}, not {_shown(context['tag'])}"
+    if kind in ("missing", "extra_forbidden") or "error" in context:
+        return message
+    message = re.sub(r" after validation, not (\d+|more)$|, unable to .*$", "", message)
+    if kind.endswith("too_long") or kind == "too_short":
+        if isinstance(value, str):  # that was checked by a function of ours, too, is a "value" with "items"
+            message = re.sub(r"^Value (.*) item", r"String \1 character", message)
+        return f"{message}; it has {len(value)}"
+    return f"{message}, not {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    """A value in a few characters."""
+    if isinstance(value, str):
+        return repr(_short(value))
+    if value is None or isinstance(value, bool | int | float):
+        return _short(json.dumps(value))
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
 def _envelope(

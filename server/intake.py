@@ -15,13 +15,14 @@ from server.together import together
 
 @dataclass(frozen=True)
 class Document:
-    """A text or token ids; `ttl_seconds` None is the server's default, `metadata` None keeps what is stored."""
+    """A text or token ids; `ttl_seconds` None is the server's default. `renews`: as `Compressor.compress` has it."""
 
     text: str | None = None
     token_ids: Sequence[int] | None = None
     parent: str | None = None
     ttl_seconds: float | None = None
     metadata: dict[str, str] | None = None
+    renews: bool = True
 
 
 class Intake:
@@ -50,6 +51,7 @@ class Intake:
                 parent_id=document.parent,
                 ttl_seconds=ttl_seconds,
                 metadata=document.metadata,
+                renews=document.renews,
                 report=report,
             )
         return await self._compress(document, await self._token_ids(document), report)
@@ -86,7 +88,7 @@ class Intake:
             return document.token_ids
         if not document.text:
             return []
-        return await asyncio.to_thread(self._model.tokenise, document.text, is_start=document.parent is None)
+        return await asyncio.to_thread(self._model.tokenise_document, document.text, is_start=document.parent is None)
 
     async def _compress(self, document: Document, token_ids: Sequence[int], report: Report | None) -> Compressed:
         return await self._compressor.compress(
@@ -94,6 +96,7 @@ class Intake:
             parent_id=document.parent,
             ttl_seconds=self._ttl_seconds(document),
             metadata=document.metadata,
+            renews=document.renews,
             report=report,
         )
 

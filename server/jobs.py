@@ -51,7 +51,7 @@ class Jobs:
     def start(
         self, work: Callable[[Report], Awaitable[Any]], *, digest: bytes, idempotency_key: str | None = None
     ) -> Job:
-        """A job for this work, or the one that was started under the same key.
+        """A job for this work, or the one that was started under the same key and has not failed or been cancelled.
 
         Raises:
             IdempotencyMismatch: the key was used for a request of another digest. Overloaded: too many unfinished ones.
@@ -61,7 +61,8 @@ class Jobs:
         if known is not None:
             if known.digest != digest:
                 raise IdempotencyMismatch(f"the Idempotency-Key {idempotency_key!r} was used for another request")
-            return known
+            if known.status not in ("failed", "cancelled"):
+                return known
         num_unfinished = sum(job.finished_at is None for job in self._jobs.values())
         if num_unfinished >= MAX_UNFINISHED:
             raise Overloaded(f"{num_unfinished} jobs are unfinished, and the limit is {MAX_UNFINISHED}")
@@ -121,5 +122,5 @@ class Jobs:
         oldest = time.monotonic() - KEPT_SECONDS
         for job in [job for job in self._jobs.values() if job.finished_at is not None and job.finished_at < oldest]:
             del self._jobs[job.id]
-            if job.idempotency_key is not None:
+            if job.idempotency_key is not None and self._by_key[job.idempotency_key] is job:
                 del self._by_key[job.idempotency_key]

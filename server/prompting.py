@@ -36,12 +36,21 @@ Source = Summary | tuple[int, ...]  # what conditions a prompt: a stored summary
 
 
 @dataclass(frozen=True)
+class Fields:
+    """The fields that a prompt's summaries and its own tokens came from, for errors."""
+
+    summaries: str = "summary_ids"
+    tokens: str = "prompt"
+
+
+@dataclass(frozen=True)
 class Plan:
     """A prompt before any work for it: what conditions it, and its own tokens.
 
     Attributes:
         num_vectors: positions its soft prompt will take. summarised_tokens: document tokens those stand for.
         room: how many tokens can follow; less than 1 where not even one can.
+        fields: of the request, for errors.
     """
 
     sources: tuple[Source, ...]
@@ -49,6 +58,7 @@ class Plan:
     num_vectors: int
     summarised_tokens: int
     room: int
+    fields: Fields
 
 
 @dataclass(frozen=True)
@@ -72,11 +82,10 @@ class Prompter:
         self._compressor = compressor
         self._metrics = metrics
 
-    async def plan(self, parts: Sequence[Part], *, param: str = "summary_ids") -> Plan:
+    async def plan(self, parts: Sequence[Part], fields: Fields = Fields()) -> Plan:
         """Look up the summaries and tokenise the texts; nothing is computed or stored yet.
 
-        A soft prompt stands before all tokens, so a text between summaries is to be compressed in its place. `param`
-        names the field that summaries came from in errors.
+        A soft prompt stands before all tokens, so a text between summaries is to be compressed in its place.
 
         Raises:
             InvalidRequest: no token follows the summaries: nothing to predict from.
@@ -84,15 +93,17 @@ class Prompter:
         """
         last = max((index for index, part in enumerate(parts) if isinstance(part, SummaryPart)), default=-1)
         conditioning = [part for part in parts[: last + 1] if part != TextPart("")]
-        sources = tuple([await self._source(part, param) for part in conditioning])
+        sources = tuple([await self._source(part, fields.summaries) for part in conditioning])
         text = "".join(part.text for part in parts[last + 1 :] if isinstance(part, TextPart))
-        return self.plan_tokens(sources, await asyncio.to_thread(self._model.tokenise, text, is_start=not sources))
+        token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=not sources)
+        return self.plan_tokens(sources, token_ids, fields)
 
-    def plan_tokens(self, sources: tuple[Source, ...], token_ids: Sequence[int]) -> Plan:
+    def plan_tokens(self, sources: tuple[Source, ...], token_ids: Sequence[int], fields: Fields = Fields()) -> Plan:
         """A plan of tokens as they are, after these sources; InvalidRequest where there is no token."""
         if not token_ids:
             raise InvalidRequest(
-                "the prompt is empty: at least 1 token is needed, after the summaries if there are any", param="prompt"
+                "the prompt is empty: at least 1 token is needed, after the summaries if there are any",
+                param=fields.tokens,
             )
         num_vectors = sum(self._num_vectors(source) for source in sources)
         return Plan(
@@ -101,6 +112,7 @@ class Prompter:
             num_vectors=num_vectors,
             summarised_tokens=sum(source.tokens if isinstance(source, Summary) else len(source) for source in sources),
             room=self.room(num_vectors, len(token_ids)),
+            fields=fields,
         )
 
     def room(self, num_vectors: int, num_tokens: int) -> int:
@@ -117,7 +129,7 @@ class Prompter:
         if plan.room < (wanted or 1):
             raise TooLong(
                 f"{self._described(plan)}; {wanted or 1} new ones were asked for",
-                param="prompt" if plan.room < 1 else "max_tokens",
+                param=self.at_fault(plan) if plan.room < 1 else "max_tokens",
             )
         return min(plan.room, DEFAULT_MAX_TOKENS) if wanted is None else wanted
 
@@ -126,7 +138,12 @@ class Prompter:
         if not continuation:
             raise InvalidRequest(f"{param} has 0 tokens", param=param)
         if len(continuation) > plan.room:
-            raise TooLong(f"{self._described(plan)}; {param} has {len(continuation)}", param=param)
+            at_fault = self.at_fault(plan) if plan.room < 1 else param
+            raise TooLong(f"{self._described(plan)}; {param} has {len(continuation)}", param=at_fault)
+
+    def at_fault(self, plan: Plan) -> str:
+        """Of a prompt that leaves no room, the field: of its summaries where one token could not stand after them."""
+        return plan.fields.summaries if self.room(plan.num_vectors, 1) < 1 else plan.fields.tokens
 
     async def assemble(self, plan: Plan) -> Prompt:
         """Fuse the summaries in order (arXiv 2305.14788, section 5), compressing the texts among them."""

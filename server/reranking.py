@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from server.engine.protocol import Engine, Meter
-from server.errors import InvalidRequest, ServiceError
+from server.errors import InvalidRequest, ServiceError, SummaryNotFound
 from server.intake import Document, Intake
 from server.metrics import Metrics
 from server.patience import patiently
-from server.prompting import Gathered, Prompter, fused
+from server.prompting import Fields, Gathered, Prompter, fused
 from server.served_model import ServedModel
 from server.summaries import Summaries, Summary
 from server.together import together
@@ -22,10 +22,11 @@ READ_TOGETHER = 128  # passages whose vectors are in memory at a time
 
 @dataclass(frozen=True)
 class Passage:
-    """A text, or the id of a stored summary."""
+    """A text and how long to keep its summary where it is new, None for the default; or the id of a stored one."""
 
     text: str | None = None
     summary_id: str | None = None
+    ttl_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Reranker:
         self._metrics = metrics
 
     async def rank(self, query: str, passages: Sequence[Passage], meter: Meter) -> Reranking:
-        """Score every passage; texts are compressed first, and stored as /compress stores them.
+        """Score every passage; texts are compressed first, and stored as /compress stores new ones.
 
         Raises:
             InvalidRequest: a query or a passage of no tokens. TooLong: the query does not fit after a passage.
@@ -81,7 +82,10 @@ class Reranker:
         if not query_ids:
             raise InvalidRequest("the query has 0 tokens", param="query")
         summaries, is_computed = await self._summaries_of(passages)
-        plans = [self._prompter.plan_tokens((summary,), separator) for summary in summaries]
+        plans = [
+            self._prompter.plan_tokens((summary,), separator, Fields(f"documents.{place}", "query"))
+            for place, summary in enumerate(summaries)
+        ]
         for plan in plans:
             self._prompter.require_fits(plan, query_ids, param="query")
         scores: list[float] = []
@@ -102,8 +106,7 @@ class Reranker:
 
     async def _summaries_of(self, passages: Sequence[Passage]) -> tuple[list[Summary], bool]:
         """The summary of each passage, and whether one had to be computed."""
-        ids = [passage.summary_id for passage in passages if passage.summary_id is not None]
-        stored = dict(zip(ids, await self._summaries.get_many(ids, param="documents"), strict=True))
+        stored = await self._stored(passages)
         places = [place for place, passage in enumerate(passages) if passage.summary_id is None]
         for place in places:
             if not passages[place].text:
@@ -118,9 +121,20 @@ class Reranker:
         ]
         return summaries, any(is_new for _, is_new in made)
 
+    async def _stored(self, passages: Sequence[Passage]) -> dict[str, Summary]:
+        """The stored ones by id, in one call to the store; one by one where one is not there, to name its place."""
+        places = {passage.summary_id: place for place, passage in enumerate(passages) if passage.summary_id is not None}
+        try:
+            return dict(zip(places, await self._summaries.get_many(list(places), param="documents"), strict=True))
+        except SummaryNotFound:
+            for summary_id, place in places.items():
+                await self._summaries.get(summary_id, param=f"documents.{place}")
+            raise
+
     async def _compress(self, place: int, passage: Passage) -> tuple[Summary, bool]:
         try:
-            done = await patiently(lambda: self._intake.one(Document(text=passage.text)))
+            document = Document(passage.text, ttl_seconds=passage.ttl_seconds, renews=False)
+            done = await patiently(lambda: self._intake.one(document))
         except ServiceError as error:
             error.param = f"documents.{place}"
             raise

@@ -8,6 +8,8 @@ from model.config import SummaryConfig
 from model.positions import Positions
 from server.errors import InvalidRequest, ModelNotFound, TooLong
 
+MAX_CHARACTERS_A_TOKEN = 16  # on average, of a text so long that its beginning is looked at first
+
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -29,6 +31,37 @@ class ServedModel:
         """Token ids of a text, after the tokenizer's start token where the text is the first of its context."""
         token_ids: list[int] = self.tokenizer(text, add_special_tokens=is_start, verbose=False)["input_ids"]
         return token_ids
+
+    @property
+    def max_segments(self) -> int | None:
+        """How many whole segments a document may have; None where its vectors take no positions from the next."""
+        if not (self.config.accumulate_summary and self.positions.counts_soft_prompt):
+            return None
+        # the last one reads the vectors of all before it
+        room = self.positions.capacity(0, self.config.summary_length) - self.config.segment_length
+        return max(0, room // self.config.summary_length + 1)
+
+    @property
+    def max_document_tokens(self) -> int | None:
+        """How many tokens a document may have: whole segments, and of another one what fits; None for any number."""
+        if self.max_segments is None:
+            return None
+        rest = self.positions.capacity(self.num_vectors(self.max_segments), self.config.summary_length)
+        return self.max_segments * self.config.segment_length + max(0, rest)
+
+    def tokenise_document(self, text: str, *, is_start: bool) -> list[int]:
+        """As `tokenise`; TooLong where a long text's beginning alone has more tokens than a document may have."""
+        most = self.max_document_tokens
+        if most is not None and len(text) > MAX_CHARACTERS_A_TOKEN * most:
+            beginning = text[: MAX_CHARACTERS_A_TOKEN * most]
+            num_tokens = len(self.tokenise(beginning, is_start=is_start))
+            if num_tokens > most:
+                raise TooLong(
+                    f"the document has {len(text)} characters, and its first {len(beginning)} are {num_tokens} tokens; "
+                    f"the model's {self.positions.max_positions} positions take {most}",
+                    param="text",
+                )
+        return self.tokenise(text, is_start=is_start)
 
     def num_vectors(self, num_segments: int) -> int:
         """How many vectors condition what follows a document of so many segments."""

@@ -4,15 +4,24 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 
 import torch
 from torch import Tensor
 
 from server import chain
-from server.errors import Internal, ModelMismatch, NotReady, ServiceError, StoreExhausted, SummaryNotFound
+from server.errors import (
+    Internal,
+    InvalidRequest,
+    ModelMismatch,
+    NotReady,
+    ServiceError,
+    StoreExhausted,
+    SummaryNotFound,
+)
 from server.metrics import Metrics
+from server.schemas.summaries import MAX_METADATA
 from server.served_model import ServedModel
 from server.store import Entry, EntryStat, MissingReferences, StoreError, StoreFull, StoreUnavailable, SummaryStore
 from server.store.codec import (
@@ -45,6 +54,26 @@ class Summary:
     def compression_ratio(self) -> float:
         """Document tokens for each summary vector."""
         return self.tokens / self.manifest.vectors
+
+
+def renewed(
+    summary: Summary, seconds_left: float | None, ttl_seconds: float | None, metadata: dict[str, str] | None
+) -> Summary | None:
+    """What is to be stored so that a summary has this metadata too and lives this long; None where it does already.
+
+    Raises:
+        InvalidRequest: it would have more metadata than a summary may have.
+    """
+    merged = summary.manifest.metadata | (metadata or {})
+    if len(merged) > MAX_METADATA:
+        raise InvalidRequest(
+            f"with what is stored, metadata has {len(merged)} entries, and the limit is {MAX_METADATA}",
+            param="metadata",
+        )
+    if merged != summary.manifest.metadata:
+        return replace(summary, manifest=replace(summary.manifest, metadata=merged))
+    is_longer = seconds_left is not None and (ttl_seconds is None or ttl_seconds > seconds_left)
+    return summary if is_longer else None
 
 
 class Summaries:

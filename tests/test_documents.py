@@ -71,13 +71,16 @@ def test_the_api_page_is_of_this_application_and_its_examples_work(tmp_path: Pat
     )
     assert done.returncode == 0, done.stdout + done.stderr
     opening, *examples = blocks("docs/api.md", "sh")
+    cut = "-- end of an example --"
     assert len(examples) > 20
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     server = Server(CHECKPOINT, f"sqlite:{tmp_path}/store.sqlite3", tmp_path / "server.log")
     try:
-        for example in examples:
-            told = shell(f"URL={server.client.base_url}\n{opening}{example}", tmp_path)
-            assert '"error":{' not in told, f"{example}{told}"
+        pasted = "".join(f"{example}echo; echo {cut}\n" for example in examples)
+        told = shell(f"URL={server.client.base_url}\n{opening}{pasted}", tmp_path).split(cut)
+        for example, answer in zip(examples, told, strict=False):
+            assert '"error":{' not in answer, f"{example}{answer}"
+            assert "\ufffd" not in answer, f"{example}{answer}"
     finally:
         assert server.stop() == 0
 

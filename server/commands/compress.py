@@ -15,7 +15,8 @@ from rich.progress import Progress as Bars
 from autocompressor import AutocompressorError, Compressed, Progress
 from server import terminal
 from server.commands import documents
-from server.commands.documents import Document, NotText
+from server.commands.documents import Document, NoText, Unreadable
+from server.commands.numbers import positive
 from server.commands.session import Session, status_of, with_session
 from server.terminal import Status
 
@@ -31,14 +32,20 @@ async def compress(
     ],
     pattern: Annotated[str, typer.Option(help="Which files of a folder, '*.md'.")] = "*",
     parent: Annotated[str | None, typer.Option(help="Id of the summary that the text continues.")] = None,
-    ttl_seconds: Annotated[float | None, typer.Option(help="How long to keep it; the server's default.")] = None,
+    ttl_seconds: Annotated[
+        float | None, typer.Option(help="How long to keep it; the server's default.", callback=positive)
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Documents sent at a time.", min=1, max=64)] = 4,
 ) -> None:
     """Compress documents, and print the id of each beside its name.
 
     What is stored already is looked up, not computed: after an interruption, run the same command again.
 
-    A folder's binary and empty files are passed over. The file's name is kept as metadata.
+    A folder's binary and empty files are passed over and counted; a text that is not UTF-8 has failed.
+
+    Exit status 2 also where a folder has no file of the pattern, or none with text in it.
+
+    The file's name is kept as the metadata `file`; other metadata of a stored document stays.
     """
     found = documents.find(paths, pattern)
     with _bars() as bars:
@@ -48,6 +55,8 @@ async def compress(
         terminal.say(work.summary())
     if work.counts["failed"]:
         raise typer.Exit(Status.PARTLY_FAILED if work.counts["done"] else work.status)
+    if not work.counts["done"]:
+        terminal.stop("there is nothing to compress: none of the files has text in it")
 
 
 class _Compression:
@@ -74,12 +83,11 @@ class _Compression:
     async def _one(self, document: Document) -> None:
         try:
             self._give(document, await self._compressed(document))
-        except (NotText, OSError) as error:
-            if isinstance(error, NotText) and document.is_found:
+        except Unreadable as error:
+            if isinstance(error, NoText) and document.is_found:
                 self.counts["skipped"] += 1
                 return
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            self._fail(document, AutocompressorError(reason or "cannot be read", code="bad_file"))
+            self._fail(document, documents.bad_file(str(error)))
         except AutocompressorError as error:
             if error.code == "unreachable":
                 raise  # nor would the others reach it

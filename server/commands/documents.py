@@ -6,14 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autocompressor import AsyncClient
+from autocompressor import AsyncClient, AutocompressorError
 from server import terminal
 
 STANDARD_INPUT = Path("-")
 
 
-class NotText(Exception):
-    """The file has no text in it, or not in UTF-8."""
+class Unreadable(Exception):
+    """A file whose text cannot be had; the message says why."""
+
+
+class NoText(Unreadable):
+    """There is none to be had: the file is binary or empty."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +35,39 @@ class Document:
     def text(self) -> str:
         """
         Raises:
-            NotText: it is no text.
-            OSError: it cannot be read.
+            NoText: it is binary, which a NUL byte tells, or empty.
+            Unreadable: it is not UTF-8, or the system refuses it.
         """
-        data = sys.stdin.buffer.read() if self.path == STANDARD_INPUT else self.path.read_bytes()
+        try:
+            data = sys.stdin.buffer.read() if self.path == STANDARD_INPUT else self.path.read_bytes()
+        except OSError as error:
+            raise Unreadable(error.strerror or "cannot be read") from None
+        if b"\x00" in data:
+            raise NoText("a binary file")
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            raise NotText(f"not UTF-8 at byte {error.start}") from None
-        if "\x00" in text or not text.strip():
-            raise NotText("a binary file" if "\x00" in text else "there is no text in it")
+            raise Unreadable(f"not UTF-8 at byte {error.start}") from None
+        if not text.strip():
+            raise NoText("there is no text in it")
         return text
 
 
 def find(paths: Sequence[Path], pattern: str) -> list[Document]:
-    """The files that are named, and those that folders hold at any depth, hidden ones left out, in order."""
+    """The files that are named, and those that folders hold at any depth, hidden ones left out, in order.
+
+    A name that leads to no file ends the program.
+    """
     missing = [path for path in paths if path != STANDARD_INPUT and not path.exists()]
     if missing:
         terminal.stop(f"there is no file or folder {str(missing[0])!r}")
     documents: dict[Path, Document] = {}
     for path in paths:
         if path.is_dir():
-            documents |= {found: documents.get(found, Document(found, is_found=True)) for found in _in(path, pattern)}
+            inside = list(_in(path, pattern))
+            if not inside:
+                terminal.stop(f"there is no file {pattern!r} in the folder {str(path)!r}")
+            documents |= {found: documents.get(found, Document(found, is_found=True)) for found in inside}
         else:
             documents[path] = Document(path)
     return list(documents.values())
@@ -70,11 +85,22 @@ async def summary_ids(client: AsyncClient, ids: Sequence[str], files: Sequence[P
 
 
 def text_of(path: Path) -> str:
-    """A file's text; one without ends the program."""
+    """A file's text; a file that is not there is wrong usage.
+
+    Raises:
+        AutocompressorError: it is there, and its text cannot be had.
+    """
+    if path != STANDARD_INPUT and (path.is_dir() or not path.exists()):
+        terminal.stop(f"there is no file {str(path)!r}")
+    document = Document(path)
     try:
-        return Document(path).text()
-    except (NotText, OSError) as error:
-        terminal.stop(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
+        return document.text()
+    except Unreadable as error:
+        raise bad_file(f"{document.name}: {error}") from None
+
+
+def bad_file(message: str) -> AutocompressorError:
+    return AutocompressorError(message, code="bad_file")
 
 
 def piped(text: str) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from autocompressor import AutocompressorError
 from server.commands import documents
+from server.commands.numbers import finite, positive
 from server.commands.session import Session, with_session
 
 Summaries = Annotated[list[str] | None, typer.Option("--summary", "-s", help="A summary's id; may be repeated.")]
@@ -22,10 +23,14 @@ async def generate(
     summary: Summaries = None,
     file: Files = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens.", min=1)] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.", min=0)] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Least set of tokens that holds so much probability.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.", min=0, callback=finite)] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Least set of tokens that holds so much probability.", max=1, callback=positive)
+    ] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="So many tokens to choose from.", min=1)] = None,
-    min_p: Annotated[float, typer.Option(help="Least share of the most likely token's probability.")] = 0.0,
+    min_p: Annotated[
+        float, typer.Option(help="Least share of the most likely token's probability.", min=0, max=1, callback=finite)
+    ] = 0.0,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same text.", min=0)] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends it; may be repeated.")] = None,
 ) -> None:

@@ -24,15 +24,15 @@ async def rerank(
     top_n: Annotated[int | None, typer.Option(help="Print so many.", min=1)] = None,
 ) -> None:
     """Order documents by how likely they make the query, the best first; what is not stored is compressed."""
-    named: dict[str, str | dict[str, str]] = {
-        **{str(path): documents.text_of(path) for path in paths or ()},
-        **{summary_id: {"summary_id": summary_id} for summary_id in summary or ()},
-        **{passage: passage for passage in text or ()},
-    }
+    named: list[tuple[str, str | dict[str, str]]] = [
+        *((str(path), documents.text_of(path)) for path in paths or ()),
+        *((summary_id, {"summary_id": summary_id}) for summary_id in summary or ()),
+        *((passage, passage) for passage in text or ()),
+    ]
     if not named:
         terminal.stop("there is nothing to rank: name files, or give --summary or --text")
-    names = list(named)
-    ranking = await session.client.rerank(query, list(named.values()), top_n=top_n)
+    ranking = await session.client.rerank(query, [document for _, document in named], top_n=top_n)
     for one in ranking.results:
-        result = {"index": one.index, "relevance_score": one.relevance_score}
-        session.give(result, f"{one.relevance_score:10.4f}  {names[one.index]}", name=names[one.index])
+        name, _ = named[one.index]
+        result = {"index": one.index, "relevance_score": one.relevance_score, "summary_id": one.summary_id}
+        session.give(result, f"{one.relevance_score:10.4f}  {name}", name=name)

@@ -13,6 +13,7 @@ import typer
 
 from autocompressor import AsyncClient, AutocompressorError
 from server import terminal
+from server.commands.numbers import finite
 from server.terminal import Status
 
 P = ParamSpec("P")
@@ -30,7 +31,7 @@ class Options:
         str | None, typer.Option(help="The server.", envvar=URL_VARIABLE, show_default=DEFAULT_URL, metavar="URL")
     ] = None
     api_key: Annotated[str | None, typer.Option(help="Sent as a bearer token.", envvar=API_KEY_VARIABLE)] = None
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the server.", min=0.001)] = 600.0
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the server.", min=0.001, callback=finite)] = 600.0
     local: Annotated[
         bool, typer.Option("--local", help="Without a server: load the model and open the store in this process.")
     ] = False

@@ -25,7 +25,9 @@ class Format(StrEnum):
 @with_session
 async def list_all(
     session: Session,
-    limit: Annotated[int | None, typer.Option(help="At most so many, the newest; all of them by default.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many, the newest; all of them by default.", min=1)
+    ] = None,
 ) -> None:
     """List the stored summaries, newest first."""
     after, left = None, limit

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.chat_template import Said, render
+from server.prompting import Fields
 from server.routes import sse
 from server.routes.answers import With, errors
 from server.routes.choices import Choices, Piece, Scored, Whole, Words, finite
@@ -48,7 +49,7 @@ async def _answer(served: Services, body: ChatRequest, watch: Stopwatch) -> "_An
     logit_bias = biases(body, served.model)
     summaries = tuple(await served.summaries.get_many(_summary_ids(body.messages), param="messages"))
     rendered = await asyncio.to_thread(render, served.model, [_said(message) for message in body.messages])
-    plan = served.prompter.plan_tokens(summaries, rendered.token_ids)
+    plan = served.prompter.plan_tokens(summaries, rendered.token_ids, Fields("messages", "messages"))
     fitted = served.endless.fit(plan, wish(body, body.wanted_tokens))
     prepared = await prepare(served, body, plan, fitted)
     params = sampling_params(body, max_tokens=fitted.max_tokens)
@@ -143,8 +144,8 @@ class _Answer:
         )
 
     def _shown(self, token_id: int, logprob: float) -> dict[str, Any]:
-        text = self._words.text(token_id)
-        return {"token": text, "logprob": finite(logprob), "bytes": list(text.encode())}
+        raw = list(self._words.raw(token_id))
+        return {"token": self._words.text(token_id), "logprob": finite(logprob), "bytes": raw}
 
     def _reply(self, choices: list[replies.DeltaChoice]) -> replies.ChatChunk:
         return replies.ChatChunk(

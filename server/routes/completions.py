@@ -12,10 +12,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.engine.protocol import Prompt
-from server.prompting import Part, Plan, SummaryPart, TextPart
+from server.prompting import Fields, Part, Plan, SummaryPart, TextPart
 from server.routes import sse
 from server.routes.answers import With, errors
-from server.routes.choices import Choices, Piece, Scored, Words, finite
+from server.routes.choices import Choices, Piece, Scored, Whole, Words, finite
 from server.routes.prepared import Prepared, compression, prepare, usage, wish
 from server.routes.receipts import Stopwatch
 from server.routes.sampling import biases, sampling_params, with_seed_of
@@ -26,6 +26,7 @@ from server.together import together
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_PREPARED_TOGETHER = 8
+NOTHING = Piece("", (), None)
 router = APIRouter(tags=["openai"], responses=errors())
 
 
@@ -52,7 +53,7 @@ async def _answer(served: Services, body: CompletionRequest, watch: Stopwatch) -
     """Nothing is computed before every prompt is known to fit."""
     logit_bias = biases(body, served.model)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    plans = [await _plan(served, prompt) for prompt in body.prompts]
+    plans = [await _plan(served, *each) for each in zip(body.prompts, body.places, strict=True)]
     fitted = [served.endless.fit(plan, wish(body, max_tokens)) for plan in plans]
     work = [partial(prepare, served, body, *each) for each in zip(plans, fitted, strict=True)]
     prepared = await together(work, limit=MAX_PREPARED_TOGETHER)
@@ -63,16 +64,17 @@ async def _answer(served: Services, body: CompletionRequest, watch: Stopwatch) -
     return _Answer(served, body, prepared, Choices(served, choices, watch))
 
 
-async def _plan(served: Services, prompt: Any) -> Plan:
+async def _plan(served: Services, prompt: Any, place: str) -> Plan:
+    fields = Fields(place, place)
     if isinstance(prompt, str):
-        return await served.prompter.plan([TextPart(prompt)])
+        return await served.prompter.plan([TextPart(prompt)], fields)
     if prompt and isinstance(prompt[0], int):
-        await asyncio.to_thread(served.model.require_known, prompt, param="prompt")
-        return served.prompter.plan_tokens((), prompt)
+        await asyncio.to_thread(served.model.require_known, prompt, param=place)
+        return served.prompter.plan_tokens((), prompt, fields)
     parts: list[Part] = [
         SummaryPart(part.id) if isinstance(part, SummaryContent) else TextPart(part.text) for part in prompt
     ]
-    return await served.prompter.plan(parts, param="prompt")
+    return await served.prompter.plan(parts, fields)
 
 
 class _Answer:
@@ -84,26 +86,33 @@ class _Answer:
         self._served, self._body, self._prepared, self._choices = served, body, prepared, choices
         self._words = Words(served)
         self._id, self._created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
-        self._shown = [0] * len(prepared) * body.num_choices  # characters of each choice so far
+        scored = prepared if body.logprobs is not None else []
+        self._offsets = [self._words.offsets(each.prompt.token_ids) for each in scored for _ in range(body.num_choices)]
 
     async def whole(self) -> replies.Completion:
         echoes = await self._echoes()
         choices = await self._choices.whole()
-        made = []
-        for index, choice in enumerate(choices):
-            echo = echoes[index // self._body.num_choices]
-            piece = Piece(echo.text + choice.text, (*echo.tokens, *choice.tokens), choice.finish_reason)
-            made.append(self._choice(index, piece))
-        answer = self._reply(made)
+        answer = self._reply(await asyncio.to_thread(self._ended, echoes, choices))
         answer.usage, answer.compression = self._usage(), self._compression()
         return answer
+
+    def _ended(self, echoes: Sequence[Piece], choices: Sequence[Whole]) -> list[replies.CompletionChoice]:
+        return [
+            self._choice(
+                index,
+                Piece(choice.text, tuple(choice.tokens), choice.finish_reason),
+                echo=echoes[index // self._body.num_choices],
+            )
+            for index, choice in enumerate(choices)
+        ]
 
     async def chunks(self) -> AsyncGenerator[str]:
         """A chunk as JSON for each piece of text of each choice, with `echo` the prompt first."""
         for index, echo in enumerate(await self._echoes()):
             for choice in range(index * self._body.num_choices, (index + 1) * self._body.num_choices):
                 if echo.text:
-                    yield self._json(self._reply([self._choice(choice, echo)]))
+                    begun = await asyncio.to_thread(self._choice, choice, NOTHING, echo=echo)
+                    yield self._json(self._reply([begun]))
         async with aclosing(self._choices.pieces()) as pieces:
             async for index, piece in pieces:
                 yield self._json(self._reply([self._choice(index, piece)]))
@@ -115,7 +124,7 @@ class _Answer:
     async def _echoes(self) -> list[Piece]:
         """What each prompt's choices begin with."""
         if not self._body.echo:
-            return [Piece("", (), None)] * len(self._prepared)
+            return [NOTHING] * len(self._prepared)
         limit = self._served.settings.max_running_sequences
         started = time.monotonic()
         echoes = await together([partial(self._echo, index) for index in range(len(self._prepared))], limit=limit)
@@ -148,26 +157,26 @@ class _Answer:
         text: str = self._served.model.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
 
-    def _choice(self, index: int, piece: Piece) -> replies.CompletionChoice:
-        logprobs = None if self._body.logprobs is None else self._logprobs(self._shown[index], piece.tokens)
-        self._shown[index] += len(piece.text)
+    def _choice(self, index: int, piece: Piece, *, echo: Piece = NOTHING) -> replies.CompletionChoice:
         return replies.CompletionChoice(
-            index=index, text=piece.text, logprobs=logprobs, finish_reason=piece.finish_reason
+            index=index,
+            text=echo.text + piece.text,
+            logprobs=None if self._body.logprobs is None else self._logprobs(index, piece, echo),
+            finish_reason=piece.finish_reason,
         )
 
-    def _logprobs(self, offset: int, tokens: Sequence[Scored]) -> replies.CompletionLogprobs:
+    def _logprobs(self, index: int, piece: Piece, echo: Piece) -> replies.CompletionLogprobs:
+        tokens = (*echo.tokens, *piece.tokens)
         texts = [self._words.text(token.token_id) for token in tokens]
-        offsets = []
-        for token, text in zip(tokens, texts, strict=True):
-            offsets.append(offset)
-            offset += self._words.width(token.token_id, text)
+        self._offsets[index].shift(len(echo.text))
+        echoed = self._words.offsets().of(echo.tokens)
         return replies.CompletionLogprobs(
             tokens=texts,
             token_logprobs=[None if token.logprob is None else finite(token.logprob) for token in tokens],
             top_logprobs=[self._top(token, text) for token, text in zip(tokens, texts, strict=True)]
             if self._body.logprobs
             else None,
-            text_offset=offsets,
+            text_offset=[*echoed, *self._offsets[index].of(piece.tokens)],
         )
 
     def _top(self, token: Scored, own_text: str) -> dict[str, float] | None:

@@ -16,12 +16,15 @@ PING_SECONDS = 2.0  # a probe gives up sooner than a request does
 UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Health}}
 
 
+@router.head("/livez", include_in_schema=False)  # as load balancers probe
 @router.get("/livez")
 async def livez() -> schemas.Health:
     """The process answers."""
     return schemas.Health(status="ok", checks={})
 
 
+@router.head("/health", include_in_schema=False)
+@router.head("/readyz", include_in_schema=False)
 @router.get("/health", responses=UNAVAILABLE)
 @router.get("/readyz", responses=UNAVAILABLE)
 async def readyz(response: Response, served: With) -> schemas.Health:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.engine.protocol import Prompt, SamplingParams, TokenEvent, TokenLogprobs
 from server.patience import patiently
-from server.prompting import Part, Plan, SummaryPart, TextPart
+from server.prompting import Fields, Part, Plan, SummaryPart, TextPart
 from server.routes import sse
 from server.routes.answers import With, errors
 from server.routes.receipts import Stopwatch
@@ -37,8 +37,9 @@ async def generate(body: schemas.GenerateRequest, request: Request, response: Re
 
     With `stream`, server-sent events: a chunk for each piece of text, the last with usage, then `[DONE]`.
     """
+    served.model.require_name(body.model)
     watch = Stopwatch()
-    plan = await served.prompter.plan(_parts(body))
+    plan = await served.prompter.plan(_parts(body), _fields(body))
     params = sampling_params(body, max_tokens=served.prompter.max_tokens(plan, body.max_tokens))
     prompt = await unless_disconnected(request, served.prompter.assemble(plan))
     generation = _Generation(served, plan, prompt, params, watch)
@@ -65,7 +66,7 @@ async def score(
     watch = Stopwatch()
     answer: schemas.ScoreResponse | schemas.PairScoreResponse
     if body.pairs:
-        answer = await unless_disconnected(request, _scored_pairs(body.pairs, served, watch))
+        answer = await unless_disconnected(request, _scored_pairs(body, served, watch))
     else:
         answer = await unless_disconnected(request, _scored(body, served, watch))
     response.headers.update(watch.headers())
@@ -73,7 +74,7 @@ async def score(
 
 
 async def _scored(body: schemas.ScoreRequest, served: Services, watch: Stopwatch) -> schemas.ScoreResponse:
-    plan = await served.prompter.plan(_parts(body))
+    plan = await served.prompter.plan(_parts(body), _fields(body))
     continuations = await asyncio.to_thread(
         lambda: [served.model.tokenise(text, is_start=False) for text in body.continuations or []]
     )
@@ -90,18 +91,20 @@ async def _scored(body: schemas.ScoreRequest, served: Services, watch: Stopwatch
     )
 
 
-async def _scored_pairs(pairs: list[tuple[str, str]], served: Services, watch: Stopwatch) -> schemas.PairScoreResponse:
+async def _scored_pairs(body: schemas.ScoreRequest, served: Services, watch: Stopwatch) -> schemas.PairScoreResponse:
     """Score what follows each text; one that several follow is read once."""
+    pairs = body.pairs
     places: dict[str, list[int]] = {}
     for place, (first, _) in enumerate(pairs):
         places.setdefault(first, []).append(place)
     plans, work = {}, []
     for first, own in places.items():
         first_ids = await asyncio.to_thread(served.model.tokenise, first, is_start=True)
-        plan = plans[first] = served.prompter.plan_tokens((), first_ids)
+        fields = Fields(tokens=_place("text_1", body.text_1, own[0]))
+        plan = plans[first] = served.prompter.plan_tokens((), first_ids, fields)
         seconds = [await asyncio.to_thread(served.model.tokenise, pairs[place][1], is_start=False) for place in own]
         for place, second in zip(own, seconds, strict=True):
-            served.prompter.require_fits(plan, second, param=f"text_2.{place}")
+            served.prompter.require_fits(plan, second, param=_place("text_2", body.text_2, place))
         work.append(partial(served.engine.score, Prompt(None, plan.token_ids), seconds, meter=watch.meter))
     started = time.monotonic()
     scored = await together([partial(patiently, one) for one in work], limit=served.intake.max_together)
@@ -211,6 +214,15 @@ def _parts(body: schemas.Conditioned) -> list[Part]:
     return [
         TextPart(part.text or "") if part.summary_id is None else SummaryPart(part.summary_id) for part in body.parts
     ]
+
+
+def _fields(body: schemas.Conditioned) -> Fields:
+    return Fields() if body.context is None else Fields("context", "context")
+
+
+def _place(name: str, given: str | list[str] | None, place: int) -> str:
+    """Where the text of a pair stands in the field `name`, which may have one for all."""
+    return f"{name}.{place if len(given) > 1 else 0}" if isinstance(given, list) else name
 
 
 def _usage(plan: Plan, num_completion_tokens: int) -> schemas.Usage:

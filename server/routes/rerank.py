@@ -23,11 +23,15 @@ async def rerank(
 ) -> schemas.RerankResponse:
     """Order documents by how likely they make the query: log p(query | document's summary), summed over its tokens.
 
-    Texts are compressed and stored on the way; a stored one is not read again. Also at `/v1/rerank` and `/v2/rerank`.
+    Texts are compressed and stored on the way; a stored one is not read again, and lives no longer for it. Also at
+    `/v1/rerank` and `/v2/rerank`.
     """
     served.model.require_name(body.model)
     passages = [
-        Passage(text=each) if isinstance(each, str) else Passage(each.text, each.summary_id) for each in body.documents
+        Passage(each, ttl_seconds=body.ttl_seconds)
+        if isinstance(each, str)
+        else Passage(each.text, each.summary_id, body.ttl_seconds)
+        for each in body.documents
     ]
     watch = Stopwatch()
     ranked = await unless_disconnected(request, served.reranker.rank(body.query, passages, watch.meter))

@@ -54,6 +54,7 @@ async def info(served: With) -> schemas.InfoResponse:
         limits={
             "max_positions": model.positions.max_positions,
             "max_sequence_tokens": model.max_sequence_tokens,
+            "max_document_tokens": model.max_document_tokens,
             "max_body_bytes": settings.max_body_bytes,
             "max_requests": settings.max_requests,
             "max_running_sequences": settings.max_running_sequences,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from server.schemas.receipts import Receipt
 
@@ -26,6 +26,9 @@ Text = Annotated[str, AfterValidator(_encodable)]
 NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 SummaryId = Annotated[str, Field(max_length=64)]
 TokenIds = list[Annotated[int, Field(ge=0)]]
+# a union's members by name, so that an error is about the one that was meant; no identifiers, as no field is named so
+A_TEXT, A_LIST_OF_TEXTS = "a text", "a list of texts"
+OneOrMany = Discriminator(lambda value: A_LIST_OF_TEXTS if isinstance(value, list) else A_TEXT)
 
 
 class Body(BaseModel):
@@ -85,12 +88,20 @@ class Conditioned(Body):
         return [*(Part(summary_id=summary_id) for summary_id in self.summary_ids), Part(text=self.prompt)]
 
 
+def _unless_off(top_k: int) -> int | None:
+    return top_k if top_k > 0 else None
+
+
+TopK = Annotated[int, Field(ge=-1), AfterValidator(_unless_off)]
+Stops = Annotated[Annotated[NonEmptyText, Tag(A_TEXT)] | Annotated[list[NonEmptyText], Tag(A_LIST_OF_TEXTS)], OneOrMany]
+
+
 class Sampling(Body):
     """How tokens are chosen; null is the default."""
 
     temperature: float | None = Field(1.0, ge=0, le=10, description="0 takes the most likely token.")
     top_p: float | None = Field(1.0, gt=0, le=1)
-    top_k: int | None = Field(None, ge=1)
+    top_k: TopK | None = Field(None, description="Null is all, and so are vLLM's -1 and 0.")
     min_p: float | None = Field(0.0, ge=0, le=1, description="Least share of the most likely token's probability.")
     repetition_penalty: float | None = Field(
         1.0, gt=0, le=10, description="For tokens of the prompt and of the answer."
@@ -99,7 +110,7 @@ class Sampling(Body):
     presence_penalty: float | None = Field(0.0, ge=-2, le=2)
     ignore_eos: bool | None = Field(default=False, description="Go on after the end-of-text token.")
     seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: NonEmptyText | list[NonEmptyText] | None = None
+    stop: Stops | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -117,11 +128,13 @@ class Sampling(Body):
 class GenerateRequest(Conditioned, Sampling):
     model_config = example(summary_ids=[EXAMPLE_ID], prompt="I looked at", max_tokens=24, seed=1)
 
+    model: Text | None = None
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="None: as many as fit, up to 128.")
     stream: bool = False
 
 
 ManyScored = Annotated[list[NonEmptyText], Field(min_length=1, max_length=MAX_CONTINUATIONS)]
+Scored = Annotated[Annotated[NonEmptyText, Tag(A_TEXT)] | Annotated[ManyScored, Tag(A_LIST_OF_TEXTS)], OneOrMany]
 
 
 class ScoreRequest(Conditioned):
@@ -131,8 +144,8 @@ class ScoreRequest(Conditioned):
 
     model: Text | None = None
     continuations: ManyScored | None = None
-    text_1: NonEmptyText | ManyScored | None = None
-    text_2: NonEmptyText | ManyScored | None = None
+    text_1: Scored | None = None
+    text_2: Scored | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> "ScoreRequest":

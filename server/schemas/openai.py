@@ -1,23 +1,37 @@
 """Bodies of OpenAI's completions and chat completions, with what this server adds to them.
 
-Of OpenAI's fields those that change nothing here are taken and have no effect: `user`, `metadata`, `store`,
-`service_tier`, `parallel_tool_calls`, a message's `name`, and `best_of`, `suffix`, `response_format` and the parts of
-an assistant's message where they ask for nothing. All others are refused.
+Of OpenAI's fields those that change nothing here are taken and have no effect: `user`, `safety_identifier`,
+`prompt_cache_key`, `metadata`, `store`, `service_tier`, `parallel_tool_calls`, `verbosity`, `reasoning_effort`, a
+message's `name`, and `best_of`, `suffix`, `response_format`, `modalities`, what is of tools, and the parts of an
+assistant's message where they ask for nothing. All others are refused.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from server.schemas.native import EXAMPLE_ID, MAX_NEW_TOKENS, MAX_PARTS, Body, Sampling, SummaryId, Text, example
+from server.schemas.native import (
+    A_LIST_OF_TEXTS,
+    A_TEXT,
+    EXAMPLE_ID,
+    MAX_NEW_TOKENS,
+    MAX_PARTS,
+    Body,
+    Sampling,
+    SummaryId,
+    Text,
+    example,
+)
 
 MAX_CHOICES = 16
 MAX_PROMPTS = 128
 MAX_MESSAGES = 10_000
 MAX_LOGPROBS = 20
 MAX_BIASES = 1024
+CONTENT_PARTS = "content parts"  # a tag, as those in `native.py`
 
 TokenId = Annotated[int, Field(ge=0)]
+NoItems = Annotated[list[Any], Field(max_length=0)]
 
 
 class TextContent(Body):
@@ -37,20 +51,20 @@ Parts = Annotated[list[ContentPart], Field(min_length=1, max_length=MAX_PARTS)]
 
 
 def _form_of_prompt(prompt: Any) -> str:
-    """Which form a prompt means to be, so that an error is about that one; no identifier, as no field is named so."""
+    """Which form a prompt means to be, so that an error is about that one."""
     if not isinstance(prompt, list):
-        return "a text"
+        return A_TEXT
     first = prompt[0] if prompt else ""
-    forms: dict[type, str] = {int: "token ids", list: "lists of token ids", dict: "content parts"}
-    return forms.get(type(first), "a list of texts")
+    forms: dict[type, str] = {int: "token ids", float: "token ids", list: "lists of token ids", dict: CONTENT_PARTS}
+    return forms.get(type(first), A_LIST_OF_TEXTS)
 
 
 Prompt = Annotated[
-    Annotated[Text, Tag("a text")]
-    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS), Tag("a list of texts")]
+    Annotated[Text, Tag(A_TEXT)]
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS), Tag(A_LIST_OF_TEXTS)]
     | Annotated[list[TokenId], Field(min_length=1), Tag("token ids")]
     | Annotated[list[list[TokenId]], Field(min_length=1, max_length=MAX_PROMPTS), Tag("lists of token ids")]
-    | Annotated[Parts, Tag("content parts")],
+    | Annotated[Parts, Tag(CONTENT_PARTS)],
     Discriminator(_form_of_prompt),
 ]
 
@@ -92,6 +106,8 @@ class Asked(Sampling):
         description="Report for each summary how much it raises the log-probability of the prompt's own tokens.",
     )
     user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
@@ -146,10 +162,15 @@ class CompletionRequest(Asked):
         prompts: Any = self.prompt if self._is_batch else [self.prompt]
         return list(prompts)
 
+    @property
+    def places(self) -> list[str]:
+        """Of each of the prompts, the field, as an error names it."""
+        return [f"prompt.{index}" for index in range(len(self.prompt))] if self._is_batch else ["prompt"]
+
 
 Content = Annotated[
-    Annotated[Text, Tag("a text")] | Annotated[Parts, Tag("content parts")],
-    Discriminator(lambda value: "content parts" if isinstance(value, list) else "a text"),
+    Annotated[Text, Tag(A_TEXT)] | Annotated[Parts, Tag(CONTENT_PARTS)],
+    Discriminator(lambda value: CONTENT_PARTS if isinstance(value, list) else A_TEXT),
 ]
 
 
@@ -161,8 +182,8 @@ class Message(Body):
     refusal: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: NoItems | None = None
+    annotations: NoItems | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> "Message":
@@ -188,7 +209,14 @@ class ChatRequest(Asked):
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     response_format: ResponseFormat | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1)] | None = None
+    tools: NoItems | None = None
+    tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
+    functions: NoItems | None = None
+    function_call: Literal["none", "auto"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> "ChatRequest":

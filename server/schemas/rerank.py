@@ -1,13 +1,14 @@
 """Reranking as Cohere, Jina and vLLM shape it.
 
-Of their fields `user` is taken and has no effect; others than these are refused.
+Of their fields `user` is taken and has no effect, and `rank_fields` where it names what is read anyway. Others are
+refused, those that would have a document read in part among them.
 """
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
-from server.schemas.native import EXAMPLE_ID, Body, NonEmptyText, SummaryId, Text, Usage, example
+from server.schemas.native import EXAMPLE_ID, MAX_TTL_SECONDS, Body, NonEmptyText, SummaryId, Text, Usage, example
 from server.schemas.receipts import Receipt
 
 MAX_PASSAGES = 1000
@@ -45,7 +46,20 @@ class RerankRequest(Body):
     documents: list[PassageForm] = Field(min_length=1, max_length=MAX_PASSAGES)
     top_n: int | None = Field(None, ge=1, description="How many to answer with; null is all.")
     return_documents: bool | None = False
+    ttl_seconds: float | None = Field(
+        None, gt=0, le=MAX_TTL_SECONDS, description="How long to keep new summaries; those already stored keep theirs."
+    )
     user: Text | None = None
+    rank_fields: list[Literal["text"]] | None = None
+    max_tokens_per_doc: None = None
+    max_chunks_per_doc: None = None
+
+    @field_validator("max_tokens_per_doc", "max_chunks_per_doc", mode="before")
+    @classmethod
+    def _whole_documents(cls, limit: Any) -> Any:
+        if limit is not None:
+            raise ValueError("documents are read whole; shorten them before they are sent")
+        return limit
 
 
 class RerankDocument(BaseModel):

@@ -30,7 +30,9 @@ class Kept(Body):
         le=MAX_TTL_SECONDS,
         description="How long to keep the summary; it never shortens an earlier promise.",
     )
-    metadata: Metadata | None = Field(None, description="Kept with the summary, not part of its id.")
+    metadata: Metadata | None = Field(
+        None, description="Kept with the summary, not part of its id; added to what an equal document has."
+    )
 
 
 class DocumentBody(Kept):

@@ -23,7 +23,7 @@ class TokenizeResponse(BaseModel):
 
 
 class DetokenizeRequest(Body):
-    model_config = example(tokens=[54, 104, 101])
+    model_config = example(tokens=[531, 1537, 5307, 745, 5683])
 
     model: Text | None = None
     tokens: TokenIds

@@ -66,7 +66,7 @@ export class LibraryPanel {
   }
 
   #row(summary) {
-    const title = summary.metadata.title ?? "Untitled, or the start of a chat";
+    const title = summary.metadata.title ?? summary.metadata.file ?? "Untitled, or the start of a chat";
     const source = { id: summary.id, title, tokens: summary.tokens, vectors: summary.vectors };
     const box = el("input", {
       type: "checkbox",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -68,10 +69,27 @@ def test_a_file_may_have_any_name(run: Run, tmp_path: Path) -> None:
 
 
 def test_compress_reads_stdin_and_goes_on_from_a_parent(run: Run) -> None:
-    (first,) = lines(run("compress", "-", "--json", given=TEXT))
+    (first,) = lines(run("compress", "-", "--json", given=f"From a pipe. {TEXT}"))
     (second,) = lines(run("compress", "-", "--json", "--parent", str(first["id"]), given=" And on."))
     assert second["parent"] == first["id"]
     assert first["metadata"] == {}
+
+
+def test_a_text_that_is_not_utf8_has_failed_and_is_named(run: Run, folder: Path) -> None:
+    (folder / "latin.txt").write_bytes("the café was shut".encode("latin-1"))
+    result = run("compress", "texts")
+    assert result.exit_code == 4
+    assert "texts/latin.txt: not UTF-8 at byte 7" in result.stderr
+    assert "2 without text passed over, 1 failed" in result.stderr
+    assert run("compress", "texts", "--pattern", "latin*").exit_code == 1
+
+
+def test_other_metadata_of_a_stored_document_stays(run: Run, url: str, folder: Path) -> None:
+    body = {"text": (folder / "a.txt").read_text(), "metadata": {"project": "x", "file": "old"}}
+    made = httpx.post(f"{url}/compress", json=body).raise_for_status().json()
+    assert lines(run("compress", "texts/a.txt", "--json"))[0]["id"] == made["id"]
+    (shown,) = lines(run("summaries", "show", made["id"], "--json"))
+    assert shown["metadata"] == {"project": "x", "file": "texts/a.txt"}
 
 
 def test_compress_goes_on_after_a_failure(run: Run, folder: Path) -> None:
@@ -89,22 +107,36 @@ def test_compress_goes_on_after_a_failure(run: Run, folder: Path) -> None:
     ("arguments", "status", "said"),
     [
         (["compress", "nowhere"], 2, "there is no file or folder 'nowhere'"),
-        (["compress", "texts/binary"], 1, "texts/binary: not UTF-8 at byte 1"),
+        (["compress", "texts/binary"], 1, "texts/binary: a binary file"),
+        (["compress", "texts/latin.txt"], 1, "texts/latin.txt: not UTF-8 at byte 7"),
+        (["compress", "texts", "--pattern", "*.nope"], 2, "there is no file '*.nope' in the folder 'texts'"),
+        (["compress", "texts", "--pattern", "empty*"], 2, "there is nothing to compress"),
+        (["compress", "texts", "--ttl-seconds", "-1"], 2, "'--ttl-seconds': -1.0 is not above 0"),
+        (["compress", "texts", "--ttl-seconds", "nan"], 2, "'--ttl-seconds': nan is not a finite number"),
         (["compress", "texts/empty.txt"], 1, "there is no text in it"),
         (["compress", "texts/a.txt", "--store", "sqlite:x"], 2, "of --local"),
         (["compress", "texts", "--url", "http://127.0.0.1:9"], 3, "no server answers at http://127.0.0.1:9"),
         (["generate", "On", "--url", "ftp://x"], 2, "does not begin with http"),
         (["generate", "On", "--summary", "xyz"], 1, "there is no summary 'xyz'"),
-        (["generate", "On", "--file", "texts/binary"], 2, "texts/binary: not UTF-8"),
+        (["generate", "On", "--file", "texts/binary"], 1, "texts/binary: a binary file"),
+        (["generate", "On", "--file", "texts/latin.txt"], 1, "texts/latin.txt: not UTF-8 at byte 7"),
+        (["generate", "On", "--file", "texts"], 2, "there is no file 'texts'"),
+        (["generate", "On", "--top-p", "5"], 2, "Invalid value for '--top-p': "),
+        (["generate", "On", "--top-p", "0"], 2, "'--top-p': 0.0 is not above 0"),
+        (["generate", "On", "--min-p", "-1"], 2, "Invalid value for '--min-p': "),
+        (["generate", "On", "--temperature", "nan"], 2, "Invalid value for '--temperature': "),
+        (["generate", "On", "--timeout", "nan"], 2, "Invalid value for '--timeout': "),
         (["generate", "On", "--local", "--model", "/nowhere"], 2, "there is no directory /nowhere"),
         (["rerank", "query"], 2, "there is nothing to rank"),
         (["summaries", "show", "xyz"], 1, "there is no summary 'xyz'"),
+        (["summaries", "ls", "--limit", "0"], 2, "Invalid value for '--limit': "),
         (["summaries", "import", "nowhere"], 2, "nowhere: No such file"),
     ],
 )
 def test_failures_have_a_sentence_and_a_status(
     run: Run, folder: Path, arguments: list[str], status: int, said: str
 ) -> None:
+    (folder / "latin.txt").write_bytes("the café was shut".encode("latin-1"))
     result = run(*arguments)
     assert result.exit_code == status, result.stderr
     assert result.stdout == ""
@@ -158,7 +190,18 @@ def test_rerank_names_what_it_ranks(run: Run, folder: Path) -> None:
     arguments = ["rerank", "fog", "texts/a.txt", "--summary", str(made["id"]), "--text", "no ships"]
     ranked = lines(run(*arguments, "--json"))
     assert sorted(str(one["name"]) for one in ranked) == sorted(["texts/a.txt", str(made["id"]), "no ships"])
+    assert {one["summary_id"] for one in ranked if one["name"] == made["id"]} == {made["id"]}
     assert len(run(*arguments, "--top-n", "2").stdout.splitlines()) == 2
+
+
+def test_rerank_keeps_documents_of_one_name_apart(run: Run, folder: Path) -> None:
+    arguments = ["rerank", "fog", "texts/a.txt", "--text", "texts/a.txt", "--text", "x", "--text", "x"]
+    ranked = lines(run(*arguments, "--json"))
+    scores = {one["index"]: one["relevance_score"] for one in ranked}
+    assert sorted(scores) == [0, 1, 2, 3]  # type: ignore[type-var]
+    assert scores[0] != scores[1]
+    (made,) = lines(run("compress", "texts/a.txt", "--json"))
+    assert [one["summary_id"] for one in ranked if one["index"] == 0] == [made["id"]]
 
 
 def test_a_terminal_sees_bars_and_the_result_is_the_same(

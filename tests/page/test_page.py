@@ -126,6 +126,26 @@ def test_several_summaries_are_asked_together_and_stopped(visit: Open) -> None:
     expect(page.locator(".stopped")).not_to_have_count(0)
 
 
+def test_what_the_command_line_stored_goes_by_its_file(visit: Open, server: Server) -> None:
+    for metadata in ({"file": "logs/may.txt"}, {"file": "logs/june.txt", "title": "June at the light"}):
+        body = {"text": f"Kept in {metadata['file']}.", "metadata": metadata}
+        server.client.post("/compress", json=body).raise_for_status()
+    library = visit().page.locator("#library")
+    expect(library.get_by_role("checkbox", name="logs/may.txt")).to_have_count(1, timeout=SOON)
+    expect(library.get_by_role("checkbox", name="June at the light")).to_have_count(1)
+
+
+def test_compressing_again_on_the_page_keeps_other_metadata(visit: Open, server: Server) -> None:
+    body = {"text": "Sent from a program first.", "metadata": {"project": "x"}}
+    made = server.client.post("/compress", json=body).raise_for_status().json()
+    page = visit().page
+    page.get_by_label("The document's text").fill(body["text"])
+    page.get_by_role("button", name="Compress", exact=True).click()
+    expect(page.locator(".chip")).to_contain_text("Sent from", timeout=SOON)
+    kept = server.client.get(f"/summaries/{made['id']}").json()["metadata"]
+    assert kept == {"project": "x", "title": "Sent from a program first."}
+
+
 def test_refusals_are_shown_in_the_server_s_words(visit: Open, artifacts: Path) -> None:
     page = visit().page
     page.get_by_role("button", name="Compress", exact=True).click()

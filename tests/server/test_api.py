@@ -97,6 +97,13 @@ async def test_no_ids_is_plain_generation(client: httpx.AsyncClient) -> None:
     assert body["finish_reason"] in ("stop", "length")
 
 
+async def test_the_served_model_s_name_and_top_k_switched_off_change_nothing(client: httpx.AsyncClient) -> None:
+    drawn = {"prompt": "On Monday", "temperature": 1.5, "seed": 2}
+    plain = await generate(client, **drawn)
+    for fields in ({"model": "tiny"}, {"top_k": -1}, {"top_k": 0}):
+        assert (await generate(client, **drawn, **fields))["text"] == plain["text"]
+
+
 async def test_a_stream_adds_up_to_the_whole(client: httpx.AsyncClient) -> None:
     summary = await compress(client)
     whole = await generate(client, summary_ids=[summary["id"]], prompt=" On")
@@ -204,6 +211,7 @@ async def test_salts_make_other_ids_and_other_models_are_refused(serve: Serve, c
 async def test_health_models_and_metrics(client: httpx.AsyncClient) -> None:
     for path in ("/health", "/livez", "/readyz"):
         assert (await client.get(path)).json()["status"] == "ok"
+        assert (await client.head(path)).status_code == 200
     (model,) = (await client.get("/v1/models")).json()["data"]
     assert (model["object"], model["meta"]["summary_length"], model["meta"]["segment_length"]) == ("model", 4, 16)
     await compress(client)

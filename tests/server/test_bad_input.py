@@ -67,7 +67,8 @@ CASES = [
     ("/generate", {"prompt": "a", "temperature": -1}, 422, "validation_error", "temperature"),
     ("/generate", {"prompt": "a", "temperature": float("inf")}, 422, "validation_error", "temperature"),
     ("/generate", {"prompt": "a", "top_p": 0}, 422, "validation_error", "top_p"),
-    ("/generate", {"prompt": "a", "top_k": 0}, 422, "validation_error", "top_k"),
+    ("/generate", {"prompt": "a", "top_k": -2}, 422, "validation_error", "top_k"),
+    ("/generate", {"prompt": "a", "model": "gpt-4"}, 404, "model_not_found", "gpt-4"),
     ("/generate", {"prompt": "a", "seed": 2**63}, 422, "validation_error", "seed"),
     ("/generate", {"prompt": "a", "stop": ""}, 422, "validation_error", "stop"),
     ("/generate", {"prompt": "a", "stop": ["x"] * 17}, 422, "validation_error", "limit is 16"),
@@ -175,5 +176,6 @@ async def test_an_unreachable_store_is_503_and_not_ready(serve: Serve) -> None:
         assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["checks"]["store"]) == (503, "unreachable")
+        assert [(await client.head(path)).status_code for path in ("/health", "/readyz", "/livez")] == [503, 503, 200]
         assert (await client.get("/livez")).status_code == 200
         assert (await client.post("/generate", json={"prompt": "a", "max_tokens": 2})).status_code == 200

@@ -13,7 +13,7 @@ from model.config import SummaryConfig
 from model.positions import Positions
 from server.compression import Compressor
 from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
-from server.errors import EngineFailed, Internal, SummaryNotFound, TooLong
+from server.errors import EngineFailed, Internal, InvalidRequest, SummaryNotFound, TooLong
 from server.metrics import Metrics
 from server.served_model import ServedModel
 from server.store import EmbeddedStore, Entry
@@ -269,12 +269,57 @@ async def test_an_append_to_what_is_gone_is_refused(store: EmbeddedStore) -> Non
         await house.compressor.compress([1], parent_id=parent.summary.id)
 
 
-async def test_metadata_given_again_replaces_and_not_given_keeps(store: EmbeddedStore) -> None:
+async def test_metadata_given_again_is_added_and_not_given_keeps(store: EmbeddedStore) -> None:
     house = House(store)
     await house.compressor.compress(range(8), metadata={"a": "1"})
     kept = await house.compressor.compress(range(8))
-    replaced = await house.compressor.compress(range(8), metadata={"b": "2"})
+    more = await house.compressor.compress(range(8), metadata={"b": "2"})
+    other = await house.compressor.compress(range(8), metadata={"a": "3"})
     assert kept.summary.manifest.metadata == {"a": "1"}
-    assert replaced.summary.manifest.metadata == {"b": "2"}
-    assert (await house.summaries.get(kept.summary.id, param="id")).manifest.metadata == {"b": "2"}
+    assert more.summary.manifest.metadata == {"a": "1", "b": "2"}
+    assert other.summary.manifest.metadata == {"a": "3", "b": "2"}
+    with pytest.raises(InvalidRequest, match="metadata has 17 entries, and the limit is 16"):
+        await house.compressor.compress(range(8), metadata={str(number): "" for number in range(15)})
+    stored = await house.summaries.get(kept.summary.id, param="id")
+    assert stored.manifest.metadata == other.summary.manifest.metadata
     assert house.engine.num_computed == 2
+
+
+async def test_a_call_that_does_not_renew_leaves_what_is_stored(store: EmbeddedStore) -> None:
+    house = House(store)
+    first = await house.compressor.compress(range(8), ttl_seconds=60.0, metadata={"a": "1"})
+    again = await house.compressor.compress(range(8), metadata={"a": "2"}, renews=False)
+    assert (again.summary.id, again.is_new) == (first.summary.id, False)
+    found = await house.summaries.find(first.summary.id)
+    assert found is not None
+    assert found[0].manifest.metadata == {"a": "1"}
+    assert found[1] is not None
+
+
+async def test_of_a_text_far_too_long_the_beginning_is_enough(store: EmbeddedStore) -> None:
+    house, tokenised = House(store), []
+
+    def tokenizer(text: str, **_: Any) -> dict[str, list[int]]:
+        tokenised.append(len(text))
+        return {"input_ids": list(text.encode())}
+
+    model = house.compressor._model
+    object.__setattr__(model, "tokenizer", tokenizer)
+    most = model.max_document_tokens
+    assert most is not None
+    await house.compressor.compress_text("a" * most)
+    for length in (most + 1, 17 * most):
+        with pytest.raises(TooLong):
+            await house.compressor.compress_text("a" * length)
+    assert tokenised == [most, most + 1, 16 * most]
+
+
+@pytest.mark.parametrize("max_positions", [64, 61])
+async def test_a_document_of_most_tokens_is_taken_and_one_more_is_not(store: EmbeddedStore, max_positions: int) -> None:
+    house = House(store, max_positions=max_positions)
+    most = house.compressor._model.max_document_tokens
+    assert most is not None
+    await house.compressor.require_possible(range(most))
+    with pytest.raises(TooLong):
+        await house.compressor.require_possible(range(most + 1))
+    assert served_model(accumulate_summary=False).max_document_tokens is None

@@ -102,6 +102,21 @@ async def test_a_huge_prompt_costs_no_more_than_its_end(client: httpx.AsyncClien
     assert computed(client) < 2 * WINDOW // VECTORS
 
 
+@pytest.mark.parametrize("length", [100, 300, 900])
+async def test_the_cut_is_within_a_segment_where_none_between_two_will_do(
+    client: httpx.AsyncClient, length: int
+) -> None:
+    """Many new tokens are refused to no prompt that others of its kind are answered with."""
+    ids = [1 + index * 7 % 300 for index in range(length)]
+    for max_tokens in (WINDOW - length + 1 if length < WINDOW else 400, WINDOW - VECTORS - 1):
+        answer = await post(client, prompt=ids, max_tokens=max_tokens)
+        told = answer["compression"]
+        assert told["summary_vectors"] >= VECTORS
+        assert told["raw_tokens"] >= 1
+        assert told["raw_tokens"] + told["compressed_tokens"] + told["dropped_tokens"] == length
+        assert told["raw_tokens"] + told["summary_vectors"] + max_tokens <= WINDOW
+
+
 async def test_truncate_left_reads_the_last_tokens(client: httpx.AsyncClient) -> None:
     ids = [1 + index * 7 % 300 for index in range(900)]
     left = await post(client, prompt=ids, truncate="left")
@@ -118,7 +133,7 @@ async def test_truncate_left_reads_the_last_tokens(client: httpx.AsyncClient) ->
         ({"truncate": "error"}, "900 prompt tokens, 0 summary vectors and 8 new tokens exceed the window of 512"),
         ({"raw_tokens": 510}, "all but the last 510"),
         ({"max_tokens": 511}, "511 new tokens"),
-        ({"max_tokens": 600, "truncate": "left"}, "600 new tokens"),
+        ({"max_tokens": 600, "truncate": "left"}, "600 new tokens leave no room"),
     ],
 )
 async def test_what_cannot_fit_is_refused_with_the_numbers(

@@ -123,6 +123,24 @@ async def test_finished_jobs_are_forgotten_after_an_hour(monkeypatch: pytest.Mon
     await registry.close()
 
 
+async def test_a_job_that_did_not_succeed_starts_again_under_its_key() -> None:
+    async def refused(_: Report) -> None:
+        raise InvalidRequest("no")
+
+    async def for_ever(_: Report) -> None:
+        await asyncio.Event().wait()
+
+    registry = Jobs()
+    failed = registry.start(refused, digest=DIGEST, idempotency_key="key")
+    await asyncio.wait([failed.task])  # type: ignore[type-var]
+    cancelled = registry.start(for_ever, digest=DIGEST, idempotency_key="key")
+    await registry.cancel(cancelled.id)
+    done = registry.start(at_once, digest=DIGEST, idempotency_key="key")
+    await asyncio.wait([done.task])  # type: ignore[type-var]
+    assert [job.status for job in (failed, cancelled, done)] == ["failed", "cancelled", "done"]
+    assert registry.start(at_once, digest=DIGEST, idempotency_key="key") is done
+
+
 async def test_an_error_of_the_work_is_the_job_s() -> None:
     async def refused(report: Report) -> None:
         raise InvalidRequest("no")

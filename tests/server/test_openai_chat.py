@@ -20,7 +20,8 @@ async def test_chat_has_openai_s_shape(client: httpx.AsyncClient) -> None:
     scores = choice["logprobs"]["content"]
     assert len(scores) == 10
     for score in scores:
-        assert bytes(score["bytes"]).decode() == score["token"]
+        raw = "".join(f"\\x{byte:02x}" for byte in score["bytes"])
+        assert score["token"] in (bytes(score["bytes"]).decode(errors="replace"), f"bytes:{raw}")
         assert [top["logprob"] for top in score["top_logprobs"]] == sorted(
             (top["logprob"] for top in score["top_logprobs"]), reverse=True
         )
@@ -75,6 +76,24 @@ async def test_the_tokenizer_s_own_template_is_used(client: httpx.AsyncClient) -
         assert "not so" in refused.json()["error"]["message"]
     finally:
         tokenizer.chat_template = None
+
+
+async def test_fields_that_ask_for_nothing_change_nothing(client: httpx.AsyncClient) -> None:
+    plain = (await chat(client))["choices"]
+    harmless: dict[str, Any] = {
+        "tools": [],
+        "tool_choice": "none",
+        "functions": [],
+        "function_call": "none",
+        "modalities": ["text"],
+        "verbosity": "low",
+        "reasoning_effort": "minimal",
+        "prompt_cache_key": "a",
+        "safety_identifier": "b",
+        "top_k": -1,
+    }
+    assert (await chat(client, **harmless))["choices"] == plain
+    assert (await chat(client, **dict.fromkeys(harmless)))["choices"] == plain
 
 
 async def test_what_clients_send_back_is_understood(client: httpx.AsyncClient) -> None:

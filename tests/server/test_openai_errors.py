@@ -48,6 +48,13 @@ BAD = [
     ("chat/completions", {"messages": ASK, "logprobs": 2}, 422, "validation_error", "logprobs"),
     ("chat/completions", {"messages": ASK, "max_tokens": 2, "max_completion_tokens": 2}, 422, "validation_error", "ei"),
     ("chat/completions", {"messages": ASK, "response_format": {"type": "json_object"}}, 422, "validation_error", "re"),
+    ("chat/completions", {"messages": ASK, "tools": [{}]}, 422, "validation_error", "tools"),
+    ("chat/completions", {"messages": ASK, "tool_choice": "required"}, 422, "validation_error", "tool_choice"),
+    ("chat/completions", {"messages": ASK, "functions": [{}]}, 422, "validation_error", "functions"),
+    ("chat/completions", {"messages": ASK, "function_call": {"name": "a"}}, 422, "validation_error", "function_call"),
+    ("chat/completions", {"messages": ASK, "modalities": ["text", "audio"]}, 422, "validation_error", "modalities.1"),
+    ("chat/completions", {"messages": ASK, "verbosity": "none"}, 422, "validation_error", "verbosity"),
+    ("chat/completions", {"messages": ASK, "reasoning_effort": 1}, 422, "validation_error", "reasoning_effort"),
     (
         "chat/completions",
         {"messages": [{"role": "user", "content": [{"type": "summary", "id": ABSENT}]}]},

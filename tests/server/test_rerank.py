@@ -45,11 +45,31 @@ async def test_texts_are_stored_and_stored_ones_are_read(client: httpx.AsyncClie
     assert by_text["usage"] == by_id["usage"]
 
 
+async def test_ranking_a_stored_text_leaves_its_life(client: httpx.AsyncClient) -> None:
+    stored = (await client.post("/compress", json={"text": PASSAGES[0], "ttl_seconds": 60})).json()
+    by_text = await rerank(client, ttl_seconds=600)
+    lives = {
+        each["index"]: (await client.get(f"/summaries/{each['summary_id']}")).json()["expires_in_seconds"]
+        for each in by_text["results"]
+    }
+    assert stored["id"] in {each["summary_id"] for each in by_text["results"]}
+    assert lives.pop(0) <= 60
+    assert all(60 < seconds <= 600 for seconds in lives.values())
+
+
 async def test_top_n_and_documents(client: httpx.AsyncClient) -> None:
     body = await rerank(client, top_n=2, return_documents=True)
     assert len(body["results"]) == 2
     assert all(each["document"]["text"] == PASSAGES[each["index"]] for each in body["results"])
     assert all(each["document"] is None for each in (await rerank(client, top_n=100))["results"])
+
+
+async def test_fields_of_cohere_that_ask_for_nothing_change_nothing(client: httpx.AsyncClient) -> None:
+    plain = await rerank(client)
+    body = await rerank(client, rank_fields=["text"], max_tokens_per_doc=None, max_chunks_per_doc=None, user="me")
+    assert [each["index"] for each in body["results"]] == [each["index"] for each in plain["results"]]
+    refused = await client.post("/rerank", json={"query": QUERY, "documents": PASSAGES, "max_tokens_per_doc": 64})
+    assert "documents are read whole" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
@@ -71,12 +91,14 @@ async def test_more_passages_than_the_engine_takes_requests(serve: Serve) -> Non
         ({"documents": []}, 422, "documents"),
         ({"documents": ["a", ""]}, 400, "documents.1"),
         ({"documents": [{}]}, 422, "documents.0"),
-        ({"documents": [{"summary_id": "0" * 40}]}, 404, "documents"),
-        ({"documents": ["never stored", {"summary_id": "a"}]}, 404, "documents"),
+        ({"documents": [{"summary_id": "0" * 40}]}, 404, "documents.0"),
+        ({"documents": ["never stored", {"summary_id": "a"}]}, 404, "documents.1"),
         ({"query": "long " * 600}, 413, "query"),
         ({"top_n": 0}, 422, "top_n"),
         ({"model": "other"}, 404, "model"),
-        ({"rank_fields": ["a"]}, 422, "rank_fields"),
+        ({"rank_fields": ["a"]}, 422, "rank_fields.0"),
+        ({"max_tokens_per_doc": 64}, 422, "max_tokens_per_doc"),
+        ({"max_chunks_per_doc": 1}, 422, "max_chunks_per_doc"),
     ],
 )
 async def test_bad_requests(client: httpx.AsyncClient, fields: dict[str, Any], status: int, param: str) -> None:

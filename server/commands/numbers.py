@@ -1,0 +1,26 @@
+"""Numbers that options take; typer's own ranges let NaN through, which compares with nothing."""
+
+import math
+
+import typer
+
+
+def finite(value: float | None) -> float | None:
+    """
+    Raises:
+        typer.BadParameter: it is NaN or infinite.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def positive(value: float | None) -> float | None:
+    """
+    Raises:
+        typer.BadParameter: it is not finite, or not above 0.
+    """
+    finite(value)
+    if value is not None and value <= 0:
+        raise typer.BadParameter(f"{value} is not above 0")
+    return value
