@@ -28,7 +28,6 @@ SEGMENTS = (4, 8, 20)
 KINDS = {
     "gradients stop after 2 steps": (2, False),
     "the same, segments recomputed": (2, True),
-    "gradients stop after 4 steps": (4, False),
     "no stop-gradient": (None, False),
     "no stop-gradient, segments recomputed": (None, True),
 }
