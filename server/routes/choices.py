@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cache
 
 from server.engine.detokenizer import REPLACEMENT, Detokenizer
 from server.engine.protocol import FinishReason, Prompt, SamplingParams, TokenEvent
@@ -98,6 +99,7 @@ class Words:
 
     def __init__(self, served: Services) -> None:
         self._tokenizer = served.model.tokenizer
+        self.raw = cache(self._raw)
 
     def text(self, token_id: int) -> str:
         """A token alone; a part of a character as OpenAI's completions show it, `bytes:\\xf0\\x9f`."""
@@ -113,7 +115,7 @@ class Words:
         """Of a text that stands after these tokens."""
         return Offsets(self, Detokenizer(self._tokenizer, before, stop=()))
 
-    def raw(self, token_id: int) -> bytes:
+    def _raw(self, token_id: int) -> bytes:
         """A token's bytes; where the tokenizer does not tell those of a part of a character, replacements."""
         text: str = self._tokenizer.decode([token_id])
         piece: str = self._tokenizer.convert_ids_to_tokens(token_id) or ""  # none beyond the tokenizer's vocabulary
