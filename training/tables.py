@@ -5,12 +5,23 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from training.intervals import Estimate, change_of_loss, share_of_gap
-from training.scores import AUTOCOMPRESSOR, EXTENDED, NO_CONTEXT, RMT, Condition, Domain, DomainScores, perplexity
+from training.scores import (
+    AUTOCOMPRESSOR,
+    EXTENDED,
+    NO_CONTEXT,
+    RMT,
+    Condition,
+    Domain,
+    DomainScores,
+    ModelScores,
+    perplexity,
+)
 
 if TYPE_CHECKING:
     from training.evaluation import Evaluation
 
 ABSENT = "–"
+TOGETHER = "all domains"  # the row of all domains' documents at once, as means over domains in Table 1 of the paper
 FOOTNOTE = "†"
 
 
@@ -72,13 +83,12 @@ def _worth_of_summaries(evaluation: "Evaluation") -> list[str]:
     if label is None:
         return []
     rows = []
-    for domain in evaluation.domains:
-        scores = evaluation.models[label][domain.name]
+    for domain, scores in _with_all(evaluation, label).items():
         for count in evaluation.contexts:
             summaries = scores.get(Condition(count, is_compressed=True))
             if summaries is not None:
                 change = _signed(change_of_loss(summaries, scores[NO_CONTEXT]))
-                rows.append([domain.name, str(count), change, _share(evaluation, domain, scores, count)])
+                rows.append([domain, str(count), change, _share(evaluation, domain, scores, count)])
     header = ["domain", "segments", "change of loss, nats", "share of the gap closed"]
     notes = (
         f"**{label}: what its summaries are worth.** Change of loss against no context; share of the gap closed: "
@@ -95,11 +105,20 @@ def _has_summaries(evaluation: "Evaluation", label: str) -> bool:
     return any(condition.is_compressed for scores in evaluation.models[label].values() for condition in scores)
 
 
-def _share(evaluation: "Evaluation", domain: Domain, scores: DomainScores, count: int) -> str:
+def _with_all(evaluation: "Evaluation", label: str) -> ModelScores:
+    """A model's scores by domain, and those of all domains together where there are several."""
+    by_domain = {domain.name: evaluation.models[label][domain.name] for domain in evaluation.domains}
+    if len(by_domain) == 1:
+        return by_domain
+    shared = set.intersection(*(set(scores) for scores in by_domain.values()))
+    return by_domain | {TOGETHER: {one: [s for scores in by_domain.values() for s in scores[one]] for one in shared}}
+
+
+def _share(evaluation: "Evaluation", domain: str, scores: DomainScores, count: int) -> str:
     in_full, sign = Condition(count, is_compressed=False), ""
     full = scores.get(in_full)
     if full is None and EXTENDED in evaluation.models:
-        full, sign = evaluation.models[EXTENDED][domain.name].get(in_full), FOOTNOTE
+        full, sign = _with_all(evaluation, EXTENDED)[domain].get(in_full), FOOTNOTE
     if full is None:
         return ABSENT
     share = share_of_gap(scores[NO_CONTEXT], scores[Condition(count, is_compressed=True)], full)
@@ -111,13 +130,14 @@ def _against_rmt(evaluation: "Evaluation") -> list[str]:
         return []
     conditions = [NO_CONTEXT, *(Condition(count, is_compressed=True) for count in evaluation.contexts)]
     rows = []
-    for domain in evaluation.domains:
-        ours, theirs = (evaluation.models[label][domain.name] for label in (AUTOCOMPRESSOR, RMT))
+    our_scores, their_scores = (_with_all(evaluation, label) for label in (AUTOCOMPRESSOR, RMT))
+    for domain, ours in our_scores.items():
+        theirs = their_scores[domain]
         cells = [
             _signed(change_of_loss(ours[one], theirs[one])) if one in ours and one in theirs else ABSENT
             for one in conditions
         ]
-        rows.append([domain.name, *cells])
+        rows.append([domain, *cells])
     table = _table(["domain", "0", *map(str, evaluation.contexts)], rows, num_text_columns=1)
     notes = (
         f"**{AUTOCOMPRESSOR} minus {RMT}.** Difference of loss in nats (below 0: the {AUTOCOMPRESSOR} is better), by "

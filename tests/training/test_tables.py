@@ -93,7 +93,28 @@ def test_against_rmt() -> None:
     table = tables(EVALUATION.as_markdown())[3]
     assert table[0] == ["domain", "0", "1", "2", "3", "7"]
     assert table[1] == ["books", "+0.000", "+0.000", "-0.050", "-0.100", "–"]
-    assert [row[0] for row in table[1:]] == ["books", "law"]
+    assert [row[0] for row in table[1:]] == ["books", "law", "all domains"]
+
+
+def test_all_domains_together() -> None:
+    """By their tokens, each domain's documents among the rest; a condition that one of them lacks is absent."""
+    better = model(2.0, compressed={1: 1.8, 2: 1.7}, full={1: 1.6})
+    models = {
+        "AutoCompressor": {"books": MODELS["AutoCompressor"], "law": better},
+        "RMT": {"books": MODELS["RMT"], "law": MODELS["RMT"]},
+    }
+    worth, against = tables(replace(EVALUATION, models=models).as_markdown())[2:]
+    assert [row[:3] for row in worth if row[0] == "all domains"] == [
+        ["all domains", "1", "-0.150 (-0.200 to -0.100)"],
+        ["all domains", "2", "-0.250 (-0.300 to -0.200)"],
+    ]
+    assert [cell.partition(" (")[0] for cell in against[-1]] == ["all domains", "-0.500", "-0.550", "-0.600", "–", "–"]
+
+
+def test_one_domain_is_not_repeated_as_all() -> None:
+    models = {label: {"books": scores} for label, scores in MODELS.items()}
+    markdown = replace(EVALUATION, domains=EVALUATION.domains[:1], models=models).as_markdown()
+    assert not any(row[0] == "all domains" for table in tables(markdown) for row in table)
 
 
 @pytest.mark.parametrize(("label", "num_tables"), [("AutoCompressor", 3), ("extended full attention", 2)])
