@@ -4,16 +4,18 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from server.engine.detokenizer import Decoder, Detokenizer
 from server.engine.mailbox import Mailbox
+from server.engine.observer import EngineObserver
 from server.engine.prefix_cache import PrefixCache, running_hashes
-from server.engine.protocol import FinishReason, Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
+from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
 from server.engine.requests import Compression, Generation, Phase, Piece, Request, Scoring
+from server.engine.runner import BatchRunner
 from server.engine.sampler import Sampled, random_stream
 from server.engine.scheduler import Limits, Scheduler
 from server.errors import EngineFailed, InvalidRequest, NotReady, Overloaded, ServiceError, TooLong
@@ -21,20 +23,6 @@ from server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 RequestT = TypeVar("RequestT", bound=Request)
-KINDS = {Compression: "segment", Generation: "generate", Scoring: "score"}  # of requests, as the metrics name them
-Move = tuple[int, int, int]  # of a row of the pool: from, to, how many positions
-
-
-class BatchRunner(Protocol):
-    """The runner's part in the engine; tests have another."""
-
-    def run(self, pieces: Sequence[Piece]) -> list[Any]: ...
-
-    def move(self, source: int, target: int, length: int) -> None: ...
-
-    def prepare(self, request: Request) -> None: ...
-
-    def soft_prompt_strip(self, request: Request) -> Any: ...
 
 
 class TorchEngine:
@@ -61,7 +49,7 @@ class TorchEngine:
         self._accumulate_summary = accumulate_summary
         self._end_of_text = end_of_text
         self._tokenizer = tokenizer
-        self._metrics = metrics
+        self._observer = EngineObserver(metrics)
         self._work = threading.Condition()
         self._is_stopping = False
         self._has_cores = threading.Event()
@@ -147,13 +135,12 @@ class TorchEngine:
         if not continuations or not all(continuations):
             raise InvalidRequest("every continuation needs at least 1 token")
         self._require_room(prompt, 1)
-        length = prompt.num_positions - len(prompt.token_ids)
         mailbox = Mailbox()
         request = self._submit(
             Scoring(
                 mailbox.put,
                 prompt.soft_prompt,
-                length,
+                prompt.num_positions - len(prompt.token_ids),
                 prompt.token_ids,
                 [tuple(ids) for ids in continuations],
                 num_logprobs=num_logprobs,
@@ -180,7 +167,7 @@ class TorchEngine:
             if not self.is_ready:
                 raise NotReady("the engine is not running")
             if self._scheduler.is_full:
-                self._metrics.rejections.labels(reason="queue_full").inc()
+                self._observer.rejection()
                 limit = self._scheduler.limits.max_requests
                 raise Overloaded(f"the engine already holds its limit of {limit} requests")
             self._scheduler.submit(request)
@@ -206,22 +193,22 @@ class TorchEngine:
         finally:
             self._fail_all(fate)
 
-    def _next_batch(self) -> tuple[list[Piece], list[Move]] | None:
+    def _next_batch(self) -> tuple[list[Piece], list[tuple[int, int, int]]] | None:
         """Wait for work, and what is to be moved before it; None when the engine stops."""
         with self._work:
             while not self._is_stopping:
                 pieces = self._scheduler.schedule()
-                self._observe_load()
+                self._observer.load(self._scheduler)
                 if pieces:
                     return pieces, self._scheduler.take_moves()
                 self._work.wait()
         return None
 
-    def _step(self, pieces: Sequence[Piece], moves: Sequence[Move]) -> None:
+    def _step(self, pieces: Sequence[Piece], moves: Sequence[tuple[int, int, int]]) -> None:
         started = time.monotonic()
         new = {id(piece.request): piece.request for piece in pieces if piece.request.started_at is None}
         for piece in pieces:
-            self._observe_start(piece, started)
+            self._observer.start(piece, started)
         try:
             for move in moves:
                 self._runner.move(*move)
@@ -235,8 +222,7 @@ class TorchEngine:
             for request in {id(piece.request): piece.request for piece in pieces}.values():
                 self._finish(request, EngineFailed(f"the forward pass failed: {type(error).__name__}"))
             return
-        self._metrics.step_seconds.observe(time.monotonic() - started)
-        self._metrics.step_tokens.observe(sum(piece.num_positions for piece in pieces))
+        self._observer.step(pieces, time.monotonic() - started)
         for piece, result in zip(pieces, results, strict=True):
             if piece.request.is_ended:  # by an earlier piece of this batch that failed
                 continue
@@ -253,24 +239,14 @@ class TorchEngine:
 
     def _find_prefix(self, request: Request) -> int:
         """Give a request what is known of its soft prompt: so many positions."""
-        if not request.soft_prompt_length or not request.hashes:
-            return 0
-        num_parts = len(request.hashes) - (len(request.segments) if isinstance(request, Compression) else 0)
-        found = self._prefixes.find(request.hashes[:num_parts])
+        found = self._prefixes.find(request.given_hashes)
         request.prefix, num_known = (None, 0) if found is None else (found[0].strip, found[1])
         return num_known
 
     def _remember(self, piece: Piece, result: Any) -> None:
         """Keep the keys and values of a soft prompt, for whoever reads it next."""
-        request = piece.request
-        if isinstance(result, ServiceError) or piece.phase is Phase.DECODE or not request.soft_prompt_length:
-            return
-        hashes = request.hashes
-        if isinstance(request, Compression):
-            if request.next_segment < len(request.segments):
-                return
-            hashes = hashes[:-1]  # what stood before its last segment
-        if not hashes or self._prefixes.has(hashes):
+        request, hashes = piece.request, piece.request.read_hashes
+        if isinstance(result, ServiceError) or piece.phase is Phase.DECODE or not hashes or self._prefixes.has(hashes):
             return
         strip = self._runner.soft_prompt_strip(request)
         if strip is not None:
@@ -281,11 +257,9 @@ class TorchEngine:
         request = piece.request
         if isinstance(result, ServiceError):
             self._finish(request, result)
-        elif piece.phase is Phase.PROMPT:
-            pass  # the continuations are still to come
         elif isinstance(request, Compression):
             self._deliver_vectors(request, result)
-        elif isinstance(request, Scoring):
+        elif isinstance(request, Scoring) and piece.phase is Phase.SCORE:
             request.results[piece.index] = result
             if len(request.results) == len(request.continuations):
                 self._finish(request, [request.results[index] for index in range(len(request.continuations))])
@@ -296,32 +270,19 @@ class TorchEngine:
         is_first = request.soft_prompt is None or not self._accumulate_summary
         request.soft_prompt = vectors if is_first else torch.cat([request.soft_prompt, vectors])
         request.soft_prompt_length = request.soft_prompt.shape[0]
-        self._metrics.summary_vectors.inc(vectors.shape[0])
+        self._observer.vectors(vectors.shape[0])
         if request.next_segment == len(request.segments):
             self._finish(request, vectors)
         else:
             request.deliver(vectors)
 
     def _deliver_token(self, request: Generation, sampled: Sampled) -> None:
-        request.generated.append(sampled.token_id)
-        self._observe_token(request)
-        detokenizer, reason = request.detokenizer, self._reason_to_finish(request, sampled.token_id)
-        text = "" if reason == "stop" else detokenizer.add(sampled.token_id)
-        if detokenizer.is_stopped:
-            reason = "stop"
-        elif reason is not None:
-            text += detokenizer.flush()
-        event = TokenEvent(sampled.token_id, text, sampled.logprob, reason, sampled.top_logprobs)
-        if reason is None:
+        event = request.take(sampled, self._end_of_text)
+        self._observer.token(request, event.finish_reason)
+        if event.finish_reason is None:
             request.deliver(event)
         else:
-            self._metrics.finished.labels(reason=reason).inc()
             self._finish(request, event)
-
-    def _reason_to_finish(self, request: Generation, token_id: int) -> FinishReason | None:
-        if token_id in self._end_of_text and not request.params.ignore_eos:
-            return "stop"
-        return "length" if len(request.generated) >= request.params.max_tokens else None
 
     def _finish(self, request: Request, result: Any) -> None:
         request.is_ended = True
@@ -337,28 +298,3 @@ class TorchEngine:
                 self._scheduler.remove(request)
         for request in waiting:
             request.deliver(error)
-
-    def _observe_load(self) -> None:
-        num_running = self._scheduler.num_running
-        self._metrics.running.set(num_running)
-        self._metrics.waiting.set(self._scheduler.num_waiting)
-        self._metrics.kv_usage.set(num_running / self._scheduler.limits.max_running)
-
-    def _observe_start(self, piece: Piece, now: float) -> None:
-        self._metrics.tokens.labels(phase=piece.phase.value).inc(piece.num_positions)
-        if piece.request.started_at is None:
-            piece.request.started_at = now
-            kind = KINDS[type(piece.request)]
-            waited = now - piece.request.submitted_at
-            self._metrics.queue_wait_seconds.labels(kind=kind).observe(waited)
-            if piece.request.meter is not None:
-                piece.request.meter.queue_seconds = max(piece.request.meter.queue_seconds, waited)
-                piece.request.meter.known_positions += piece.request.num_known
-
-    def _observe_token(self, request: Generation) -> None:
-        now = time.monotonic()
-        if request.last_token_at is None:
-            self._metrics.time_to_first_token_seconds.observe(now - request.submitted_at)
-        else:
-            self._metrics.inter_token_seconds.observe(now - request.last_token_at)
-        request.last_token_at = now

@@ -7,7 +7,8 @@ from enum import Enum
 from typing import Any
 
 from server.engine.detokenizer import Detokenizer
-from server.engine.protocol import Meter, SamplingParams
+from server.engine.protocol import FinishReason, Meter, SamplingParams, TokenEvent
+from server.engine.sampler import Sampled
 
 
 class Phase(Enum):
@@ -52,6 +53,16 @@ class Request:
     submitted_at: float = field(default_factory=time.monotonic, init=False)
     started_at: float | None = field(default=None, init=False)
 
+    @property
+    def given_hashes(self) -> Sequence[str]:
+        """Of the soft prompt that it came with."""
+        return self.hashes
+
+    @property
+    def read_hashes(self) -> Sequence[str]:
+        """Of the soft prompt that its last piece has read, where no later piece reads a longer one."""
+        return self.hashes
+
 
 @dataclass(eq=False)
 class Generation(Request):
@@ -69,6 +80,21 @@ class Generation(Request):
     def num_prompt_positions(self) -> int:
         return self.soft_prompt_length + len(self.prompt_ids)
 
+    def take(self, sampled: Sampled, end_of_text: frozenset[int]) -> TokenEvent:
+        """Add a token: its event, with the text that it completes, and the reason where it is the last one."""
+        self.generated.append(sampled.token_id)
+        reason: FinishReason | None = None
+        if sampled.token_id in end_of_text and not self.params.ignore_eos:
+            reason = "stop"
+        elif len(self.generated) >= self.params.max_tokens:
+            reason = "length"
+        text = "" if reason == "stop" else self.detokenizer.add(sampled.token_id)
+        if self.detokenizer.is_stopped:
+            reason = "stop"
+        elif reason is not None:
+            text += self.detokenizer.flush()
+        return TokenEvent(sampled.token_id, text, sampled.logprob, reason, sampled.top_logprobs)
+
 
 @dataclass(eq=False)
 class Compression(Request):
@@ -76,6 +102,14 @@ class Compression(Request):
 
     segments: Sequence[Sequence[int]]
     next_segment: int = field(default=0, init=False)
+
+    @property
+    def given_hashes(self) -> Sequence[str]:
+        return self.hashes[: -len(self.segments)]
+
+    @property
+    def read_hashes(self) -> Sequence[str]:
+        return self.hashes[:-1] if self.next_segment == len(self.segments) else ()
 
 
 @dataclass(eq=False)

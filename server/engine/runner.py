@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,18 @@ logger = logging.getLogger(__name__)
 CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest logit
 CHECK_LENGTHS = (5, 8)  # tokens of the two sequences that are compared at the start
 SCORED_TOGETHER = 512  # tokens of a continuation
+
+
+class BatchRunner(Protocol):
+    """The runner's part in the engine; tests have another."""
+
+    def run(self, pieces: Sequence[Piece]) -> list[Any]: ...
+
+    def move(self, source: int, target: int, length: int) -> None: ...
+
+    def prepare(self, request: Request) -> None: ...
+
+    def soft_prompt_strip(self, request: Request) -> Any: ...
 
 
 class Runner:

@@ -13,9 +13,9 @@ from transformers import FalconConfig, GPTJConfig
 
 from model import AutoCompressor
 from server.engine.attention import SdpaKernels
-from server.engine.engine import BatchRunner, TorchEngine
+from server.engine.engine import TorchEngine
 from server.engine.protocol import Prompt, SamplingParams, TokenEvent
-from server.engine.runner import Runner
+from server.engine.runner import BatchRunner, Runner
 from server.engine.scheduler import Limits
 from server.errors import EngineFailed, InvalidRequest, NotReady, Overloaded, ServiceError, TooLong
 from server.metrics import Metrics
