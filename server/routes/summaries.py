@@ -1,12 +1,11 @@
 """Stored summaries: listed, described, deleted, exported, imported."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from server.routes.answers import IdInPath, With, described, errors
 from server.schemas import summaries as schemas
-from server.schemas.native import MAX_TTL_SECONDS
 
 SAFETENSORS = "application/octet-stream"
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -15,13 +14,9 @@ router = APIRouter(responses=errors(), tags=["summaries"])
 
 
 @router.get("/summaries")
-async def list_summaries(
-    served: With,
-    limit: Annotated[int, Query(ge=1, le=schemas.MAX_LISTED)] = 50,
-    after: Annotated[str | None, Query(description="The last id of the page before.")] = None,
-) -> schemas.SummaryList:
+async def list_summaries(served: With, asked: Annotated[schemas.ListParameters, Query()]) -> schemas.SummaryList:
     """The stored summaries of this model and tenant, newest first."""
-    page, has_more = await served.summaries.page(served.compressor.tenant, limit=limit, after=after)
+    page, has_more = await served.summaries.page(served.compressor.tenant, limit=asked.limit, after=asked.after)
     data = [schemas.SummaryResponse(**described(summary, served)) for summary in page]
     return schemas.SummaryList(data=data, has_more=has_more)
 
@@ -31,22 +26,18 @@ async def list_summaries(
     response_model=schemas.StoredSummaryResponse,
     responses={200: {"content": {SAFETENSORS: BINARY, "text/plain": {"schema": {"type": "string"}}}}},
 )
-async def get_summary(
-    summary_id: IdInPath,
-    served: With,
-    format: Literal["json", "safetensors", "prompt_embeds"] = "json",  # noqa: A002
-) -> Any:
+async def get_summary(summary_id: IdInPath, served: With, asked: Annotated[schemas.GetParameters, Query()]) -> Any:
     """Describe a stored summary, or export it.
 
     `safetensors` is a file that PUT takes on a server of the same model and tenant_salt; `prompt_embeds` is what vLLM
     takes under that name, base64 of a saved tensor.
     """
     summary = await served.summaries.get(summary_id, param="id")
-    if format == "safetensors":
+    if asked.format == "safetensors":
         name = f'attachment; filename="{summary.id}.safetensors"'
         data = await served.portable.export(summary)
         return Response(data, media_type=SAFETENSORS, headers={"Content-Disposition": name})
-    if format == "prompt_embeds":
+    if asked.format == "prompt_embeds":
         return Response(await served.portable.prompt_embeds(summary), media_type="text/plain")
     return schemas.StoredSummaryResponse(
         **described(summary, served),
@@ -66,10 +57,10 @@ async def put_summary(
     request: Request,
     response: Response,
     served: With,
-    ttl_seconds: Annotated[float | None, Query(gt=0, le=MAX_TTL_SECONDS, allow_inf_nan=False)] = None,
+    asked: Annotated[schemas.PutParameters, Query()],
 ) -> schemas.SummaryResponse:
     """Import a summary that a server of the same model and tenant_salt exported."""
-    ttl_seconds = served.settings.default_ttl_seconds if ttl_seconds is None else ttl_seconds
+    ttl_seconds = served.settings.default_ttl_seconds if asked.ttl_seconds is None else asked.ttl_seconds
     summary, is_new = await served.portable.take(summary_id, await request.body(), ttl_seconds=ttl_seconds)
     response.status_code = 201 if is_new else 200
     return schemas.SummaryResponse(**described(summary, served))

@@ -86,6 +86,25 @@ class Upload(BaseModel):
     stream: bool = False
 
 
+class Parameters(BaseModel):
+    """What a URL has behind its question mark."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ListParameters(Parameters):
+    limit: int = Field(50, ge=1, le=MAX_LISTED)
+    after: str | None = Field(None, description="The last id of the page before.")
+
+
+class GetParameters(Parameters):
+    format: Literal["json", "safetensors", "prompt_embeds"] = "json"
+
+
+class PutParameters(Parameters):
+    ttl_seconds: float | None = Field(None, gt=0, le=MAX_TTL_SECONDS)
+
+
 class CompressTimings(BaseModel):
     tokenize_seconds: float
     engine_seconds: float = Field(description="Waited for the engine, its queue included.")

@@ -74,6 +74,15 @@ async def test_a_bad_query_is_named(client: httpx.AsyncClient) -> None:
     assert (error["param"], error["message"]) == ("limit", "limit: Input should be a valid integer, not 'x'")
 
 
+async def test_an_unknown_parameter_is_refused_and_named(client: httpx.AsyncClient) -> None:
+    """`?ttl=60` where `ttl_seconds` is meant must not store a summary for ever."""
+    path = f"/summaries/{'0' * 40}"
+    for method, url in (("GET", "/summaries"), ("GET", path), ("PUT", path)):
+        response = await client.request(method, url, params={"ttl": 60})
+        assert response.status_code == 422, (method, url)
+        assert response.json()["error"]["param"] == "ttl"
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "said"),
     [
