@@ -1,6 +1,7 @@
 """Checkpoint directories: ours, and the layouts the authors published."""
 
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,6 +108,14 @@ def write(directory: Path, model: "AutoCompressor", *, max_shard_size: str | Non
     folder.mkdir(exist_ok=True)
     model.config.write(folder / "config.json")
     save_file({WEIGHT: model.embed_summary.weight.detach().cpu()}, folder / SUMMARY_FILE)
+    share_weights(directory)
+
+
+def share_weights(directory: Path) -> None:
+    """Give weight files the mode of the `config.json` beside them: safetensors leaves them to their owner alone."""
+    mode = stat.S_IMODE((directory / "config.json").stat().st_mode)
+    for file in [*directory.glob("*.safetensors"), *directory.glob(f"{FOLDER}/*.safetensors")]:
+        file.chmod(mode)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from model import AutoCompressor
+from model.checkpoint import share_weights
 from training.adapters import Adapted
 from training.atomic import written_aside
 from training.bases import loaded_base, new_base, take_over_summaries
@@ -84,6 +85,7 @@ class Run:
                 model = self._untrained()
                 trainer.snapshots.load(model)
                 model.base.save_pretrained(aside)
+                share_weights(aside)
                 self.tokenizer.save_pretrained(aside)
 
             self._write(directory, write)

@@ -59,6 +59,18 @@ def test_round_trip(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     assert (loaded.hidden_size, loaded.max_positions) == (model.hidden_size, 128)
 
 
+def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path: Path) -> None:
+    """A container's user is not who trained; safetensors gives its files to their owner alone."""
+    before = os.umask(0o027)
+    try:
+        tiny_compressor("llama").save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} >= {".json", ".safetensors"}
+    assert {file.name: oct(file.stat().st_mode & 0o777) for file in files} == {file.name: "0o640" for file in files}
+
+
 def test_the_tokenizer_comes_along(saved: Path) -> None:
     loaded = AutoCompressor.from_pretrained(saved).tokenizer
     text = "Ninety lines, Größe 東京"
