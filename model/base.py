@@ -85,6 +85,19 @@ def embedding_width(base: PreTrainedModel) -> int:
     return weight.shape[1]
 
 
+def state_widths(base: PreTrainedModel, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """The widths of the states after these layers, numbered from 1; the last layer's are last hidden states.
+
+    Raises:
+        ValueError: the base has no layer of such a number.
+    """
+    num_layers: int = base.config.num_hidden_layers
+    for layer in layers:
+        if not 1 <= layer <= num_layers:
+            raise ValueError(f"there is no layer {layer}: the base has {num_layers}")
+    return tuple(embedding_width(base) if layer == num_layers else base.config.hidden_size for layer in layers)
+
+
 def first_token_id(config: Any, name: str) -> int | None:
     """A token id that transformers keeps as an int, a list of ints or None."""
     value = getattr(config, name, None)

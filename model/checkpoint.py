@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.base_reference import BaseReference
 from model.config import SummaryConfig
 
 if TYPE_CHECKING:
@@ -18,23 +20,35 @@ if TYPE_CHECKING:
 
 FOLDER = "autocompressor"  # other loaders read only the directory's top level
 SUMMARY_FILE = "summary_embeddings.safetensors"
+BRIDGE_FILE = "bridge.safetensors"
+ADAPTER_FOLDER = "reader"  # in ours, in peft's format
+BASE_FILE = "base.json"  # in ours, where the base is not in the directory
 WEIGHT = "embed_summary.weight"
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 DOWNLOADED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*.bin", f"{FOLDER}/*"]
 
 
+class PlainModel(ValueError):
+    """A checkpoint of a language model that nothing of ours was added to."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a checkpoint adds to its base model.
 
-    `segment_length` is None where it does not say, `embed_summary` where there are no summary tokens.
+    Attributes:
+        weights: the writer's own, by their names in the model.
+        adapter: the folder that has the reading adapter, None where there is none.
+        base: names the base where it is not in the directory itself.
+        has_segment_length: whether the segment length of `config` is the checkpoint's, which may not say.
     """
 
-    summary_length: int
-    accumulate_summary: bool
-    segment_length: int | None
-    embed_summary: Tensor | None
+    config: SummaryConfig
+    weights: dict[str, Tensor]
+    adapter: Path | None = None
+    base: BaseReference | None = None
+    has_segment_length: bool = True
 
 
 def resolve(path: str | Path) -> Path:
@@ -52,6 +66,17 @@ def resolve(path: str | Path) -> Path:
         ) from error
 
 
+def find_base(reference: BaseReference) -> Path:
+    """The local directory of the base that a checkpoint names.
+
+    Raises:
+        FileNotFoundError: it is neither here nor to be had. ValueError: its weights are others.
+    """
+    directory = resolve(reference.name)
+    reference.require(directory)
+    return directory
+
+
 def read_parts(directory: Path) -> Parts:
     """Read our subfolder, or the fields and the weight that the authors' checkpoints keep among the base's.
 
@@ -60,23 +85,47 @@ def read_parts(directory: Path) -> Parts:
         ValueError: neither is there.
     """
     if (directory / FOLDER).is_dir():
-        config = SummaryConfig.read(directory / FOLDER / "config.json")
-        weight = load_file(directory / FOLDER / SUMMARY_FILE).get(WEIGHT)
-        if weight is None:
-            raise ValueError(f"{directory / FOLDER / SUMMARY_FILE} has no {WEIGHT}")
-        return Parts(config.summary_length, config.accumulate_summary, config.segment_length, weight)
+        return _read_folder(directory / FOLDER)
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"{directory} holds no checkpoint: it has no config.json")
     published = json.loads((directory / "config.json").read_text())
     for field in ("summary_length", "accumulate_summary"):
         if field not in published:
-            raise ValueError(
+            raise PlainModel(
                 f"{directory} is a plain language model: it has no {FOLDER} folder and its config.json no {field}; "
                 f"AutoCompressor.from_base makes a compressor of it"
             )
     summary_length = int(published["summary_length"])
-    weight = read_tensor(directory, WEIGHT) if summary_length else None
-    return Parts(summary_length, bool(published["accumulate_summary"]), None, weight)
+    weights = {WEIGHT: read_tensor(directory, WEIGHT)} if summary_length else {}
+    # the segment length is set once the base is there
+    config = SummaryConfig(summary_length, bool(published["accumulate_summary"]), segment_length=1)
+    return Parts(config, weights, has_segment_length=False)
+
+
+def _read_folder(folder: Path) -> Parts:
+    """Our own part of a checkpoint.
+
+    Raises:
+        ValueError, FileNotFoundError: a file is missing, damaged, or without what it should have.
+    """
+    config = SummaryConfig.read(folder / "config.json")
+    file = folder / (SUMMARY_FILE if config.compressor == "summary_tokens" else BRIDGE_FILE)
+    if not file.is_file():
+        raise FileNotFoundError(f"the checkpoint has no {file}")
+    try:
+        weights = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if config.compressor == "summary_tokens" and WEIGHT not in weights:
+        raise ValueError(f"{file} has no {WEIGHT}")
+    adapter = folder / ADAPTER_FOLDER
+    base = folder / BASE_FILE
+    return Parts(
+        config,
+        weights,
+        adapter if adapter.is_dir() else None,
+        BaseReference.read(base) if base.is_file() else None,
+    )
 
 
 def read_tensor(directory: Path, name: str) -> Tensor:
@@ -101,20 +150,49 @@ def read_tensor(directory: Path, name: str) -> Tensor:
 def write(directory: Path, model: "AutoCompressor", *, max_shard_size: str | None) -> None:
     """Write what `AutoCompressor.save_pretrained` promises; an existing checkpoint there is replaced."""
     options = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-    model.base.save_pretrained(directory, **options)
+    model.base.save_pretrained(directory, state_dict=plain_state(model), **options)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(directory)
-    folder = directory / FOLDER
-    folder.mkdir(exist_ok=True)
-    model.config.write(folder / "config.json")
-    save_file({WEIGHT: model.embed_summary.weight.detach().cpu()}, folder / SUMMARY_FILE)
+    write_parts(directory, model, base="..")
+    (directory / FOLDER / BASE_FILE).unlink(missing_ok=True)
     share_weights(directory)
+
+
+def write_adapter(directory: Path, model: "AutoCompressor", base: BaseReference) -> None:
+    """Write a checkpoint without its base: what was trained, and which base it belongs to."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_parts(directory, model, base=base.name)
+    base.write(directory / FOLDER / BASE_FILE)
+    share_weights(directory / FOLDER)
+
+
+def write_parts(directory: Path, model: "AutoCompressor", *, base: str) -> None:
+    """Write what is ours of a checkpoint into its folder."""
+    folder = directory / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.write(folder / "config.json")
+    file = SUMMARY_FILE if model.config.compressor == "summary_tokens" else BRIDGE_FILE
+    save_file({name: weight.detach().cpu().contiguous() for name, weight in model.own_weights().items()}, folder / file)
+    if model.adapter is not None:
+        model.adapter.save(folder / ADAPTER_FOLDER, base=base)
+
+
+def plain_state(model: "AutoCompressor") -> dict[str, Tensor]:
+    """The base's weights under the names that it has without an adapter in it."""
+    state: dict[str, Tensor] = model.base.state_dict()
+    for name in () if model.adapter is None else model.adapter.layers:
+        for part in ("lora_a", "lora_b"):
+            del state[f"{name}.{part}"]
+        for part in ("weight", "bias"):
+            if f"{name}.linear.{part}" in state:
+                state[f"{name}.{part}"] = state.pop(f"{name}.linear.{part}")
+    return state
 
 
 def share_weights(directory: Path) -> None:
     """Give weight files the mode of the `config.json` beside them: safetensors leaves them to their owner alone."""
     mode = stat.S_IMODE((directory / "config.json").stat().st_mode)
-    for file in [*directory.glob("*.safetensors"), *directory.glob(f"{FOLDER}/*.safetensors")]:
+    for file in directory.rglob("*.safetensors"):
         file.chmod(mode)
 
 

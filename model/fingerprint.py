@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -36,11 +35,13 @@ def fingerprint(module: nn.Module, summary_config: SummaryConfig, base_config: A
     """SHA-256, in hex, of every parameter (name, dtype, shape, bytes) and of what the configurations add.
 
     The dtype counts: float32 and bfloat16 copies of one checkpoint compute different summary vectors. The segment
-    length does not: it changes where documents are cut, not what a segment's vectors are.
+    length does not for summary tokens: it changes where documents are cut, not what a segment's vectors are.
     """
     digest = hashlib.sha256()
     facts = {field: getattr(base_config, field, None) for field in BASE_FIELDS}
-    summary = {name: value for name, value in asdict(summary_config).items() if name != "segment_length"}
+    summary = dict(summary_config.facts)
+    if summary_config.compressor == "summary_tokens":
+        del summary["segment_length"]
     digest.update(json.dumps([facts, summary], sort_keys=True, default=str).encode())
     for name, parameter in sorted(module.named_parameters()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())

@@ -124,13 +124,14 @@ class _Context:
             embeds = torch.cat([self.soft_prompt, model.embed(self.ids)], dim=1)
         else:
             embeds, positions = model.embed(self.ids[:, -1:]), positions[:, -1:]
-        output = model.base.base_model(
-            inputs_embeds=embeds,
-            attention_mask=functional.pad(self.mask, (prompt_length, 0), value=1),
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        with model.reads_vectors(prompt_length > 0):
+            output = model.base.base_model(
+                inputs_embeds=embeds,
+                attention_mask=functional.pad(self.mask, (prompt_length, 0), value=1),
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
         self.cache = output.past_key_values
         return model.logits(output.last_hidden_state[:, -1])
 

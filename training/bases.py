@@ -1,6 +1,7 @@
 """The model a run adapts: pretrained here from a shape, or loaded and, where asked, given more positions."""
 
 import logging
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -45,11 +46,11 @@ def take_over_summaries(model: AutoCompressor, path: str) -> None:
         parts = read_parts(resolve(path))
     except ValueError:  # a plain language model
         return
-    is_same = (parts.summary_length, parts.accumulate_summary) == (model.summary_length, model.accumulate_summary)
-    if parts.embed_summary is not None and is_same:
-        model.embed_summary.weight.copy_(parts.embed_summary)
-        logger.info("going on with the %d summary embeddings of %s", parts.summary_length, path)
-    elif parts.summary_length:
+    config = replace(parts.config, segment_length=model.segment_length)
+    if parts.weights and config == model.config:
+        model.take_weights(parts.weights, resolve(path))
+        logger.info("going on with the %d summary embeddings of %s", config.summary_length, path)
+    elif config.summary_length:
         logger.warning("the summary embeddings of %s are of another kind: these start anew", path)
 
 

@@ -5,6 +5,7 @@ It is Table 1 of arXiv 2305.14788 (section 4.1), at the scale of the models give
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,10 +145,10 @@ def _loaded(directory: Path, device: torch.device | str | None) -> AutoCompresso
 def _config(directory: Path) -> SummaryConfig:
     """A checkpoint's configuration, without loading the model."""
     parts = read_parts(directory)
-    segment_length = parts.segment_length
-    if segment_length is None:
-        segment_length = Positions.of(AutoConfig.from_pretrained(directory)).default_segment_length()
-    return SummaryConfig(parts.summary_length, parts.accumulate_summary, segment_length)
+    if parts.has_segment_length:
+        return parts.config
+    segment_length = Positions.of(AutoConfig.from_pretrained(directory)).default_segment_length()
+    return replace(parts.config, segment_length=segment_length)
 
 
 def _shared_tokenizer(directories: Mapping[str, Path]) -> PreTrainedTokenizerBase:

@@ -1,0 +1,113 @@
+"""Anchored vectors: embeddings of a segment's own telling words, and what the base's states add to them.
+
+Related: SAC (arXiv 2510.08907), which compresses into chosen tokens of the text, and mean pooling (arXiv 2510.20797).
+Unlike summary tokens these mean something to the base before any training, and what trains is small: the bridge here,
+and an adapter that is on where vectors are read. The base that writes stays as it is.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.compressors.anchors import Vocabulary, by_importance
+from model.compressors.writer import Reading, SegmentSummary
+
+
+def default_layers(num_layers: int) -> tuple[int, ...]:
+    """Two fifths up, where a word's meaning is, and the last, where what follows is."""
+    return (max(1, num_layers * 2 // 5), num_layers)
+
+
+class Bridge(nn.Module):
+    """From the base's states to what is added to an anchor's embedding; nothing before it is trained.
+
+    Attributes:
+        states: a linear map of the states at the anchor and of their mean over the span since the anchor before.
+        gain: of the embedding.
+    """
+
+    def __init__(self, widths: tuple[int, ...], embedding_width: int, scale: float) -> None:
+        """Args: widths: of the states. scale: the root mean square of the base's embeddings, which states are given."""
+        super().__init__()
+        self.states = nn.Linear(2 * sum(widths), embedding_width)
+        self.gain = nn.Parameter(torch.ones(()))
+        self.scale = scale
+        with torch.no_grad():
+            self.states.weight.zero_()
+            self.states.bias.zero_()
+
+    def forward(self, embedded: Tensor, features: Tensor) -> Tensor:
+        """(B, S, D) embeddings of the anchors and (B, S, F) features to (B, S, D) vectors, in float32."""
+        vectors: Tensor = embedded.float() * self.gain + self.states(features)
+        return vectors
+
+    def features(self, states: tuple[Tensor, ...], places: Tensor) -> Tensor:
+        """States at the anchors and their means over the spans that end there.
+
+        Args:
+            states: (B, L, H) each. places: (B, S), ascending.
+
+        Returns:
+            (B, S, F), in float32.
+        """
+        scaled = torch.cat([self._scaled(each) for each in states], dim=-1)  # (B, L, F / 2)
+        sums = functional.pad(scaled.cumsum(dim=1), (0, 0, 1, 0))  # (B, L + 1, F / 2)
+        before = functional.pad(places[:, :-1] + 1, (1, 0))  # where each span begins
+        lengths = (places + 1 - before)[..., None]
+        spans = (_at(sums, places + 1) - _at(sums, before)) / lengths
+        return torch.cat([_at(scaled, places), spans], dim=-1)
+
+    def _scaled(self, states: Tensor) -> Tensor:
+        states = states.float()
+        return states * (torch.rsqrt(states.square().mean(dim=-1, keepdim=True) + 1e-6) * self.scale)
+
+
+class Anchored:
+    """Writes a segment into vectors at its most telling words, in the order of the text, ranked by importance.
+
+    A whole segment gives `summary_length` vectors, a shorter one as many in proportion.
+    """
+
+    reads_losses = True
+    is_ordered = True
+    num_appended = 0
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        vocabulary: Vocabulary,
+        layers: tuple[int, ...],
+        *,
+        summary_length: int,
+        segment_length: int,
+    ) -> None:
+        self.layers = layers
+        self._bridge = bridge
+        self._vocabulary = vocabulary
+        self._summary_length, self._segment_length = summary_length, segment_length
+
+    def appended(self) -> Tensor:
+        return self._bridge.states.weight.new_zeros(0, self._bridge.states.out_features)
+
+    def num_vectors(self, num_tokens: int) -> int:
+        return min(num_tokens, math.ceil(num_tokens * self._summary_length / self._segment_length))
+
+    def write(self, reading: Reading) -> list[SegmentSummary]:
+        assert reading.losses is not None
+        device = reading.input_ids.device
+        orders = [
+            by_importance(ids, losses, self._vocabulary, self.num_vectors(len(ids)))
+            for ids, losses in zip(reading.input_ids.tolist(), reading.losses.tolist(), strict=True)
+        ]
+        ranked = torch.tensor(orders, device=device)  # (B, S)
+        places, ranks = ranked.sort(dim=1)
+        vectors = self._bridge(_at(reading.embedded, places), self._bridge.features(reading.states, places))
+        vectors = vectors.to(reading.embedded.dtype)
+        return [SegmentSummary(*parts) for parts in zip(vectors, ranks, places, strict=True)]
+
+
+def _at(sequence: Tensor, places: Tensor) -> Tensor:
+    """The elements (B, S, F) of a sequence (B, L, F) at these places, (B, S)."""
+    return sequence.gather(1, places[..., None].expand(-1, -1, sequence.shape[-1]))
