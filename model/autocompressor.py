@@ -351,10 +351,17 @@ class AutoCompressor(nn.Module):
     def write(
         self, input_ids: Tensor, states: tuple[Tensor, ...], appended: Tensor | None = None
     ) -> list[SegmentSummary]:
-        """Write segments of equal length, (B, L), that the base has read into the summaries of each."""
+        """The summaries of segments of equal length that the base has read.
+
+        Args:
+            input_ids: (B, L). states: after the writer's layers, (B, L, H) each, as `plain_states` gives them.
+            appended: last hidden states at what the writer appended, (B, S, D); None where it appends nothing.
+        """
         embedded = self.embed(input_ids)
         losses = self.segment_losses(input_ids, states[-1]) if self.writer.reads_losses else None
-        return self.writer.write(Reading(input_ids, embedded, states, losses, appended=embedded[:, :0]))
+        return self.writer.write(
+            Reading(input_ids, embedded, states, losses, embedded[:, :0] if appended is None else appended)
+        )
 
     @torch.no_grad()
     def segment_losses(self, input_ids: Tensor, last_hidden: Tensor) -> Tensor:

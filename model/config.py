@@ -1,6 +1,7 @@
 """What an AutoCompressor has beyond its base model's own configuration."""
 
 import json
+import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ class SummaryConfig:
 
         if self.reads_alone and not self.accumulate_summary:
             raise ValueError("segments that are read alone leave nothing of those before them unless they accumulate")
+
+    def num_vectors(self, num_tokens: int) -> int:
+        """How many vectors a segment of so many tokens gives: any, or of anchored ones as many in proportion."""
+        if self.compressor == "summary_tokens":
+            return self.summary_length
+        return min(num_tokens, math.ceil(num_tokens * self.summary_length / self.segment_length))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -163,12 +163,14 @@ def build_engine(compressor: AutoCompressor, served: ServedModel, settings: Sett
         max_sequence_tokens=served.max_sequence_tokens,
         max_requests=settings.max_requests,
         max_batch_tokens=settings.max_batch_tokens,
+        segments_together=1 if compressor.device.type == "cpu" else settings.max_batch_tokens,
     )
     return TorchEngine(
         runner,
         limits,
-        summary_length=served.config.summary_length,
+        num_appended=compressor.writer.num_appended,
         accumulate_summary=served.config.accumulate_summary,
+        reads_alone=served.config.reads_alone,
         end_of_text=end_of_text_ids(compressor),
         tokenizer=served.tokenizer,
         metrics=metrics,

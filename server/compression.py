@@ -273,9 +273,9 @@ class Compressor:
         )
         async with aclosing(segments) as made:
             index = first
-            async for vectors in made:
+            async for summary in made:
                 work.engine_seconds += time.monotonic() - waiting_since
-                await self._summaries.put_segment(work.keys[index], vectors, ttl_seconds=UNFINISHED_SECONDS)
+                await self._summaries.put_segment(work.keys[index], summary.vectors, ttl_seconds=UNFINISHED_SECONDS)
                 work.num_computed += 1
                 index += 1
                 self._watchers.tell(summary_id, self._progress(work, index))

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from model import AutoCompressor
+from model.adapter import Adapter
 from training.data import TokenisedDocuments
 from training.recipe import Base, Compression, Precision, Recipe, Stage
 from training.tokenizer import train_tokenizer
@@ -113,6 +114,23 @@ def tiny_compressor(
     randomise_summary_embeddings(model, seed=seed)
     for parameter in model.parameters():  # not `model.to`: it would round the rotary frequencies, as loading does not
         parameter.data = parameter.data.to(dtype)
+    return model.eval()
+
+
+@torch.no_grad()
+def tiny_anchored(
+    family: str = "llama", *, summary_length: int = 4, segment_length: int = 16, seed: int = 0
+) -> AutoCompressor:
+    """A compressor of anchored vectors on a tiny base, whose bridge and reading adapter do something."""
+    base = tiny_base(family, seed=seed)
+    model = AutoCompressor.from_base(
+        base, summary_length, segment_length=segment_length, compressor="anchored", tokenizer=tiny_tokenizer()
+    )
+    names = {"opt": ("q_proj", "fc1"), "gpt_neox": ("query_key_value", "dense_h_to_4h")}
+    model.adapter = Adapter.put_into(base, names.get(family, ("q_proj", "up_proj")), rank=2, alpha=4)
+    generator = torch.Generator().manual_seed(seed + 1)
+    for parameter in (model.bridge.states.weight, *model.adapter.parameters()):
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * WEIGHT_SCALE)
     return model.eval()
 
 

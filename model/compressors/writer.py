@@ -45,6 +45,11 @@ class SegmentSummary:
     def __len__(self) -> int:
         return self.vectors.shape[0]
 
+    def on_cpu(self) -> "SegmentSummary":
+        """A copy on the CPU, that holds nothing of what it was made from."""
+        ranks, anchors = (None if part is None else part.to("cpu", copy=True) for part in (self.ranks, self.anchors))
+        return SegmentSummary(self.vectors.detach().to("cpu", copy=True), ranks, anchors)
+
     def thinned(self, num_vectors: int) -> "SegmentSummary":
         """The most important vectors, so many or all there are, in the order of the text.
 

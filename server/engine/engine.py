@@ -4,11 +4,13 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Sequence
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from model.compressors import SegmentSummary
 from server.engine.detokenizer import Decoder, Detokenizer
 from server.engine.mailbox import Mailbox
 from server.engine.observer import EngineObserver
@@ -36,17 +38,19 @@ class TorchEngine:
         runner: BatchRunner,
         limits: Limits,
         *,
-        summary_length: int,
+        num_appended: int,
         accumulate_summary: bool,
+        reads_alone: bool = False,
         end_of_text: frozenset[int],
         tokenizer: Decoder,
         metrics: Metrics,
         prefix_cache_bytes: int = 0,
     ) -> None:
         self._runner = runner
-        self._scheduler = Scheduler(limits, summary_length=summary_length, find_prefix=self._find_prefix)
+        self._scheduler = Scheduler(limits, num_appended=num_appended, find_prefix=self._find_prefix)
         self._prefixes = PrefixCache(prefix_cache_bytes)
         self._accumulate_summary = accumulate_summary
+        self._reads_alone = reads_alone
         self._end_of_text = end_of_text
         self._tokenizer = tokenizer
         self._observer = EngineObserver(metrics)
@@ -82,18 +86,26 @@ class TorchEngine:
         soft_prompt: Tensor | None = None,
         keys: Sequence[str] = (),
         meter: Meter | None = None,
-    ) -> AsyncGenerator[Tensor]:
+    ) -> AsyncGenerator[SegmentSummary]:
         if not segments or not all(segments):
             raise InvalidRequest("every segment needs at least 1 token")
         length = 0 if soft_prompt is None else soft_prompt.shape[0]
         mailbox = Mailbox()
         request = self._submit(
-            Compression(mailbox.put, soft_prompt, length, segments, hashes=running_hashes(keys), meter=meter)
+            Compression(
+                mailbox.put,
+                soft_prompt,
+                length,
+                segments,
+                hashes=running_hashes(keys),
+                meter=meter,
+                reads_alone=self._reads_alone,
+            )
         )
         try:
             for _ in segments:
-                vectors: Tensor = await mailbox.get()
-                yield vectors
+                summary: SegmentSummary = await mailbox.get()
+                yield summary
         finally:
             self._cancel(request)
 
@@ -112,6 +124,7 @@ class TorchEngine:
                 Detokenizer(self._tokenizer, prompt.token_ids, params.stop),
                 random_stream(params.seed),
                 hashes=running_hashes(prompt.keys),
+                lengths=prompt.key_lengths,
                 meter=meter,
             )
         )
@@ -145,6 +158,7 @@ class TorchEngine:
                 [tuple(ids) for ids in continuations],
                 num_logprobs=num_logprobs,
                 hashes=running_hashes(prompt.keys),
+                lengths=prompt.key_lengths,
                 meter=meter,
             )
         )
@@ -153,6 +167,9 @@ class TorchEngine:
             return results
         finally:
             self._cancel(request)
+
+    def embed(self, token_ids: Sequence[int]) -> Tensor:
+        return self._runner.embed(token_ids)
 
     def _require_room(self, prompt: Prompt, num_new: int) -> None:
         limit = self._scheduler.limits.max_sequence_tokens
@@ -250,15 +267,16 @@ class TorchEngine:
             return
         strip = self._runner.soft_prompt_strip(request)
         if strip is not None:
-            length = request.soft_prompt_length // len(hashes)
-            self._prefixes.put(hashes, [length * (index + 1) for index in range(len(hashes))], strip)
+            share = request.soft_prompt_length // len(hashes)
+            lengths = request.lengths or [share] * len(hashes)
+            self._prefixes.put(hashes, list(accumulate(lengths)), strip)
 
     def _deliver(self, piece: Piece, result: Any) -> None:
         request = piece.request
         if isinstance(result, ServiceError):
             self._finish(request, result)
         elif isinstance(request, Compression):
-            self._deliver_vectors(request, result)
+            self._deliver_summary(request, result, is_last=piece.index + 1 == len(request.segments))
         elif isinstance(request, Scoring) and piece.phase is Phase.SCORE:
             request.results[piece.index] = result
             if len(request.results) == len(request.continuations):
@@ -266,15 +284,17 @@ class TorchEngine:
         elif isinstance(request, Generation):
             self._deliver_token(request, result)
 
-    def _deliver_vectors(self, request: Compression, vectors: Tensor) -> None:
-        is_first = request.soft_prompt is None or not self._accumulate_summary
-        request.soft_prompt = vectors if is_first else torch.cat([request.soft_prompt, vectors])
-        request.soft_prompt_length = request.soft_prompt.shape[0]
-        self._observer.vectors(vectors.shape[0])
-        if request.next_segment == len(request.segments):
-            self._finish(request, vectors)
+    def _deliver_summary(self, request: Compression, summary: SegmentSummary, *, is_last: bool) -> None:
+        if not request.reads_alone:
+            is_first = request.soft_prompt is None or not self._accumulate_summary
+            vectors = summary.vectors
+            request.soft_prompt = vectors if is_first else torch.cat([request.soft_prompt, vectors])
+            request.soft_prompt_length = request.soft_prompt.shape[0]
+        self._observer.vectors(len(summary))
+        if is_last:
+            self._finish(request, summary)
         else:
-            request.deliver(vectors)
+            request.deliver(summary)
 
     def _deliver_token(self, request: Generation, sampled: Sampled) -> None:
         event = request.take(sampled, self._end_of_text)

@@ -6,6 +6,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from model.compressors import SegmentSummary
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -47,11 +49,13 @@ class Prompt:
 
     `keys`: ids of the segments whose vectors the soft prompt consists of, as many vectors each; equal ids mean equal
     vectors, and what was computed of them is used again. Empty where they have none.
+    `key_lengths`: how many vectors each of the keys stands for; empty for equal shares of the soft prompt.
     """
 
     soft_prompt: Tensor | None
     token_ids: tuple[int, ...]
     keys: tuple[str, ...] = ()
+    key_lengths: tuple[int, ...] = ()
 
     @property
     def num_positions(self) -> int:
@@ -123,12 +127,16 @@ class Engine(Protocol):
         soft_prompt: Tensor | None = None,
         keys: Sequence[str] = (),
         meter: Meter | None = None,
-    ) -> AsyncGenerator[Tensor]:
-        """Yield the summary vectors of each segment, (S, D) on the CPU, as they finish.
+    ) -> AsyncGenerator[SegmentSummary]:
+        """Yield the summary of each segment in order, on the CPU, as they finish.
 
         Args:
             keys: ids as in `Prompt`, of the soft prompt's segments and then of these; empty where they have none.
         """
+        ...
+
+    def embed(self, token_ids: Sequence[int]) -> Tensor:
+        """The input embeddings of tokens, (n, D) on the CPU: text as part of a soft prompt. For any thread."""
         ...
 
     def generate(

@@ -33,6 +33,7 @@ class Request:
         soft_prompt: vectors before all tokens, (P, D), `soft_prompt_length` of them; None for 0.
         hashes: of the leading parts of the soft prompt, and of the documents' segments after it; none where the soft
             prompt has no known origin, and nothing of it is shared.
+        lengths: vectors that each of the hashes adds to the soft prompt; none for equal shares of it.
         meter: where what it took is written, by the engine's thread, before its first result.
         prefix: keys and values that another request left, of `num_known` leading positions.
         num_known: leading positions whose keys and values lie in the pool's row or in `line`.
@@ -43,6 +44,7 @@ class Request:
     soft_prompt: Any
     soft_prompt_length: int
     hashes: Sequence[str] = field(default=(), kw_only=True)
+    lengths: Sequence[int] = field(default=(), kw_only=True)
     meter: Meter | None = field(default=None, kw_only=True)
     prefix: Any = field(default=None, init=False)
     num_known: int = field(default=0, init=False)
@@ -98,9 +100,10 @@ class Generation(Request):
 
 @dataclass(eq=False)
 class Compression(Request):
-    """One document: a segment at a time, each waiting for the vectors of the one before it."""
+    """One document: a segment at a time, each waiting for the vectors of the one before it unless it is read alone."""
 
     segments: Sequence[Sequence[int]]
+    reads_alone: bool = field(default=False, kw_only=True)
     next_segment: int = field(default=0, init=False)
 
     @property
@@ -109,7 +112,8 @@ class Compression(Request):
 
     @property
     def read_hashes(self) -> Sequence[str]:
-        return self.hashes[:-1] if self.next_segment == len(self.segments) else ()
+        has_read_all = self.next_segment == len(self.segments) and not self.reads_alone
+        return self.hashes[:-1] if has_read_all else ()
 
 
 @dataclass(eq=False)

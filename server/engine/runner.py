@@ -9,11 +9,13 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from model import AutoCompressor
+from model.compressors import SegmentSummary
 from server.engine.attention import Kernels, PackedAttention, Span
 from server.engine.kv_cache import KvPool, KvStrip
 from server.engine.packed_linear import pack_linear_layers
 from server.engine.protocol import TokenLogprobs
 from server.engine.requests import Compression, Generation, Phase, Piece, Request, Scoring
+from server.engine.roles import Roles, give_roles
 from server.engine.sampler import Row, Sampled, most_likely, sample_rows
 from server.errors import EngineFailed
 
@@ -35,6 +37,8 @@ class BatchRunner(Protocol):
 
     def soft_prompt_strip(self, request: Request) -> Any: ...
 
+    def embed(self, token_ids: Sequence[int]) -> Tensor: ...
+
 
 class Runner:
     """Runs pieces packed: one row of all their positions, linear layers over all at once, attention by span."""
@@ -49,6 +53,7 @@ class Runner:
         self._num_rows, self._max_tokens = num_rows, max_tokens
         self._pool = KvPool(num_rows=num_rows, max_tokens=max_tokens)
         self._attention = PackedAttention(self._pool, kernels)
+        self._roles = Roles()
         self._take_over_attention()
 
     @torch.inference_mode()
@@ -65,7 +70,7 @@ class Runner:
                 assert request.row is not None
                 self._pool.fill(request.row, request.prefix, known)
         elif isinstance(request, Compression):
-            if self._model.accumulate_summary:
+            if self._model.accumulate_summary and not request.reads_alone:
                 capacity = request.soft_prompt_length + self._model.summary_length * (len(request.segments) - 1)
                 request.line = request.prefix.extended(known, capacity) if known else KvStrip(capacity)
         elif isinstance(request, Scoring):
@@ -91,16 +96,20 @@ class Runner:
         """Run a batch, decodes first.
 
         Returns:
-            For each piece: `Sampled` for PREFILL and DECODE, (S, D) summary vectors on the CPU for SEGMENT, None for
+            For each piece: `Sampled` for PREFILL and DECODE, its `SegmentSummary` on the CPU for SEGMENT, None for
             PROMPT, `TokenLogprobs` for SCORE; `EngineFailed` where the model's states are not finite.
         """
         inputs = [self._inputs(piece) for piece in pieces]
-        hidden = self._forward(
+        lengths = [piece.num_positions for piece in pieces]
+        hidden, states = self._forward(
             torch.cat([embeds for embeds, _ in inputs]),
             torch.cat([positions for _, positions in inputs]),
             [self._span(piece) for piece in pieces],
+            is_reading=[piece.phase is not Phase.SEGMENT and piece.request.soft_prompt_length > 0 for piece in pieces],
+            layers=self._model.writer.layers if any(piece.phase is Phase.SEGMENT for piece in pieces) else (),
         )
-        by_piece = hidden.split([piece.num_positions for piece in pieces])
+        by_piece = hidden.split(lengths)
+        states_by_piece = list(zip(*(each.split(lengths) for each in states), strict=True)) or [()] * len(pieces)
         is_finite = torch.stack([states.isfinite().all() for states in by_piece]).tolist()
         results: dict[int, Any] = {
             index: EngineFailed("the model's states are not finite") for index, ok in enumerate(is_finite) if not ok
@@ -117,16 +126,30 @@ class Runner:
         if drawing:
             last = torch.stack([by_piece[index][-1] for index in drawing])  # (N, D)
             results.update(zip(drawing, self._sample([pieces[index] for index in drawing], last), strict=True))
-        for index, (piece, states) in enumerate(zip(pieces, by_piece, strict=True)):
+        for index, (piece, last) in enumerate(zip(pieces, by_piece, strict=True)):
             if index in results:
                 continue
             if piece.phase is Phase.PROMPT:
                 results[index] = None
             elif piece.phase is Phase.SEGMENT:
-                results[index] = states[-self._model.summary_length :].to("cpu", copy=True)
+                results[index] = self._written(piece, last, states_by_piece[index])
             else:
-                results[index] = self._score(piece, states)
+                results[index] = self._score(piece, last)
         return [results[index] for index in range(len(pieces))]
+
+    def _written(self, piece: Piece, last: Tensor, states: tuple[Tensor, ...]) -> SegmentSummary:
+        """The summary of a segment, whose last hidden states and those of the writer's layers are given, (T, D)."""
+        model = self._model
+        ids = torch.tensor(self._token_ids(piece), dtype=torch.long, device=model.device)[None]
+        num_appended = model.writer.num_appended
+        (summary,) = model.write(ids, tuple(each[None] for each in states), last[None, len(last) - num_appended :])
+        return summary.on_cpu()
+
+    @torch.inference_mode()
+    def embed(self, token_ids: Sequence[int]) -> Tensor:
+        """Input embeddings (n, D) of tokens, on the CPU; reads weights only, so any thread may ask."""
+        ids = torch.tensor(token_ids, dtype=torch.long, device=self._model.device)
+        return self._model.embed(ids[None])[0].cpu()
 
     def _inputs(self, piece: Piece) -> tuple[Tensor, Tensor]:
         """Embeddings (T, D) and position ids (T,) of a piece: of what is not known yet."""
@@ -137,9 +160,9 @@ class Runner:
             place = model.positions.of_token(request.num_known - request.soft_prompt_length, request.soft_prompt_length)
             return model.embed(token[None])[0], torch.tensor([place], device=model.device)
         token_ids = self._token_ids(piece)
-        summary_length = model.summary_length if piece.phase is Phase.SEGMENT else 0
+        num_appended = model.writer.num_appended if piece.phase is Phase.SEGMENT else 0
         mask = torch.ones(1, len(token_ids), dtype=torch.long, device=model.device)
-        positions = model.positions.ids(mask, request.soft_prompt_length, summary_length)[0]
+        positions = model.positions.ids(mask, request.soft_prompt_length, num_appended)[0]
         num_vectors = max(0, request.soft_prompt_length - request.num_known)  # of the soft prompt, still to be read
         num_read = max(0, request.num_known - request.soft_prompt_length)  # of the tokens, known
         parts = []
@@ -147,8 +170,8 @@ class Runner:
             parts.append(request.soft_prompt[-num_vectors:].to(model.device, model.dtype))
         ids = torch.tensor(token_ids[num_read:], dtype=torch.long, device=model.device)
         parts.append(model.embed(ids[None])[0])
-        if summary_length:
-            parts.append(model.embed_summary.weight)
+        if num_appended:
+            parts.append(model.writer.appended())
         return torch.cat(parts), positions[request.num_known :]
 
     def _token_ids(self, piece: Piece) -> Sequence[int]:
@@ -174,12 +197,27 @@ class Runner:
         kept = length if piece.phase is Phase.PROMPT else max(0, request.soft_prompt_length - request.num_known)
         return Span(length, request.line, request.num_known, num_kept=kept)
 
-    def _forward(self, embeds: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
-        """Last hidden states (T, D) of a packed batch."""
+    def _forward(
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        spans: Sequence[Span],
+        *,
+        is_reading: list[bool],
+        layers: tuple[int, ...] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Of a packed batch the last hidden states (T, D), and those after each of the layers.
+
+        Args:
+            is_reading: of each span, whether it reads vectors.
+        """
         self._attention.begin(spans, embeds.device)
-        output = self._model.base.base_model(inputs_embeds=embeds[None], position_ids=positions[None], use_cache=False)
+        self._roles.begin([span.length for span in spans], is_reading=is_reading, device=embeds.device)
+        output = self._model.base.base_model(
+            inputs_embeds=embeds[None], position_ids=positions[None], output_hidden_states=bool(layers), use_cache=False
+        )
         hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+        return hidden, [output.hidden_states[layer][0] for layer in layers]
 
     def _sample(self, pieces: Sequence[Piece], hidden: Tensor) -> list[Sampled]:
         sequences = [piece.request for piece in pieces]
@@ -214,13 +252,19 @@ class Runner:
             raise ValueError(f"max_sequence_tokens is {self._max_tokens}; at least {max(CHECK_LENGTHS)} are needed")
         ids = torch.arange(sum(CHECK_LENGTHS), device=model.device) % model.base.config.vocab_size
         sequences = ids.split(CHECK_LENGTHS)
-        expected = torch.stack([self._reference_logits(sequence) for sequence in sequences])  # (2, V)
+        # of a model with an adapter, the second is read with it
+        reads = [False, model.adapter is not None]
+        expected = torch.stack(
+            [self._reference_logits(ids, is_reading=reading) for ids, reading in zip(sequences, reads, strict=True)]
+        )  # (2, V)
         key = f"autocompressor-{id(self)}"
         AttentionInterface.register(key, self._attention)
         try:
             model.base.set_attn_implementation(key)
+            if model.adapter is not None:
+                give_roles(model.base, model.adapter, self._roles)
             pack_linear_layers(model.base)
-            actual = self._packed_logits(sequences)
+            actual = self._packed_logits(sequences, reads)
         except RuntimeError as error:  # torch's for a lack of memory, on the CPU
             raise ValueError(
                 f"a KV pool of {self._num_rows} rows of {self._max_tokens} positions does not fit the device, "
@@ -233,12 +277,14 @@ class Runner:
             raise ValueError(f"the engine cannot run {name}: its logits are {difference:.3g} off the model's own")
         logger.debug("attention taken over; logits differ by %.2g", difference)
 
-    def _reference_logits(self, sequence: Tensor) -> Tensor:
+    def _reference_logits(self, sequence: Tensor, *, is_reading: bool) -> Tensor:
         model, ids = self._model, sequence[None]
-        hidden, _ = model.run_segment(ids, torch.ones_like(ids), model.empty_soft_prompt(), is_compressed=False)
-        return model.logits(hidden[0, -1])
+        positions = model.positions.ids(torch.ones_like(ids), 0, 0)
+        with model.reads_vectors(is_reading):
+            output = model.base.base_model(inputs_embeds=model.embed(ids), position_ids=positions, use_cache=False)
+        return model.logits(output.last_hidden_state[0, -1])
 
-    def _packed_logits(self, sequences: Sequence[Tensor]) -> Tensor:
+    def _packed_logits(self, sequences: Sequence[Tensor], reads: list[bool]) -> Tensor:
         """Logits after the last token of each that has a row, (N, V): the others prefilled together, it decoded."""
         model = self._model
         heads = [sequence[:-1] for sequence in sequences]
@@ -248,9 +294,12 @@ class Runner:
             Span(len(head), rows[index], num_kept=len(head)) if index < len(rows) else Span(len(head))
             for index, head in enumerate(heads)
         ]
-        self._forward(model.embed(torch.cat(heads)[None])[0], places, prefills)
+        self._forward(model.embed(torch.cat(heads)[None])[0], places, prefills, is_reading=reads)
         kept = sequences[: self._num_rows]
         last = torch.stack([sequence[-1] for sequence in kept])
         places = torch.tensor([model.positions.of_token(len(sequence) - 1, 0) for sequence in kept])
         decodes = [Span(1, rows[index], len(sequence) - 1, 1, row=index) for index, sequence in enumerate(kept)]
-        return model.logits(self._forward(model.embed(last[None])[0], places.to(model.device), decodes))
+        hidden, _ = self._forward(
+            model.embed(last[None])[0], places.to(model.device), decodes, is_reading=reads[: len(kept)]
+        )
+        return model.logits(hidden)

@@ -14,12 +14,15 @@ class Limits:
     Attributes:
         max_running: rows of the KV pool. max_sequence_tokens: positions of a row.
         max_requests: held in all, running or not. max_batch_tokens: positions in one step.
+        segments_together: of one document whose segments are read alone, in one step. A CPU gains nothing by several,
+            and those who decode beside them would wait.
     """
 
     max_running: int
     max_sequence_tokens: int
     max_requests: int
     max_batch_tokens: int
+    segments_together: int = 1
 
 
 class Scheduler:
@@ -34,11 +37,14 @@ class Scheduler:
     """
 
     def __init__(
-        self, limits: Limits, *, summary_length: int, find_prefix: Callable[[Request], int] = lambda _: 0
+        self, limits: Limits, *, num_appended: int, find_prefix: Callable[[Request], int] = lambda _: 0
     ) -> None:
-        """Args: find_prefix: sets `prefix` of a request whose turn has come; how many positions it has."""
+        """Args:
+        num_appended: positions after a segment that is compressed.
+        find_prefix: sets `prefix` of a request whose turn has come; how many positions it has.
+        """
         self.limits = limits
-        self._summary_length = summary_length
+        self._num_appended = num_appended
         self._find_prefix = find_prefix
         self._waiting: deque[Request] = deque()
         self._running: list[Generation] = []
@@ -140,9 +146,13 @@ class Scheduler:
         if isinstance(request, Generation):
             return [Piece(request, Phase.PREFILL, request.num_prompt_positions - known)]
         if isinstance(request, Compression):
-            index = request.next_segment
-            num_positions = request.soft_prompt_length + len(request.segments[index]) + self._summary_length
-            return [Piece(request, Phase.SEGMENT, num_positions - known, index)]
+            first = request.next_segment
+            last = first + (self.limits.segments_together if request.reads_alone else 1)
+            before = request.soft_prompt_length + self._num_appended - known
+            return [
+                Piece(request, Phase.SEGMENT, before + len(segment), first + index)
+                for index, segment in enumerate(request.segments[first:last])
+            ]
         assert isinstance(request, Scoring)
         shared = request.num_shared_positions
         if len(request.continuations) > 1 and known < shared:

@@ -19,7 +19,7 @@ from server.engine.runner import BatchRunner, Runner
 from server.engine.scheduler import Limits
 from server.errors import EngineFailed, InvalidRequest, NotReady, Overloaded, ServiceError, TooLong
 from server.metrics import Metrics
-from tests.tiny import FAMILIES, random_base, random_ids, tiny_compressor, tiny_config
+from tests.tiny import FAMILIES, random_base, random_ids, tiny_anchored, tiny_compressor, tiny_config
 
 LIMITS = Limits(max_running=4, max_sequence_tokens=128, max_requests=64, max_batch_tokens=64)
 GREEDY = SamplingParams(max_tokens=12, temperature=0)
@@ -33,8 +33,9 @@ async def running(
     engine = TorchEngine(
         runner or Runner(model, SdpaKernels(), num_rows=limits.max_running, max_tokens=128),
         limits,
-        summary_length=model.summary_length,
+        num_appended=model.writer.num_appended,
         accumulate_summary=model.accumulate_summary,
+        reads_alone=model.config.reads_alone,
         end_of_text=frozenset(),
         tokenizer=model.tokenizer,
         metrics=Metrics(),
@@ -69,7 +70,7 @@ async def compressed(
     engine: TorchEngine, segments: Sequence[Sequence[int]], soft_prompt: Tensor | None = None
 ) -> Tensor:
     async with aclosing(engine.compress(segments, soft_prompt=soft_prompt)) as made:
-        return torch.cat([vectors async for vectors in made])
+        return torch.cat([summary.vectors async for summary in made])
 
 
 def token_ids(events: Sequence[TokenEvent]) -> list[int]:
@@ -101,6 +102,49 @@ async def test_agrees_with_the_reference_path(family: str, accumulate_summary: b
     assert token_ids(events) == expected_ids
     assert score.token_ids == (5, 6, 7)
     assert score.logprobs == pytest.approx(expected_scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_anchored_vectors_agree_with_the_reference_path(family: str) -> None:
+    """Written without the adapter and read with it, in one batch or in several, beside prompts without vectors."""
+    reference = tiny_anchored(family)
+    segments = [document(16, seed=1), document(16, seed=2), document(5, seed=3)]
+    with torch.inference_mode():
+        expected = [reference.summarise(torch.tensor(segment))[0] for segment in segments]
+        prompt = Prompt(torch.cat([summary.vectors for summary in expected]), tuple(document(7, seed=4)))
+        bare = Prompt(None, tuple(document(6, seed=5)))
+        answers = [
+            reference.generate(
+                torch.tensor([each.token_ids]),
+                soft_prompt=None if each.soft_prompt is None else each.soft_prompt[None],
+                max_new_tokens=12,
+                eos_token_id=-1,
+            )[0, len(each.token_ids) :].tolist()
+            for each in (prompt, bare)
+        ]
+    for together in (1, 3):
+        async with running(tiny_anchored(family), limits=replace(LIMITS, segments_together=together)) as engine:
+            async with aclosing(engine.compress(segments)) as stream:
+                made = [summary async for summary in stream]
+            for own, other in zip(made, expected, strict=True):
+                torch.testing.assert_close(own.vectors, other.vectors, **TOLERANCE)
+                assert torch.equal(own.ranks, other.ranks)
+                assert torch.equal(own.anchors, other.anchors)
+            assert token_ids(await generated(engine, prompt)) == answers[0]
+            mixed = await asyncio.gather(
+                generated(engine, prompt), generated(engine, bare), compressed(engine, segments)
+            )
+    assert [token_ids(events) for events in mixed[:2]] == answers
+    torch.testing.assert_close(mixed[2], torch.cat([summary.vectors for summary in expected]), **TOLERANCE)
+
+
+async def test_text_as_part_of_a_soft_prompt_reads_as_text() -> None:
+    """The embeddings of tokens before a prompt are those tokens."""
+    head, tail = document(9), document(7, seed=1)
+    async with running(tiny_compressor()) as engine:
+        whole = await generated(engine, Prompt(None, (*head, *tail)))
+        parts = await generated(engine, Prompt(engine.embed(head), tuple(tail)))
+    assert token_ids(parts) == token_ids(whole)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt"])

@@ -63,5 +63,5 @@ async def test_the_engine_on_cuda_equals_the_reference_on_the_cpu(family: str) -
     served: AutoCompressor = tiny_compressor(family).to("cuda")
     async with running(served) as engine:
         assert token_ids(await generated(engine, prompt)) == expected
-        made = [part async for part in engine.compress([document(20)])]
+        made = [part.vectors async for part in engine.compress([document(20)])]
     torch.testing.assert_close(made[0], vectors.detach(), rtol=0, atol=1e-3)

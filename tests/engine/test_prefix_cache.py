@@ -94,7 +94,7 @@ class Counted:
         self.engine = TorchEngine(
             Runner(model, SdpaKernels(), num_rows=LIMITS.max_running, max_tokens=128),
             replace(LIMITS, max_batch_tokens=256),
-            summary_length=model.summary_length,
+            num_appended=model.summary_length,
             accumulate_summary=model.accumulate_summary,
             end_of_text=frozenset(),
             tokenizer=model.tokenizer,
@@ -122,7 +122,7 @@ def keys_of(name: str, count: int) -> tuple[str, ...]:
 
 
 async def vectors_of(engine: TorchEngine, segments: Sequence[Sequence[int]], keys: Sequence[str] = ()) -> Tensor:
-    made = [vectors async for vectors in engine.compress(segments, keys=keys)]
+    made = [summary.vectors async for summary in engine.compress(segments, keys=keys)]
     return torch.cat(made)
 
 
@@ -147,7 +147,7 @@ async def test_what_is_known_of_a_soft_prompt_changes_nothing(family: str) -> No
                 single[0].logprobs, abs=1e-4
             )
             more = cached.engine.compress(segments_of(1), soft_prompt=vectors, keys=(*keys, *keys_of("b", 3)))
-            torch.testing.assert_close(torch.cat([made async for made in more]), appended, **TOLERANCE)
+            torch.testing.assert_close(torch.cat([made.vectors async for made in more]), appended, **TOLERANCE)
 
 
 async def test_a_sliding_window_reaches_into_what_is_known() -> None:

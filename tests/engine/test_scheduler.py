@@ -27,7 +27,7 @@ def scoring(*lengths: int) -> Scoring:
 
 
 def scheduler(*, max_running: int = 2, max_requests: int = 100, max_batch_tokens: int = 100) -> Scheduler:
-    return Scheduler(Limits(max_running, 100, max_requests, max_batch_tokens), summary_length=4)
+    return Scheduler(Limits(max_running, 100, max_requests, max_batch_tokens), num_appended=4)
 
 
 def described(pieces: Sequence[Piece]) -> list[tuple[str, int, int]]:
@@ -133,7 +133,7 @@ class Line:
         self.random = random.Random(seed)
         self.known: dict[str, int] = {}
         limits = Limits(max_running=3, max_sequence_tokens=100, max_requests=12, max_batch_tokens=40)
-        self.scheduler = Scheduler(limits, summary_length=4, find_prefix=self.find_prefix)
+        self.scheduler = Scheduler(limits, num_appended=4, find_prefix=self.find_prefix)
         self.rows: dict[int, Request] = {}  # whose keys and values lie in a row
         self.arrived: list[Request] = []
         self.ended: set[Request] = set()
