@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, OPTConfig
 from model import AutoCompressor
 from tests.tiny import FAMILIES, random_base, random_ids, tiny_base, tiny_compressor, tiny_tokenizer
 
-DEFAULT = Path(__file__).parents[2] / "model" / "default"
+PAPER = Path(__file__).parents[2] / "model" / "paper"
 FOLDER = "autocompressor"
 WEIGHT = "embed_summary.weight"
 
@@ -140,7 +140,7 @@ print(model.generate(**ids, max_new_tokens=2, do_sample=False).shape[0])
 @pytest.mark.parametrize("kind", ["saved", "in shards", "bundled"])
 def test_others_load_the_directory_without_a_warning(kind: str, tmp_path: Path) -> None:
     """All warnings shown, Python's and those that transformers logs."""
-    directory = DEFAULT if kind == "bundled" else tmp_path
+    directory = PAPER if kind == "bundled" else tmp_path
     if kind != "bundled":
         tiny_compressor("llama").save_pretrained(tmp_path, max_shard_size="20KB" if kind == "in shards" else None)
         assert len(list(tmp_path.glob("*.safetensors"))) > (1 if kind == "in shards" else 0)
@@ -554,7 +554,7 @@ def test_a_hub_id_is_a_snapshot(saved: Path, tmp_path: Path, monkeypatch: pytest
     """Only what the patterns name is downloaded; it must be enough."""
     asked = []
 
-    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
+    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         asked.append(repo_id)
         snapshot = tmp_path / "snapshot"
         for pattern in allow_patterns:
