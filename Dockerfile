@@ -19,6 +19,7 @@ COPY model model
 COPY server server
 COPY training training
 RUN pip install --quiet --no-deps --no-build-isolation .
+RUN autocompressor fetch-base --data /opt/autocompressor
 
 FROM python:3.11-slim
 LABEL org.opencontainers.image.title="autocompressor" \
@@ -27,9 +28,11 @@ LABEL org.opencontainers.image.title="autocompressor" \
 RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin autocompressor \
     && install --directory --owner=autocompressor --group=autocompressor /data
 COPY --from=build /opt/venv /opt/venv
+COPY --from=build /opt/autocompressor /opt/autocompressor
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/data/huggingface \
+    AUTOCOMPRESSOR_DATA=/opt/autocompressor \
     AUTOCOMPRESSOR_HOST=0.0.0.0 \
     AUTOCOMPRESSOR_STORE=sqlite:/data/summaries.sqlite3
 USER autocompressor

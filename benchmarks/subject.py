@@ -43,7 +43,7 @@ def make_model(directory: Path, **shape: int) -> None:
     )
     torch.manual_seed(0)
     base = LlamaForCausalLM(config).to(torch.bfloat16)
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "model" / "default")
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "model" / "paper")
     model = AutoCompressor.from_base(base, SUMMARY_LENGTH, segment_length=SEGMENT_LENGTH, tokenizer=tokenizer)
     model.save_pretrained(directory)
 

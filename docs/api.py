@@ -62,9 +62,9 @@ def main() -> int:
 
 
 async def openapi() -> Json:
-    """The document that a server with the bundled model gives."""
+    """The document that a server gives, whichever its model."""
     with tempfile.TemporaryDirectory() as folder:
-        async with open_services(Settings(store=f"sqlite:{folder}/store.sqlite3")) as services:
+        async with open_services(Settings(model="paper", store=f"sqlite:{folder}/store.sqlite3")) as services:
             return create_app(services).openapi()
 
 

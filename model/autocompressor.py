@@ -16,6 +16,7 @@ from model import checkpoint, generation
 from model.adapter import Adapter
 from model.base import embedding_width, first_token_id, load_base, output_layer, require_supported, state_widths
 from model.base_reference import BaseReference
+from model.bases import find_base
 from model.compressors import (
     FIRST_LOSS,
     WRITERS,
@@ -135,10 +136,14 @@ class AutoCompressor(nn.Module):
         cls,
         path: str | Path,
         *,
+        data: Path | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> "AutoCompressor":
-        """Load a directory that `save_pretrained` wrote or one of the authors' checkpoints; a path or a hub id.
+        """Load a directory that `save_pretrained` or `save_adapter` wrote or one of the authors'; a path or a hub id.
+
+        Args:
+            data: the directory of fetched bases, for a checkpoint without its own; None for this user's.
 
         Raises:
             ValueError: a plain language model, or a checkpoint with parts missing.
@@ -146,7 +151,7 @@ class AutoCompressor(nn.Module):
         """
         directory = checkpoint.resolve(path)
         parts = checkpoint.read_parts(directory)
-        where = directory if parts.base is None else checkpoint.find_base(parts.base)
+        where = directory if parts.base is None else find_base(parts.base, data)
         base, tokenizer = load_base(str(where), dtype=dtype, device=device)
         config = parts.config
         if not parts.has_segment_length:

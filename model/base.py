@@ -6,9 +6,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 REQUIRED_ARGUMENTS = ("inputs_embeds", "attention_mask", "position_ids")
+OUR_WEIGHTS = r"^embed_summary\."  # beside the base's in the authors' checkpoints
 
 
 def load_base(
@@ -21,9 +29,7 @@ def load_base(
         OSError: no checkpoint at `path`, as transformers reports it.
     """
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            path, dtype="auto" if dtype is None else dtype, output_loading_info=True
-        )
+        model, report = _load(path, dtype="auto" if dtype is None else dtype)
     except SafetensorError as error:
         raise ValueError(f"the weights at {path} are damaged: {error}") from error
     missing = sorted(report["missing_keys"])
@@ -36,6 +42,34 @@ def load_base(
     if tokenizer is not None and not tokenizer.vocab_size:  # what it makes of an OPT directory without one
         tokenizer = None
     return model.to(device).eval() if device is not None else model.eval(), tokenizer
+
+
+def _load(path: str, *, dtype: torch.dtype | str) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A causal LM and transformers' report of what is missing or left over."""
+    kind = _published_kind(path)
+    options = {"dtype": dtype, "output_loading_info": True}
+    if kind is None:
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(path, **options)
+        return loaded
+    # transformers warns of weights that a class does not name: load by one that names ours, then be the plain one again
+    ignored = [*(kind._keys_to_ignore_on_load_unexpected or ()), OUR_WEIGHTS]
+    naming = {"_keys_to_ignore_on_load_unexpected": ignored, "__module__": kind.__module__}
+    named: Any = type(kind.__name__, (kind,), naming)
+    model, report = named.from_pretrained(path, **options)
+    model.__class__ = kind
+    return model, report
+
+
+def _published_kind(path: str) -> type[PreTrainedModel] | None:
+    """The base's class of a checkpoint in the authors' layout, which has our weights beside the base's."""
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except OSError:  # told of where it is loaded
+        return None
+    kind: type[PreTrainedModel] | None = None
+    if hasattr(config, "summary_length"):
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return kind
 
 
 def require_supported(base: PreTrainedModel) -> None:

@@ -51,30 +51,26 @@ class Parts:
     has_segment_length: bool = True
 
 
-def resolve(path: str | Path) -> Path:
-    """The local directory of a checkpoint: the path itself, or a snapshot of the hub repository of that name."""
+def resolve(path: str | Path, *, revision: str | None = None) -> Path:
+    """The local directory of a checkpoint: the path itself, or a snapshot of the hub repository of that name.
+
+    Args:
+        revision: a branch, tag or commit of the repository; None for its newest.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
     directory = Path(path)
     if directory.is_dir():
         return directory
     if directory.is_absolute() or str(path).startswith("."):
         raise FileNotFoundError(f"there is no directory {path}")
     try:
-        return Path(snapshot_download(str(path), allow_patterns=DOWNLOADED))
+        return Path(snapshot_download(str(path), revision=revision, allow_patterns=DOWNLOADED))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"there is no directory {path}, and no hub repository of that name could be fetched"
         ) from error
-
-
-def find_base(reference: BaseReference) -> Path:
-    """The local directory of the base that a checkpoint names.
-
-    Raises:
-        FileNotFoundError: it is neither here nor to be had. ValueError: its weights are others.
-    """
-    directory = resolve(reference.name)
-    reference.require(directory)
-    return directory
 
 
 def read_parts(directory: Path) -> Parts:

@@ -5,13 +5,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 
 from fastapi import FastAPI
 
-import model as model_package
 from model import AutoCompressor
 from server.access import Access
+from server.checkpoints import open_checkpoint
 from server.compression import Compressor
 from server.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.devices import choose_device, choose_dtype, choose_kernels
@@ -122,16 +121,12 @@ def load_model(settings: Settings) -> tuple[AutoCompressor, ServedModel]:
     """Load the checkpoint that the settings name, on the device and in the format they choose."""
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    is_bundled = settings.model == "default"
-    path = Path(model_package.__file__).parent / "default" if is_bundled else settings.model
-    compressor = AutoCompressor.from_pretrained(path, dtype=dtype, device=device)
+    name, compressor = open_checkpoint(settings.model, settings.data, dtype=dtype, device=device)
     if compressor.summary_length == 0:
         raise ValueError(f"the checkpoint {settings.model} has summary_length 0: it compresses nothing")
     if compressor.tokenizer is None:
         raise ValueError(f"the checkpoint {settings.model} has no tokenizer")
-    return compressor, served_model(
-        compressor, settings, name="autocompressor-default" if is_bundled else Path(settings.model).name
-    )
+    return compressor, served_model(compressor, settings, name=name)
 
 
 def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -> ServedModel:

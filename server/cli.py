@@ -16,6 +16,7 @@ import typer
 
 from server import terminal
 from server.commands import session, summaries
+from server.commands.bases import fetch_base
 from server.commands.compress import compress
 from server.commands.generate import generate
 from server.commands.rerank import rerank
@@ -99,6 +100,7 @@ def print_version() -> None:
     typer.echo(version("autocompressor"))
 
 
+app.command()(fetch_base)
 for command in (compress, generate, score, rerank):
     app.command(epilog=terminal.STATUS_HELP)(command)
 app.add_typer(summaries.make_app(), name="summaries")

@@ -1,5 +1,6 @@
 """Every setting of the server: one field, one environment variable, one flag of `autocompressor serve`."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -17,7 +18,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     model: str = Field(
-        "default", description="'default' (the bundled checkpoint), a checkpoint directory, or a hub id."
+        "default", description="'default' or 'paper', which are bundled, a checkpoint directory, or a hub id."
+    )
+    data: Path | None = Field(
+        None,
+        description="Directory of the bases that were fetched for adapters; none is this user's, in ~/.local/share "
+        "or where XDG_DATA_HOME says.",
     )
     device: str = Field(
         "auto", description="'auto' takes CUDA where there is one; else as torch names it: cpu, cuda:1."

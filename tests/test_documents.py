@@ -11,7 +11,7 @@ import pytest
 from tests.server.test_crash import Server
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINT = ROOT / "model" / "default"
+CHECKPOINT = ROOT / "model" / "paper"
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -48,13 +48,13 @@ def test_the_readme_s_recipes_work_as_written(tmp_path: Path) -> None:
     recipes = [block for block in blocks("README.md", "sh") if ".venv/bin/autocompressor compress" in block]
     programs = blocks("README.md", "python")
     assert (len(recipes), len(programs)) == (1, 4)
-    server = Server(Path("default"), f"sqlite:{tmp_path}/store.sqlite3", tmp_path / "server.log")
+    server = Server(Path("paper"), f"sqlite:{tmp_path}/store.sqlite3", tmp_path / "server.log")
     try:
         address = str(server.client.base_url).rstrip("/")
         told = shell(f"export AUTOCOMPRESSOR_URL={address}\n{recipes[0]}", ROOT)
         assert "Stanard" in told
         for program in programs:
-            own = program.replace("http://127.0.0.1:8000", address)
+            own = program.replace("http://127.0.0.1:8000", address).replace("-default", "-paper")
             done = subprocess.run(
                 [sys.executable, "-c", own], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
             )

@@ -22,7 +22,8 @@ FLOORS = [
     {"server.routes.choices", "server.routes.sse"},
     {"server.routes.prepared", "server.routes.sampling", "server.routes.answers"},
     {"server.routes.receipts"},
-    {"server.routes.waiting", "server.services", "server.access", "server.log", "server.devices", "server.cores"},
+    {"server.routes.waiting", "server.services", "server.access", "server.log", "server.devices", "server.cores"}
+    | {"server.checkpoints"},
     {"server.fusing", "server.reranking"},
     {"server.endless", "server.chat_template"},
     {"server.prompting", "server.intake", "server.portable"},
@@ -127,14 +128,14 @@ def test_the_engine_s_policy_has_no_tensors(name: str) -> None:
     assert not {module.split(".")[0] for module in used} & {"torch", "transformers", "threading", "asyncio"}
 
 
-def test_only_settings_and_the_command_line_read_the_environment() -> None:
+def test_only_settings_the_command_line_and_a_default_read_the_environment() -> None:
     readers = [
         module_name(path)
         for package in PACKAGES
         for path in files(package)
         if "os.environ" in path.read_text() or "getenv" in path.read_text()
     ]
-    assert readers == ["server.cli"]
+    assert readers == ["model.data_directory", "server.cli"]
 
 
 def test_no_import_inside_a_function() -> None:

@@ -11,9 +11,9 @@ import torch
 import typer
 from accelerate import Accelerator
 
+from model.atomic import written_aside
 from model.precision import computes_in_bfloat16
 from training import report
-from training.atomic import written_aside
 from training.evaluate import MAX_WINDOWS, evaluate_checkpoint
 from training.overrides import MACHINE, WHAT, Overrides, with_override_flags
 from training.plan import DEVICES, as_text, plan

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from training.atomic import written_once
+from model.atomic import written_once
 from training.sources import Files, Record
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from model.atomic import written_aside
 from training import tables
-from training.atomic import written_aside
 from training.scores import Condition, DocumentScore, Domain, ModelScores
 
 FORMAT_VERSION = 1

@@ -34,7 +34,7 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """18.3M parameters, the default checkpoint: meant for two stages of under ten minutes each on one H200."""
+    """18.3M parameters, for the `paper` checkpoint: meant for two stages of under ten minutes each on one H200."""
     return Recipe(
         name="small",
         base=_llama(vocabulary=8192, hidden=512, intermediate=1408, layers=5, heads=8, kv_heads=2),

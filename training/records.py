@@ -9,7 +9,7 @@ from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from training.atomic import written_aside
+from model.atomic import written_aside
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from training.atomic import written_aside
+from model.atomic import written_aside
 from training.recipe import Recipe, Stage
 from training.records import Record, read_records
 

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from model import AutoCompressor
+from model.atomic import written_aside
 from model.checkpoint import share_weights
 from training.adapters import Adapted
-from training.atomic import written_aside
 from training.bases import loaded_base, new_base, take_over_summaries
 from training.batches import Batches, Part
 from training.data import load_documents

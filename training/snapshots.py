@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from training.atomic import aside_of, written_aside
+from model.atomic import aside_of, written_aside
 
 logger = logging.getLogger(__name__)
 

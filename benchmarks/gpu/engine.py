@@ -79,7 +79,7 @@ class Measured:
             own = LlamaForCausalLM(deepcopy(config))  # whose attention the engine will name in it
         own.load_state_dict(self.peer.state_dict(), assign=True)
         own.model.rotary_emb = self.peer.model.rotary_emb  # buffers that no state holds
-        tokenizer = AutoTokenizer.from_pretrained(ROOT / "model" / "default")
+        tokenizer = AutoTokenizer.from_pretrained(ROOT / "model" / "paper")
         self.compressor = AutoCompressor.from_base(
             own, size.summary_length, segment_length=size.segment_length, tokenizer=tokenizer
         ).eval()

@@ -1,7 +1,7 @@
 """Training on a GPU, in under ten minutes: `small`, and how near a 1.3B model's adaptation comes to the chip's rate.
 
     python benchmarks/gpu/train.py --out OUT speed             # tokens/s, share of the measured bf16 rate, memory
-    python benchmarks/gpu/train.py --out OUT small --data DATA # the default checkpoint; again to go on with it
+    python benchmarks/gpu/train.py --out OUT small --data DATA # the `paper` checkpoint; again to go on with it
     python benchmarks/gpu/train.py --out OUT speed --dry-run   # the same code with small shapes, on a CPU
 
 Writes OUT/speed.json, and OUT/small with the checkpoint, its report and snapshots to go on from.

@@ -1,4 +1,4 @@
-"""A browser, and a live server with the bundled model for it to visit."""
+"""A browser, and a live server with the bundled `paper` model for it to visit."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("page")
-    running = Server(ROOT / "model" / "default", f"sqlite:{folder}/store.sqlite3", folder / "server.log")
+    running = Server(ROOT / "model" / "paper", f"sqlite:{folder}/store.sqlite3", folder / "server.log")
     try:
         yield running
     finally:

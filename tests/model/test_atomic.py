@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.atomic import aside_of, written_aside
+from model.atomic import aside_of, written_aside
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,7 +84,7 @@ def test_what_an_interrupted_one_left_is_gone(leftover: str, wanted: str, tmp_pa
 def test_a_killed_process_leaves_only_what_is_unfinished(tmp_path: Path) -> None:
     lines = [
         "import os, signal, pathlib",
-        "from training.atomic import written_aside",
+        "from model.atomic import written_aside",
         "with written_aside(pathlib.Path(os.environ['TARGET'])) as aside:",
         "    aside.mkdir()",
         "    (aside / 'half').write_text('half')",

@@ -1,0 +1,51 @@
+"""Which checkpoint is served, and the name it is served under."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+import model
+from model import AutoCompressor
+from model.bases import BaseUnavailable
+
+logger = logging.getLogger(__name__)
+
+BUNDLED = Path(model.__file__).parent
+
+
+def open_checkpoint(
+    name: str, data: Path | None, *, dtype: torch.dtype, device: torch.device
+) -> tuple[str, AutoCompressor]:
+    """Load a bundled checkpoint by its name, or any other by its path or hub id; with the name it is served under.
+
+    `default` is an adapter: where its base is not on this machine `paper` takes its place, which holds its own.
+
+    Args:
+        data: the directory of bases; None for this user's.
+
+    Raises:
+        ValueError, OSError: as `AutoCompressor.from_pretrained`.
+    """
+    if name == "default":
+        try:
+            return _served(name), AutoCompressor.from_pretrained(_bundled(name), data=data, dtype=dtype, device=device)
+        except BaseUnavailable as error:
+            logger.warning("%s; serving the small `paper` model instead", error)
+            name = "paper"
+    is_bundled = name == "paper"
+    compressor = AutoCompressor.from_pretrained(
+        _bundled(name) if is_bundled else name, data=data, dtype=dtype, device=device
+    )
+    return _served(name) if is_bundled else Path(name).name, compressor
+
+
+def _served(name: str) -> str:
+    return f"autocompressor-{name}"
+
+
+def _bundled(name: str) -> Path:
+    directory = BUNDLED / name
+    if not directory.is_dir():
+        raise BaseUnavailable(f"this installation has no checkpoint {directory}")
+    return directory
