@@ -27,6 +27,12 @@ def extend(key: str, segments: Sequence[Sequence[int]]) -> list[str]:
     return keys
 
 
+def segment_keys(root: str, segments: Sequence[Sequence[int]]) -> list[str]:
+    """The keys of segments that are read alone: what stands before a segment has no part in its key."""
+    alone = derived_key(root, "segment")
+    return [extend(alone, [segment])[0] for segment in segments]
+
+
 def derived_key(root: str, purpose: str) -> str:
     """A key for another purpose than the chain's, which tells nothing of the root."""
     return _key(FORMAT, root.encode(), purpose.encode())

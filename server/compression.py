@@ -138,7 +138,10 @@ class Compressor:
         started = time.monotonic()
         parent, segments = await self._cut(token_ids, parent_id)
         keys = await asyncio.to_thread(chain.extend, self._root if parent is None else parent.id, segments)
-        work = _Work(segments, keys, () if parent is None else parent.manifest.segments)
+        own = keys
+        if self._model.config.reads_alone:  # the chain names the document, and each segment has a name of its own
+            own = await asyncio.to_thread(chain.segment_keys, self._root, segments)
+        work = _Work(segments, own, () if parent is None else parent.manifest.segments)
         summary = Summary(keys[-1], self._manifest(work, parent, metadata or {}))
 
         while (stored := await self._renew(summary.id, ttl_seconds, metadata, renews=renews)) is None:
@@ -169,7 +172,7 @@ class Compressor:
         """What a call did that found its document there, of these segments."""
         num_segments, num_tokens = len(segment_tokens), sum(segment_tokens)
         if report is not None:
-            vectors = self._model.num_vectors(num_segments)
+            vectors = self._model.num_vectors(segment_tokens)
             report(Progress(num_segments, num_segments, num_segments, num_tokens, vectors))
         return self._observed(
             Compressed(
@@ -211,11 +214,12 @@ class Compressor:
     def _manifest(self, work: _Work, parent: Summary | None, metadata: dict[str, str]) -> Manifest:
         segments = (*work.parent_keys, *work.keys)
         parent_tokens = () if parent is None else parent.manifest.segment_tokens
+        segment_tokens = (*parent_tokens, *(len(segment) for segment in work.segments))
         return Manifest(
             fingerprint=self._model.fingerprint,
             segments=segments,
-            segment_tokens=(*parent_tokens, *(len(segment) for segment in work.segments)),
-            vectors=self._model.num_vectors(len(segments)),
+            segment_tokens=segment_tokens,
+            vectors=self._model.num_vectors(segment_tokens),
             created=time.time(),
             metadata=metadata,
             parent=None if parent is None else parent.id,
@@ -256,35 +260,60 @@ class Compressor:
         raise NotReady(f"segments of {summary.id} are deleted as fast as they are computed; try again later")
 
     async def _compute_missing(self, summary_id: str, work: _Work) -> None:
-        """Compute and store what follows the stored segments, each as it is made: an interrupted call goes on there."""
-        stored = await self._summaries.leading_segments([*work.parent_keys, *work.keys])
-        first = len(stored) - len(work.parent_keys)
-        if first < 0:
-            raise SummaryNotFound("the parent was deleted or has expired", param="parent")
-        work.num_stored = first
-        self._watchers.tell(summary_id, self._progress(work, first))
-        if first == len(work.segments):
+        """Compute and store what is not stored, each segment as it is made: an interrupted call goes on there."""
+        missing, soft_prompt = await self._missing(work)
+        work.num_stored = len(work.segments) - len(missing)
+        self._watchers.tell(summary_id, self._progress(work, work.num_stored))
+        if not missing:
             return
         waiting_since = time.monotonic()
-        # in RMT mode a soft prompt is one segment's, and nothing of it is read again
-        keys = (*work.parent_keys, *work.keys) if self._model.config.accumulate_summary else ()
         segments = self._engine.compress(
-            work.segments[first:], soft_prompt=self._soft_prompt(stored), keys=keys, meter=work.meter
+            [work.segments[index] for index in missing],
+            soft_prompt=soft_prompt,
+            keys=self._keys_read(work),
+            meter=work.meter,
         )
         async with aclosing(segments) as made:
-            index = first
-            async for summary in made:
+            num_done = work.num_stored
+            places = iter(missing)
+            async for segment in made:
                 work.engine_seconds += time.monotonic() - waiting_since
-                await self._summaries.put_segment(work.keys[index], summary.vectors, ttl_seconds=UNFINISHED_SECONDS)
+                await self._summaries.put_segment(work.keys[next(places)], segment, ttl_seconds=UNFINISHED_SECONDS)
                 work.num_computed += 1
-                index += 1
-                self._watchers.tell(summary_id, self._progress(work, index))
+                num_done += 1
+                self._watchers.tell(summary_id, self._progress(work, num_done))
                 waiting_since = time.monotonic()
 
+    async def _missing(self, work: _Work) -> tuple[list[int], Tensor | None]:
+        """The places of the segments to compute, and the vectors that stand before them where they are read.
+
+        Raises:
+            SummaryNotFound: a segment of the parent is gone.
+        """
+        keys = [*work.parent_keys, *work.keys]
+        num_before = len(work.parent_keys)
+        if self._model.config.reads_alone:
+            stored = await self._summaries.segments(keys)
+            missing = [place - num_before for place, segment in enumerate(stored) if segment is None]
+            soft_prompt = None
+        else:
+            leading = await self._summaries.leading_segments(keys)
+            missing = list(range(len(leading) - num_before, len(work.segments)))
+            soft_prompt = self._soft_prompt([segment.vectors for segment in leading])
+        if missing and missing[0] < 0:
+            raise SummaryNotFound("the parent was deleted or has expired", param="parent")
+        return missing, soft_prompt
+
+    def _keys_read(self, work: _Work) -> Sequence[str]:
+        """Of the segments whose vectors the engine reads on the way."""
+        config = self._model.config
+        # in RMT mode a soft prompt is one segment's, and nothing of it is read again
+        return (*work.parent_keys, *work.keys) if config.accumulate_summary and not config.reads_alone else ()
+
     def _progress(self, work: _Work, num_done: int) -> Progress:
-        num_tokens = sum(len(segment) for segment in work.segments[:num_done])
-        vectors = self._model.num_vectors(num_done)
-        return Progress(num_done, len(work.segments), min(work.num_stored, num_done), num_tokens, vectors)
+        lengths = [len(segment) for segment in work.segments[:num_done]]
+        vectors = self._model.num_vectors(lengths)
+        return Progress(num_done, len(work.segments), min(work.num_stored, num_done), sum(lengths), vectors)
 
     def _soft_prompt(self, vectors: Sequence[Tensor]) -> Tensor | None:
         if not vectors:

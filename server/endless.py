@@ -115,7 +115,7 @@ class Endless:
         chains, skipped = self._chains(plan.token_ids[: cut.num_tokens], cut)
         kept = plan.token_ids[cut.num_tokens :]
         num_dropped = cut.num_dropped * self._model.config.segment_length
-        num_vectors = plan.num_vectors + self._model.num_vectors(cut.num_segments - cut.num_dropped)
+        num_vectors = plan.num_vectors + self._model.vectors_of_segments(cut.num_segments - cut.num_dropped)
         whole = replace(
             plan,
             sources=(*plan.sources, *chains),
@@ -173,9 +173,8 @@ class Endless:
         return [token_ids[start : start + size] for start in range(first * size, len(token_ids), size)], skipped
 
     def _without_first(self, gathered: Gathered, num_segments: int) -> Gathered:
-        num_vectors = num_segments * self._model.config.summary_length
         return Gathered(
-            gathered.vectors[num_vectors:],
+            gathered.segments[num_segments:],
             gathered.keys[num_segments:],
             max(0, gathered.cached_segments - num_segments),
         )

@@ -64,7 +64,7 @@ class Fuser:
         return [(summary_id, whole - other) for summary_id, other in zip(ids, others, strict=True)]
 
     async def _logprob(self, prompt: Prompt) -> float:
-        first = Prompt(prompt.soft_prompt, prompt.token_ids[:1], prompt.keys)
+        first = replace(prompt, token_ids=prompt.token_ids[:1])
         (scored,) = await self._engine.score(first, [prompt.token_ids[1:]])
         return sum(scored.logprobs)
 

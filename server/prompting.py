@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.compressors import SegmentSummary
 from server.compression import UNFINISHED_SECONDS, Compressor
 from server.engine.protocol import Prompt
 from server.errors import InvalidRequest, TooLong
@@ -63,14 +64,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What a source conditions with: `vectors` (P, D), of the segments that `keys` name.
+    """What a source conditions with: `segments`, which `keys` name.
 
     `cached_segments`: how many of a text's segments were not computed for it; 0 for a stored summary.
     """
 
-    vectors: Tensor
+    segments: tuple[SegmentSummary, ...]
     keys: tuple[str, ...]
     cached_segments: int
+
+    @property
+    def vectors(self) -> Tensor:
+        """All vectors in order, (P, D)."""
+        return torch.cat([segment.vectors for segment in self.segments])
 
 
 class Prompter:
@@ -159,8 +165,8 @@ class Prompter:
         else:
             done = await self._compressor.compress(source, ttl_seconds=UNFINISHED_SECONDS)
             summary, cached_segments = done.summary, done.cached_segments
-        vectors = await self._summaries.vectors(summary)
-        return Gathered(vectors, self._summaries.conditioning_keys(summary), cached_segments)
+        segments = await self._summaries.vectors(summary)
+        return Gathered(tuple(segments), self._summaries.conditioning_keys(summary), cached_segments)
 
     async def _source(self, part: Part, param: str) -> Source:
         if isinstance(part, SummaryPart):
@@ -170,7 +176,7 @@ class Prompter:
     def _num_vectors(self, source: Source) -> int:
         if isinstance(source, Summary):
             return source.manifest.vectors
-        return self._model.num_vectors(-(-len(source) // self._model.config.segment_length))
+        return self._model.num_vectors(self._model.segment_lengths(len(source)))
 
     def _described(self, plan: Plan) -> str:
         return (
@@ -181,7 +187,10 @@ class Prompter:
 
 def fused(gathered: Sequence[Gathered], token_ids: tuple[int, ...]) -> Prompt:
     """A prompt after all of these in order."""
-    vectors = [each.vectors for each in gathered]
+    segments = [segment for each in gathered for segment in each.segments]
     return Prompt(
-        torch.cat(vectors) if vectors else None, token_ids, tuple(key for each in gathered for key in each.keys)
+        torch.cat([segment.vectors for segment in segments]) if segments else None,
+        token_ids,
+        tuple(key for each in gathered for key in each.keys),
+        tuple(map(len, segments)),
     )

@@ -145,7 +145,9 @@ class Reranker:
     ) -> list[float]:
         vectors = await self._summaries.vectors_of_many(summaries)
         prompts = [
-            fused([Gathered(own, self._summaries.conditioning_keys(summary), cached_segments=0)], tuple(separator))
+            fused(
+                [Gathered(tuple(own), self._summaries.conditioning_keys(summary), cached_segments=0)], tuple(separator)
+            )
             for summary, own in zip(summaries, vectors, strict=True)
         ]
         scoring = [partial(self._engine.score, prompt, [query_ids], meter=meter) for prompt in prompts]

@@ -7,9 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 
-import torch
-from torch import Tensor
-
+from model.compressors import SegmentSummary
 from server import chain
 from server.errors import (
     Internal,
@@ -29,9 +27,9 @@ from server.store.codec import (
     FingerprintMismatch,
     Manifest,
     decode_manifest,
-    decode_vectors,
+    decode_summary,
     encode_manifest,
-    encode_vectors,
+    encode_summary,
 )
 
 logger = logging.getLogger(__name__)
@@ -153,8 +151,8 @@ class Summaries:
         segments = summary.manifest.segments
         return segments if self._model.config.accumulate_summary else segments[-1:]
 
-    async def vectors(self, summary: Summary) -> Tensor:
-        """The soft prompt a summary stands for, (P, D): of all segments, or in RMT mode of the last.
+    async def vectors(self, summary: Summary) -> list[SegmentSummary]:
+        """What a summary conditions with: the vectors of all segments, or in RMT mode of the last.
 
         Raises:
             SummaryNotFound: deleted since it was read. And as `get`.
@@ -162,7 +160,7 @@ class Summaries:
         (vectors,) = await self.vectors_of_many([summary])
         return vectors
 
-    async def vectors_of_many(self, summaries: Sequence[Summary]) -> list[Tensor]:
+    async def vectors_of_many(self, summaries: Sequence[Summary]) -> list[list[SegmentSummary]]:
         """As `vectors`, of several in one call to the store."""
         keys = [self.conditioning_keys(summary) for summary in summaries]
         async with self._store_call("get"):
@@ -174,7 +172,7 @@ class Summaries:
                 raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired")
             grouped.append(group)
         async with self._store_call("decode"):
-            return await asyncio.to_thread(lambda: [self._joined(group) for group in grouped])
+            return await asyncio.to_thread(lambda: [self._decoded(group) for group in grouped])
 
     async def seconds_to_live(self, summary_id: str) -> float | None:
         """What is left of a summary's time to live, None for ever; SummaryNotFound where it is over."""
@@ -197,29 +195,29 @@ class Summaries:
             return None
         return Summary(summary_id, manifest), seconds_to_live
 
-    async def leading_segments(self, keys: Sequence[str]) -> list[Tensor]:
+    async def leading_segments(self, keys: Sequence[str]) -> list[SegmentSummary]:
         """The vectors of the first of these segments, up to one that is absent, or damaged and to be replaced."""
         return [
-            vectors
-            for vectors in takewhile(lambda each: each is not None, await self.segments(keys))
-            if vectors is not None
+            segment
+            for segment in takewhile(lambda each: each is not None, await self.segments(keys))
+            if segment is not None
         ]
 
-    async def segments(self, keys: Sequence[str]) -> list[Tensor | None]:
+    async def segments(self, keys: Sequence[str]) -> list[SegmentSummary | None]:
         """The vectors of each of these segments; None for one that is absent, or damaged and to be replaced."""
         async with self._store_call("get"):
             values = await self._store.get_many([_segment_key(key) for key in keys])
         return [self._segment(key, value) for key, value in zip(keys, values, strict=True)]
 
-    def _segment(self, key: str, value: bytes | None) -> Tensor | None:
+    def _segment(self, key: str, value: bytes | None) -> SegmentSummary | None:
         try:
-            return None if value is None else decode_vectors(value, fingerprint=self._model.fingerprint)
+            return None if value is None else decode_summary(value, fingerprint=self._model.fingerprint)
         except CorruptRecord:
             logger.warning("segment %s is damaged and is computed anew", key)
             return None
 
-    async def put_segment(self, key: str, vectors: Tensor, *, ttl_seconds: float) -> None:
-        value = await asyncio.to_thread(encode_vectors, vectors, fingerprint=self._model.fingerprint)
+    async def put_segment(self, key: str, segment: SegmentSummary, *, ttl_seconds: float) -> None:
+        value = await asyncio.to_thread(encode_summary, segment, fingerprint=self._model.fingerprint)
         async with self._store_call("put"):
             await self._store.put_many([Entry(_segment_key(key), value)], ttl_seconds=ttl_seconds)
 
@@ -241,8 +239,8 @@ class Summaries:
         if not was_there:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
 
-    def _joined(self, values: Sequence[bytes]) -> Tensor:
-        return torch.cat([decode_vectors(value, fingerprint=self._model.fingerprint) for value in values])
+    def _decoded(self, values: Sequence[bytes]) -> list[SegmentSummary]:
+        return [decode_summary(value, fingerprint=self._model.fingerprint) for value in values]
 
     async def _stat(self, summary_id: str) -> EntryStat | None:
         async with self._store_call("stat"):

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from model.compressors import SegmentSummary
 from server.store.protocol import StoreError
 
 VECTORS_FORMAT = "autocompressor-vectors-1"
@@ -63,10 +64,20 @@ class Manifest:
             raise ValueError(f"created must be finite, not {self.created}")
 
 
-def encode_vectors(vectors: Tensor, *, fingerprint: str, notes: Mapping[str, str] | None = None) -> bytes:
+def encode_summary(summary: SegmentSummary, *, fingerprint: str, notes: Mapping[str, str] | None = None) -> bytes:
+    """As `encode_vectors`, with the vectors' ranks and anchors where they have them."""
+    order = None
+    if summary.ranks is not None and summary.anchors is not None:
+        order = _canonical({"ranks": summary.ranks.tolist(), "anchors": summary.anchors.tolist()}).decode()
+    return encode_vectors(summary.vectors, fingerprint=fingerprint, notes=notes, order=order)
+
+
+def encode_vectors(
+    vectors: Tensor, *, fingerprint: str, notes: Mapping[str, str] | None = None, order: str | None = None
+) -> bytes:
     """Encode summary vectors, (S, D), of a dtype in `DTYPES`, finite and on the CPU; ValueError if they are not.
 
-    `notes` go into the file's metadata, outside of its checksum.
+    `notes` go into the file's metadata, outside of its checksum; `order` is what else is known of the vectors, in JSON.
     """
     dtype = {torch_dtype: name for name, torch_dtype in DTYPES.items()}.get(vectors.dtype)
     if dtype is None or vectors.ndim != 2 or vectors.numel() == 0 or vectors.device.type != "cpu":
@@ -78,13 +89,21 @@ def encode_vectors(vectors: Tensor, *, fingerprint: str, notes: Mapping[str, str
         raise ValueError("summary vectors must be finite")
     vectors = vectors.contiguous()
     payload = vectors.view(torch.uint8).numpy().tobytes()
-    sha256 = _digest([VECTORS_FORMAT, fingerprint, dtype, list(vectors.shape)], payload)
+    of_order = [] if order is None else [order]
+    sha256 = _digest([VECTORS_FORMAT, fingerprint, dtype, list(vectors.shape), *of_order], payload)
     metadata = {**(notes or {}), "format": VECTORS_FORMAT, "fingerprint": fingerprint, "sha256": sha256}
+    if order is not None:
+        metadata["order"] = order
     return safetensors.torch.save({"vectors": vectors}, metadata=metadata)
 
 
 def decode_vectors(data: bytes, *, fingerprint: str) -> Tensor:
-    """Return the (S, D) vectors that were encoded, in memory of their own.
+    """The vectors alone of what `decode_summary` returns, (S, D)."""
+    return decode_summary(data, fingerprint=fingerprint).vectors
+
+
+def decode_summary(data: bytes, *, fingerprint: str) -> SegmentSummary:
+    """Return the vectors that were encoded, in memory of their own, with their order where it was.
 
     Raises:
         CorruptRecord: `data` is not what `encode_vectors` made.
@@ -104,16 +123,26 @@ def decode_vectors(data: bytes, *, fingerprint: str) -> Tensor:
         rows, columns = (_integer(size) for size in tensor["shape"])
         _require(metadata["format"] == VECTORS_FORMAT, f"the format is not {VECTORS_FORMAT}")
         _require(tensor["data_offsets"] == [0, len(payload)], "the length is wrong")
-        expected = _digest([VECTORS_FORMAT, stored, dtype, [rows, columns]], payload)
+        of_order = [_text(metadata["order"])] if "order" in metadata else []
+        expected = _digest([VECTORS_FORMAT, stored, dtype, [rows, columns], *of_order], payload)
         _require(metadata["sha256"] == expected, "the checksum differs")
         _require(rows > 0 and columns > 0, "the shape is empty")
         _require(rows * columns * DTYPES[dtype].itemsize == len(payload), "the shape does not fit the length")
         # a bytearray, because a tensor over bytes would be one that must not be written to
         vectors = torch.frombuffer(bytearray(payload), dtype=DTYPES[dtype]).reshape(rows, columns)
         _require(bool(torch.isfinite(vectors).all()), "not all values are finite")
+        ranks, anchors = _order(json.loads(of_order[0]), rows) if of_order else (None, None)
     if stored != fingerprint:
         raise FingerprintMismatch(stored=stored, expected=fingerprint)
-    return vectors
+    return SegmentSummary(vectors, ranks, anchors)
+
+
+def _order(order: Any, num_vectors: int) -> tuple[Tensor, Tensor]:
+    """Ranks and anchors of so many vectors."""
+    ranks, anchors = ([_integer(value) for value in order[name]] for name in ("ranks", "anchors"))
+    _require(len(ranks) == num_vectors == len(anchors), "the order is of another number of vectors")
+    _require(min(ranks) >= 0 and min(anchors) >= 0 and max(*ranks, *anchors, 0) < 2**31, "the order is out of bounds")
+    return torch.tensor(ranks), torch.tensor(anchors)
 
 
 def decode_notes(data: bytes) -> dict[str, str]:
