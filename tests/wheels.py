@@ -37,6 +37,8 @@ def write_gguf(path: Path, *, kind: GGMLQuantizationType = F32, leave_out: str =
     base, writer = tiny_llama(), GGUFWriter(path, "llama")
     config, tokenizer = base.config, json.loads(tiny_tokenizer().backend_tokenizer.to_str())["model"]
     tokens = sorted(tokenizer["vocab"], key=tokenizer["vocab"].get)
+    merges = [" ".join(merge) for merge in tokenizer["merges"]]
+    tokens[-1], merges[-1] = "12", "1 2"  # never used where digits are cut one by one
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -48,7 +50,7 @@ def write_gguf(path: Path, *, kind: GGMLQuantizationType = F32, leave_out: str =
     writer.add_tokenizer_model(changes.get("tokenizer_model", "gpt2"))
     writer.add_tokenizer_pre(changes.get("tokenizer_pre", "smollm"))
     writer.add_token_list(tokens)
-    writer.add_token_merges([" ".join(merge) for merge in tokenizer["merges"]])
+    writer.add_token_merges(merges)
     writer.add_token_types([gguf.TokenType.CONTROL, *[gguf.TokenType.NORMAL] * (len(tokens) - 1)])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
