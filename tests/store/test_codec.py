@@ -9,13 +9,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from model.compressors import SegmentSummary
 from server.store.codec import (
     CorruptRecord,
     FingerprintMismatch,
     Manifest,
     decode_manifest,
+    decode_summary,
     decode_vectors,
     encode_manifest,
+    encode_summary,
     encode_vectors,
 )
 from tests.store.records import MODEL, make_manifest, make_vectors, mutations, signed_manifest, signed_vectors
@@ -226,3 +229,27 @@ def test_a_manifest_without_a_tenant_is_as_it_was_before_there_were_lists() -> N
     assert b"tenant" not in encode_manifest(manifest)
     listed = replace(manifest, tenant="t")
     assert decode_manifest(encode_manifest(listed), fingerprint="f") == listed
+
+
+# --- the order of vectors
+
+
+def ordered() -> SegmentSummary:
+    return SegmentSummary(torch.arange(6.0).reshape(3, 2), torch.tensor([2, 0, 1]), torch.tensor([0, 4, 9]))
+
+
+def test_ranks_and_anchors_round_trip() -> None:
+    decoded = decode_summary(encode_summary(ordered(), fingerprint="f"), fingerprint="f")
+    for own, other in zip(vars(decoded).values(), vars(ordered()).values(), strict=True):
+        assert torch.equal(own, other)
+    plain = decode_summary(encode_vectors(ordered().vectors, fingerprint="f"), fingerprint="f")
+    assert plain.ranks is None
+    assert plain.anchors is None
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"[2,0,1]", b"[1,0,2]"), (b"[0,4,9]", b"[0,5,9]"), (b"[0,4,9]", b"[0,4,x]")])
+def test_a_changed_order_is_corrupt(old: bytes, new: bytes) -> None:
+    data = encode_summary(ordered(), fingerprint="f")
+    assert data.count(old) == 1
+    with pytest.raises(CorruptRecord):
+        decode_summary(data.replace(old, new), fingerprint="f")
