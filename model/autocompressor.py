@@ -16,7 +16,7 @@ from model import checkpoint, generation
 from model.adapter import Adapter
 from model.base import embedding_width, first_token_id, load_base, output_layer, require_supported, state_widths
 from model.base_reference import BaseReference
-from model.bases import find_base
+from model.bases import find_base, resolve_base
 from model.compressors import (
     FIRST_LOSS,
     WRITERS,
@@ -120,7 +120,7 @@ class AutoCompressor(nn.Module):
         if not isinstance(base, (str, Path)):
             model = base
         else:
-            model, found = load_base(str(base), dtype=dtype, device=device)
+            model, found = load_base(str(resolve_base(base)), dtype=dtype, device=device)
             tokenizer = tokenizer or found
         require_supported(model)
         if segment_length is None:
@@ -149,7 +149,7 @@ class AutoCompressor(nn.Module):
             ValueError: a plain language model, or a checkpoint with parts missing.
             OSError: nothing there.
         """
-        directory = checkpoint.resolve(path)
+        directory = resolve_base(path, data)
         parts = checkpoint.read_parts(directory)
         where = directory if parts.base is None else find_base(parts.base, data)
         base, tokenizer = load_base(str(where), dtype=dtype, device=device)

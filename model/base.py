@@ -1,6 +1,8 @@
 """The base model: a Hugging Face causal language model, checked and split into decoder and output layer."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 REQUIRED_ARGUMENTS = ("inputs_embeds", "attention_mask", "position_ids")
 OUR_WEIGHTS = r"^embed_summary\."  # beside the base's in the authors' checkpoints
@@ -29,7 +32,8 @@ def load_base(
         OSError: no checkpoint at `path`, as transformers reports it.
     """
     try:
-        model, report = _load(path, dtype="auto" if dtype is None else dtype)
+        with _without_bars():
+            model, report = _load(path, dtype="auto" if dtype is None else dtype)
     except SafetensorError as error:
         raise ValueError(f"the weights at {path} are damaged: {error}") from error
     missing = sorted(report["missing_keys"])
@@ -42,6 +46,18 @@ def load_base(
     if tokenizer is not None and not tokenizer.vocab_size:  # what it makes of an OPT directory without one
         tokenizer = None
     return model.to(device).eval() if device is not None else model.eval(), tokenizer
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers' bars off, and on again afterwards where they were: what others load is not ours to silence."""
+    were_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            transformers_logging.enable_progress_bar()
 
 
 def _load(path: str, *, dtype: torch.dtype | str) -> tuple[PreTrainedModel, dict[str, Any]]:

