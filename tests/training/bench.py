@@ -1,0 +1,93 @@
+"""Tiny models and made-up documents for the suites of the bench."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+from model import AutoCompressor, SummaryConfig
+from tests.tiny import TEXT, tiny_base, tiny_compressor, tiny_tokenizer
+from training.suites.options import Options
+
+SEGMENT, VECTORS = 16, 4
+POSITIONS = 2048
+
+
+@dataclass(frozen=True)
+class AloneConfig(SummaryConfig):
+    """Of a compressor that reads each segment alone."""
+
+    reads_alone: bool = True
+
+
+class Alone(AutoCompressor):
+    """A stand-in for such a compressor: vectors of a segment read alone, the last one the most important."""
+
+    def summarise(self, input_ids: Tensor, segment_length: int | None = None) -> list[Any]:
+        segments = input_ids.split(segment_length or self.segment_length)
+        found = [self.compress(segment[None])[0] for segment in segments]
+        return [
+            SimpleNamespace(vectors=vectors, ranks=vectors.new_tensor(range(len(vectors))).flip(0).long())
+            for vectors in found
+        ]
+
+
+def compressor(*, summary_length: int = VECTORS, accumulate_summary: bool = True) -> AutoCompressor:
+    return tiny_compressor(
+        summary_length=summary_length,
+        segment_length=SEGMENT,
+        max_positions=POSITIONS,
+        accumulate_summary=accumulate_summary,
+    )
+
+
+def alone_compressor() -> Alone:
+    config = AloneConfig(VECTORS, accumulate_summary=True, segment_length=SEGMENT)
+    return Alone(tiny_base("llama", max_positions=POSITIONS), config, tiny_tokenizer()).eval()
+
+
+def made_up(num_sentences: int, *, seed: int) -> str:
+    """A document of the tiny text's sentences in another order."""
+    sentences = [sentence.strip() for sentence in TEXT.replace("\n", " ").split(". ")]
+    drawn = random.Random(seed)
+    return ". ".join(drawn.choice(sentences) for _ in range(num_sentences)) + "."
+
+
+def write_jsonl(path: Path, records: Sequence[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def corpus(directory: Path, *, num_documents: int = 2, num_sentences: int = 30) -> Path:
+    """A folder of two domains, one of them with a training file."""
+    for seed, domain in enumerate(("books", "law")):
+        texts = [made_up(num_sentences, seed=10 * seed + number) for number in range(num_documents)]
+        write_jsonl(directory / f"{domain}.test.jsonl", [{"text": text} for text in texts])
+    write_jsonl(directory / "books.train.jsonl", [{"text": made_up(3, seed=99)}])
+    return directory
+
+
+def options_of(suite: str, directory: Path, **changes: Any) -> Options:
+    """Of a suite that writes to `out` and reads `data` of a folder."""
+    if "data" not in changes:
+        changes["data"] = corpus(directory / "data")
+    changes = {"samples": 2, "checkpoint": directory / "checkpoint"} | changes
+    return Options(suite, out=directory / "out", cache=directory / "cache", **changes)
+
+
+def cell(table: dict[str, Any], column: str, **where: str) -> Any:
+    """The cell of a stored table in that column, of the row whose other cells are these."""
+    header = table["header"]
+    rows = [
+        row
+        for row in table["rows"]
+        if all(row[header.index(name.replace("_", " "))] == value for name, value in where.items())
+    ]
+    assert len(rows) == 1, f"{len(rows)} rows of {where} in {table['title']}"
+    return rows[0][header.index(column)]
