@@ -3,38 +3,18 @@
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from model import AutoCompressor, SummaryConfig
+from model.adapter import Adapter
 from tests.tiny import TEXT, tiny_base, tiny_compressor, tiny_tokenizer
 from training.suites.options import Options
 
 SEGMENT, VECTORS = 16, 4
 POSITIONS = 2048
-
-
-@dataclass(frozen=True)
-class AloneConfig(SummaryConfig):
-    """Of a compressor that reads each segment alone."""
-
-    reads_alone: bool = True
-
-
-class Alone(AutoCompressor):
-    """A stand-in for such a compressor: vectors of a segment read alone, the last one the most important."""
-
-    def summarise(self, input_ids: Tensor, segment_length: int | None = None) -> list[Any]:
-        segments = input_ids.split(segment_length or self.segment_length)
-        found = [self.compress(segment[None])[0] for segment in segments]
-        return [
-            SimpleNamespace(vectors=vectors, ranks=vectors.new_tensor(range(len(vectors))).flip(0).long())
-            for vectors in found
-        ]
 
 
 def compressor(*, summary_length: int = VECTORS, accumulate_summary: bool = True) -> AutoCompressor:
@@ -46,9 +26,19 @@ def compressor(*, summary_length: int = VECTORS, accumulate_summary: bool = True
     )
 
 
-def alone_compressor() -> Alone:
-    config = AloneConfig(VECTORS, accumulate_summary=True, segment_length=SEGMENT)
-    return Alone(tiny_base("llama", max_positions=POSITIONS), config, tiny_tokenizer()).eval()
+def anchored_compressor() -> AutoCompressor:
+    """One that reads each segment alone, whose adapter and bridge are random."""
+    base = tiny_base("llama", max_positions=POSITIONS)
+    adapter = Adapter.put_into(base, ("q_proj", "v_proj"), rank=2, alpha=2)
+    config = SummaryConfig(
+        VECTORS, accumulate_summary=True, segment_length=SEGMENT, compressor="anchored", reads_alone=True, layers=(1, 2)
+    )
+    model = AutoCompressor(base, config, tiny_tokenizer(), adapter).eval()
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for weight in [*adapter.parameters(), model.bridge.states.weight]:
+            weight.normal_(std=0.2)
+    return model
 
 
 def made_up(num_sentences: int, *, seed: int) -> str:

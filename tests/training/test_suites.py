@@ -9,11 +9,12 @@ import torch
 from torch.nn import functional
 from typer.testing import CliRunner
 
+from model.compressors import SegmentSummary
 from tests.tiny import FAMILIES, random_ids, tiny_compressor
 from tests.training.bench import (
     SEGMENT,
     VECTORS,
-    alone_compressor,
+    anchored_compressor,
     compressor,
     corpus,
     options_of,
@@ -28,7 +29,7 @@ from training.suites.drawing import drawn, drawn_by_domain
 from training.suites.figure import Line, Panel
 from training.suites.outcome import Number, Outcome, Table
 from training.suites.prefix import Ending, Prefix
-from training.suites.reader import Reader, Summary, at_ratio, joined
+from training.suites.reader import Reader, at_ratio, joined
 from training.suites.tally import gain, share, tallied, with_all
 
 
@@ -105,7 +106,7 @@ def test_a_model_without_a_tokenizer_is_refused() -> None:
 
 
 def test_the_newest_segments_of_a_model_that_reads_them_alone_are_those_of_all() -> None:
-    reader = Reader.of(alone_compressor())
+    reader = Reader.of(anchored_compressor())
     ids = random_ids(1, 4 * SEGMENT)
     ((*_, third, fourth),) = reader.summaries(ids)
     ((newest_third, newest_fourth),) = reader.newest(ids, [2, 4])[2]
@@ -114,25 +115,29 @@ def test_the_newest_segments_of_a_model_that_reads_them_alone_are_those_of_all()
     torch.testing.assert_close(third.vectors, reader.summaries(ids[:, 2 * SEGMENT : 3 * SEGMENT])[0][0].vectors)
 
 
-def test_thinning_keeps_the_most_important_in_the_order_of_the_text() -> None:
+def test_a_soft_prompt_of_fewer_vectors_has_the_most_important_in_the_order_of_the_text() -> None:
     vectors = torch.arange(8.0).reshape(4, 2)
-    summary = Summary(vectors, torch.tensor([2, 0, 3, 1]))
-    thinned = summary.thinned(2)
+    ranked, unranked = SegmentSummary(vectors, torch.tensor([2, 0, 3, 1])), SegmentSummary(vectors)
+    thinned = joined([[ranked, ranked]], 2)
     assert thinned is not None
-    assert thinned.vectors.tolist() == [[2.0, 3.0], [6.0, 7.0]]
-    assert summary.thinned(9) is summary
-    assert Summary(vectors).thinned(2) is None
+    assert thinned.tolist() == [[[2.0, 3.0], [6.0, 7.0]] * 2]
+    assert joined([[unranked]], 2) is None
+    whole = joined([[unranked]], 4)
+    assert whole is not None
+    assert torch.equal(whole[0], vectors)
 
 
 def test_a_ratio_is_met_by_thinning_or_by_other_segments_or_not_at_all() -> None:
     ids = random_ids(1, 4 * SEGMENT)[0]
     native = SEGMENT // VECTORS
-    for reader in (Reader.of(alone_compressor()), Reader.of(compressor())):
+    for reader in (Reader.of(anchored_compressor()), Reader.of(compressor())):
         for ratio in (native, 2 * native):
             found = at_ratio(reader, ids, ratio)
             assert found is not None
             assert sum(map(len, found)) == len(ids) // ratio
-    assert at_ratio(Reader.of(alone_compressor()), ids, native / 2) is None  # it cannot make more than it does
+    more = at_ratio(Reader.of(anchored_compressor()), ids, native / 2)  # more than it makes by itself
+    assert more is not None
+    assert [len(one) for one in more] == [2 * VECTORS] * 4
     assert at_ratio(Reader.of(compressor()), ids[:8], 4 * native) is None
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from model import AutoCompressor
 from tests.tiny import random_ids, tiny_base
-from tests.training.bench import SEGMENT, VECTORS, alone_compressor, cell, compressor, options_of
+from tests.training.bench import SEGMENT, VECTORS, anchored_compressor, cell, compressor, options_of
 from training.suites import depth, perplexity
 from training.suites.drawing import drawn_by_domain
 from training.suites.options import Options
@@ -62,7 +62,7 @@ def test_perplexity_conditions_are_what_the_model_gives() -> None:
 
 def test_perplexity_tables_follow_from_the_sums(tmp_path: Path) -> None:
     options = options_of("perplexity", tmp_path)
-    found = stored(perplexity.run(Reader.of(alone_compressor()), options), options)
+    found = stored(perplexity.run(Reader.of(anchored_compressor()), options), options)
     sums = found["measured"]["documents"]
     assert sums.keys() == {"books", "law"}
     assert "In domain: books." in " ".join(found["notes"])
@@ -121,3 +121,19 @@ def test_a_model_whose_positions_fit_no_depth_is_refused() -> None:
     model.positions = replace(model.positions, max_positions=SCORED + VECTORS)
     with pytest.raises(ValueError, match="need more than 196 positions"):
         depth.fitting(Reader.of(model))
+
+
+@torch.no_grad()
+def test_the_adapter_alone_is_measured_with_it_on_and_is_off_without_vectors() -> None:
+    model = anchored_compressor()
+    found = dict(perplexity.NextTokens(Reader.of(model), None)(random_ids(1, 8 * SEGMENT + 256 + SCORED)))
+    none, adapted = found["none"], found["adapter on"]
+    assert none is not None
+    assert adapted is not None
+    assert not torch.allclose(none, adapted, atol=1e-3)
+    assert model.adapter is not None
+    for weight in model.adapter.parameters():
+        weight.zero_()
+    again = dict(perplexity.NextTokens(Reader.of(model), None)(random_ids(1, 8 * SEGMENT + 256 + SCORED)))
+    torch.testing.assert_close(again["none"], none, rtol=0, atol=0)
+    torch.testing.assert_close(again["adapter on"], none, rtol=0, atol=1e-4)

@@ -17,6 +17,7 @@ SEGMENTS = (1, 2, 4, 8)
 RAW = (0, 64, 256)  # raw tokens between the summaries and the scored ones
 FEWER = (2, 4)  # parts of the vectors that are kept
 UNTOUCHED = "untouched base"
+ADAPTED = "adapter on"
 BASE = "base"  # its label among `beside`
 
 
@@ -38,6 +39,7 @@ class NextTokens:
         # the token before the scored ones is read as text under every condition: without context nothing else is
         reader, length, tail = self.reader, self.reader.model.segment_length, tokens[:, -SCORED - 1 :]
         yield NONE, reader.losses(tail, SCORED)
+        yield ADAPTED, reader.adapted_losses(tail, SCORED)
         for count, rows in reader.newest(tokens[:, : -SCORED - 1], SEGMENTS).items():
             yield vectors(count), reader.losses(tail, SCORED, joined(rows))
             for part in FEWER:
@@ -139,11 +141,21 @@ def _fewer(found: Mapping[str, Scores], reader: Reader) -> Table:
 
 def _without(found: Mapping[str, Scores]) -> Table:
     rows = [
-        [domain, loss(scores, NONE), loss(scores, UNTOUCHED), signed(gain(scores, NONE, UNTOUCHED))]
+        [
+            domain,
+            loss(scores, NONE),
+            loss(scores, UNTOUCHED),
+            signed(gain(scores, NONE, UNTOUCHED)),
+            loss(scores, ADAPTED),
+            signed(gain(scores, ADAPTED)),
+        ]
         for domain, scores in found.items()
     ]
-    note = f"The untouched base is given by `--beside {BASE}=DIRECTORY`."
-    header = ["domain", "this model", UNTOUCHED, "gain over it"]
+    note = (
+        f"The untouched base is given by `--beside {BASE}=DIRECTORY`. A model with an adapter has it off without "
+        f"vectors; what it gains by itself, on without any, is no merit of the vectors."
+    )
+    header = ["domain", "this model", UNTOUCHED, "gain over it", ADAPTED, "gain of the adapter alone"]
     return Table("Loss without a summary, against the untouched base", header, rows, note=note)
 
 

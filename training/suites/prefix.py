@@ -39,7 +39,7 @@ class Prefix:
         cache = None
         if num_vectors + num_tokens:
             mask = torch.ones_like(tokens)
-            with reader.reading(has_vectors=num_vectors > 0):
+            with model.reads_vectors(has_vectors=num_vectors > 0):
                 cache = model.base.base_model(
                     inputs_embeds=torch.cat([vectors[None].to(model.dtype), model.embed(tokens)], dim=1),
                     attention_mask=mask.new_ones(1, num_vectors + num_tokens),
@@ -71,7 +71,7 @@ class Prefix:
         places = torch.cat([torch.arange(length) for length in lengths]) + self.num_tokens
         positions = [model.positions.of_token(place, self.num_vectors) for place in places.tolist()]
         before = self.num_vectors + self.num_tokens
-        with reader.reading(has_vectors=self.num_vectors > 0):
+        with model.reads_vectors(has_vectors=self.num_vectors > 0):
             hidden = model.base.base_model(
                 inputs_embeds=model.embed(ids[None]),
                 attention_mask=_apart(lengths, before, model.dtype).to(model.device),

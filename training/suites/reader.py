@@ -1,11 +1,10 @@
 """What a suite asks of a model: summaries of text, losses and answers after them."""
 
+import copy
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,32 +12,15 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from model import AutoCompressor
+from model.compressors import Anchored, SegmentSummary, Vocabulary
 from training.evaluate import loaded
 from training.scorer import Scorer
 
-
-@dataclass(frozen=True)
-class Summary:
-    """The vectors of one segment, (S, D), in the order of the text; `ranks` (S,), the most important vector's is 0."""
-
-    vectors: Tensor
-    ranks: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.vectors.shape[0]
-
-    def thinned(self, count: int) -> "Summary | None":
-        """The `count` most important vectors; all, where there are no more; None where no order is known."""
-        if count >= len(self):
-            return self
-        if self.ranks is None:
-            return None
-        kept = self.ranks < count
-        return Summary(self.vectors[kept], self.ranks[kept])
-
-
-Summaries = list[list[Summary]]
+Summaries = list[list[SegmentSummary]]
 """Of each row of a batch, the summaries of its segments, oldest first."""
+
+TOGETHER = 8  # segments in one pass
+TOLERANCE = 1.25  # how far from a wanted ratio one that was made may be
 
 
 @dataclass(frozen=True)
@@ -67,11 +49,6 @@ class Reader:
 
     # --- what fits
 
-    @property
-    def reads_alone(self) -> bool:
-        """Whether a segment's vectors are the same whatever stands before it."""
-        return bool(getattr(self.model.config, "reads_alone", False))
-
     def fits(self, num_vectors: int, num_tokens: int) -> bool:
         """Whether so many tokens have positions after so many vectors."""
         return num_tokens <= self.model.positions.capacity(num_vectors, 0)
@@ -81,7 +58,7 @@ class Reader:
         model, length = self.model, segment_length or self.model.segment_length
         if model.summary_length == 0:
             return False
-        if self.reads_alone:
+        if self.model.config.reads_alone:
             return self.fits(0, length)
         before = num_segments - 1 if model.accumulate_summary else min(num_segments - 1, 1)
         return length <= model.positions.capacity(before * model.summary_length, model.summary_length)
@@ -93,13 +70,18 @@ class Reader:
         """Of (B, L) ids cut into segments, the last one shorter; of an RMT the newest alone, which is all it keeps."""
         model, length = self.model, segment_length or self.model.segment_length
         ids = ids.to(model.device)
-        if self.reads_alone:
-            summarise: Any = model.summarise
-            return [[Summary(one.vectors, one.ranks) for one in summarise(row, segment_length=length)] for row in ids]
+        if model.config.reads_alone:
+            parts = [self._written(part) for part in ids.split(length, dim=1)]
+            return [list(row) for row in zip(*parts, strict=True)]
         vectors = model.compress(ids, segment_lengths=length)
         if not model.accumulate_summary:
             vectors = vectors[:, -model.summary_length :]
-        return [[Summary(part) for part in row.split(model.summary_length)] for row in vectors]
+        return [[SegmentSummary(part) for part in row.split(model.summary_length)] for row in vectors]
+
+    def _written(self, segments: Tensor) -> list[SegmentSummary]:
+        """Of (B, L) segments that are read alone, a few at a time."""
+        model = self.model
+        return [one for some in segments.split(TOGETHER) for one in model.write(some, model.plain_states(some)[1])]
 
     def newest(self, ids: Tensor, counts: Sequence[int], segment_length: int | None = None) -> dict[int, Summaries]:
         """Summaries of the last so many segments of (B, L) ids, made without those before; counts that fit alone."""
@@ -107,7 +89,7 @@ class Reader:
         counts = [count for count in counts if count * length <= ids.shape[1] and self.can_summarise(count, length)]
         if not counts:
             return {}
-        if not self.reads_alone:
+        if not self.model.config.reads_alone:
             return {count: self.summaries(ids[:, -count * length :], length) for count in counts}
         rows = self.summaries(ids[:, -max(counts) * length :], length)
         return {count: [row[-count:] for row in rows] for count in counts}
@@ -122,6 +104,16 @@ class Reader:
         if not self.fits(soft_prompt.shape[1], ids.shape[1]):
             return None
         hidden, _ = self.model.run_segment(ids, torch.ones_like(ids), soft_prompt, is_compressed=False)
+        return self.of_targets(hidden[:, -num_scored - 1 : -1], ids[:, -num_scored:])
+
+    @torch.inference_mode()
+    def adapted_losses(self, ids: Tensor, num_scored: int) -> Tensor | None:
+        """As `losses` without a soft prompt, but with the adapter on; None for a model without adapter."""
+        model, ids = self.model, ids.to(self.model.device)
+        if model.adapter is None or not self.fits(0, ids.shape[1]):
+            return None
+        with model.reads_vectors(has_vectors=True):
+            hidden = model.base.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return self.of_targets(hidden[:, -num_scored - 1 : -1], ids[:, -num_scored:])
 
     def of_targets(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -168,11 +160,6 @@ class Reader:
         """Whether raw text may stand within a soft prompt: where soft prompts take no positions it would have none."""
         return self.model.positions.counts_soft_prompt
 
-    def reading(self, *, has_vectors: bool) -> AbstractContextManager[None]:
-        """Within it the base reads as it does after vectors, or without any."""
-        switch = getattr(self.model, "reads_vectors", None)
-        return nullcontext() if switch is None else switch(has_vectors)
-
 
 def joined(rows: Summaries, kept: int | None = None) -> Tensor | None:
     """One soft prompt (B, P, D) of each row's summaries, all of the same lengths.
@@ -183,31 +170,41 @@ def joined(rows: Summaries, kept: int | None = None) -> Tensor | None:
     Returns:
         None where fewer are wanted than there are and no order of importance is known.
     """
-    prompts = []
-    for row in rows:
-        parts = [one if kept is None else one.thinned(kept) for one in row]
-        if any(part is None for part in parts):
-            return None
-        prompts.append(torch.cat([part.vectors for part in parts if part is not None]))
-    return torch.stack(prompts)
+    if kept is not None and any(one.ranks is None and len(one) > kept for row in rows for one in row):
+        return None
+    thinned = [[one if kept is None else one.thinned(kept) for one in row] for row in rows]
+    return torch.stack([torch.cat([one.vectors for one in row]) for row in thinned])
 
 
-def at_ratio(reader: Reader, ids: Tensor, ratio: float) -> list[Summary] | None:
-    """Summaries of a text, (L,) ids, at about so many tokens a vector; None where the model makes none (within 1.25).
+def at_ratio(
+    reader: Reader, ids: Tensor, ratio: float, segment_length: int | None = None
+) -> list[SegmentSummary] | None:
+    """Summaries of a text, (L,) ids, at about so many tokens a vector; None where the model makes none.
 
-    Where vectors have no order of importance, by segments of another length.
+    Anchored vectors are as many as are wanted, or the most important ones. Summary tokens are as many as they are, so
+    that the segments' length follows from the ratio.
     """
-    model, num_tokens = reader.model, len(ids)
-    if reader.reads_alone:
-        (row,) = reader.summaries(ids[None])
-        lengths = [len(part) for part in ids.split(model.segment_length)]
-        found = [one.thinned(math.ceil(length / ratio)) for one, length in zip(row, lengths, strict=True)]
+    length = segment_length or reader.model.segment_length
+    if reader.model.config.compressor == "anchored":
+        found = _anchored(reader, ids, ratio, length)
     else:
-        count = max(1, round(num_tokens / ratio / max(1, model.summary_length)))
-        length = math.ceil(num_tokens / count)
-        if not reader.can_summarise(count, length):
-            return None
-        found = list(reader.summaries(ids[None], length)[0])
-    kept = [one for one in found if one is not None]
-    made = num_tokens / max(1, sum(map(len, kept)))
-    return kept if len(kept) == len(found) and 1 / 1.25 <= made / ratio <= 1.25 else None
+        count = max(1, round(len(ids) / ratio / max(1, reader.model.summary_length)))
+        length = math.ceil(len(ids) / count)
+        found = reader.summaries(ids[None], length)[0] if reader.can_summarise(count, length) else []
+    made = len(ids) / max(1, sum(map(len, found)))
+    return found if 1 / TOLERANCE <= made / ratio <= TOLERANCE else None
+
+
+def _anchored(reader: Reader, ids: Tensor, ratio: float, length: int) -> list[SegmentSummary]:
+    model = reader.model
+    wanted = math.ceil(model.segment_length / ratio)
+    if wanted > model.summary_length:
+        finer = copy.copy(model)  # the same weights; only what is counted differs
+        vocabulary = Vocabulary.of(reader.tokenizer, model.base.config.vocab_size)
+        finer.writer = Anchored(
+            model.bridge, vocabulary, model.config.layers, summary_length=wanted, segment_length=model.segment_length
+        )
+        return Reader.of(finer).summaries(ids[None], length)[0]
+    (found,) = reader.summaries(ids[None], length)
+    parts = ids.split(length)
+    return [one.thinned(math.ceil(len(part) / ratio)) for one, part in zip(found, parts, strict=True)]
