@@ -26,13 +26,11 @@ def compressor(*, summary_length: int = VECTORS, accumulate_summary: bool = True
     )
 
 
-def anchored_compressor() -> AutoCompressor:
+def anchored_compressor(summary_length: int = VECTORS, segment_length: int = SEGMENT) -> AutoCompressor:
     """One that reads each segment alone, whose adapter and bridge are random."""
     base = tiny_base("llama", max_positions=POSITIONS)
     adapter = Adapter.put_into(base, ("q_proj", "v_proj"), rank=2, alpha=2)
-    config = SummaryConfig(
-        VECTORS, accumulate_summary=True, segment_length=SEGMENT, compressor="anchored", reads_alone=True, layers=(1, 2)
-    )
+    config = SummaryConfig(summary_length, True, segment_length, "anchored", reads_alone=True, layers=(1, 2))
     model = AutoCompressor(base, config, tiny_tokenizer(), adapter).eval()
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)

@@ -13,7 +13,6 @@ from model.compressors import SegmentSummary
 from tests.tiny import FAMILIES, random_ids, tiny_compressor
 from tests.training.bench import (
     SEGMENT,
-    VECTORS,
     anchored_compressor,
     compressor,
     corpus,
@@ -29,7 +28,7 @@ from training.suites.drawing import drawn, drawn_by_domain
 from training.suites.figure import Line, Panel
 from training.suites.outcome import Number, Outcome, Table
 from training.suites.prefix import Ending, Prefix
-from training.suites.reader import Reader, at_ratio, joined
+from training.suites.reader import Reader, joined
 from training.suites.tally import gain, share, tallied, with_all
 
 
@@ -125,20 +124,6 @@ def test_a_soft_prompt_of_fewer_vectors_has_the_most_important_in_the_order_of_t
     whole = joined([[unranked]], 4)
     assert whole is not None
     assert torch.equal(whole[0], vectors)
-
-
-def test_a_ratio_is_met_by_thinning_or_by_other_segments_or_not_at_all() -> None:
-    ids = random_ids(1, 4 * SEGMENT)[0]
-    native = SEGMENT // VECTORS
-    for reader in (Reader.of(anchored_compressor()), Reader.of(compressor())):
-        for ratio in (native, 2 * native):
-            found = at_ratio(reader, ids, ratio)
-            assert found is not None
-            assert sum(map(len, found)) == len(ids) // ratio
-    more = at_ratio(Reader.of(anchored_compressor()), ids, native / 2)  # more than it makes by itself
-    assert more is not None
-    assert [len(one) for one in more] == [2 * VECTORS] * 4
-    assert at_ratio(Reader.of(compressor()), ids[:8], 4 * native) is None
 
 
 # --- endings after a prefix

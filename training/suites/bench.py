@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.suites import depth, perplexity
+from training.suites import depth, perplexity, qa
 from training.suites.options import Options
 from training.suites.outcome import Outcome
 from training.suites.reader import Reader
@@ -24,6 +24,7 @@ class Suite:
 SUITES = {
     "perplexity": Suite(perplexity.run, 8),
     "depth": Suite(depth.run, 4),
+    "qa": Suite(qa.run, 240),
 }
 
 

@@ -1,7 +1,5 @@
 """What a suite asks of a model: summaries of text, losses and answers after them."""
 
-import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from model import AutoCompressor
-from model.compressors import Anchored, SegmentSummary, Vocabulary
+from model.compressors import SegmentSummary
 from training.evaluate import loaded
 from training.scorer import Scorer
 
@@ -20,7 +18,6 @@ Summaries = list[list[SegmentSummary]]
 """Of each row of a batch, the summaries of its segments, oldest first."""
 
 TOGETHER = 8  # segments in one pass
-TOLERANCE = 1.25  # how far from a wanted ratio one that was made may be
 
 
 @dataclass(frozen=True)
@@ -174,37 +171,3 @@ def joined(rows: Summaries, kept: int | None = None) -> Tensor | None:
         return None
     thinned = [[one if kept is None else one.thinned(kept) for one in row] for row in rows]
     return torch.stack([torch.cat([one.vectors for one in row]) for row in thinned])
-
-
-def at_ratio(
-    reader: Reader, ids: Tensor, ratio: float, segment_length: int | None = None
-) -> list[SegmentSummary] | None:
-    """Summaries of a text, (L,) ids, at about so many tokens a vector; None where the model makes none.
-
-    Anchored vectors are as many as are wanted, or the most important ones. Summary tokens are as many as they are, so
-    that the segments' length follows from the ratio.
-    """
-    length = segment_length or reader.model.segment_length
-    if reader.model.config.compressor == "anchored":
-        found = _anchored(reader, ids, ratio, length)
-    else:
-        count = max(1, round(len(ids) / ratio / max(1, reader.model.summary_length)))
-        length = math.ceil(len(ids) / count)
-        found = reader.summaries(ids[None], length)[0] if reader.can_summarise(count, length) else []
-    made = len(ids) / max(1, sum(map(len, found)))
-    return found if 1 / TOLERANCE <= made / ratio <= TOLERANCE else None
-
-
-def _anchored(reader: Reader, ids: Tensor, ratio: float, length: int) -> list[SegmentSummary]:
-    model = reader.model
-    wanted = math.ceil(model.segment_length / ratio)
-    if wanted > model.summary_length:
-        finer = copy.copy(model)  # the same weights; only what is counted differs
-        vocabulary = Vocabulary.of(reader.tokenizer, model.base.config.vocab_size)
-        finer.writer = Anchored(
-            model.bridge, vocabulary, model.config.layers, summary_length=wanted, segment_length=model.segment_length
-        )
-        return Reader.of(finer).summaries(ids[None], length)[0]
-    (found,) = reader.summaries(ids[None], length)
-    parts = ids.split(length)
-    return [one.thinned(math.ceil(len(part) / ratio)) for one, part in zip(found, parts, strict=True)]
