@@ -12,7 +12,7 @@ from training.suites.costs import TIMED, Costs, costs_of
 from training.suites.drawing import described, drawn_by_domain
 from training.suites.figure import Line, Panel
 from training.suites.options import Options
-from training.suites.outcome import Number, Outcome, Table
+from training.suites.outcome import Cell, Number, Outcome, Table
 from training.suites.reader import Reader
 from training.suites.substitutes import FULL, WAYS, forms
 from training.suites.tally import NONE, Scores, as_json, gain, loss, percent, share, signed, tallied
@@ -89,7 +89,7 @@ def _losses(found: Mapping[str, Scores]) -> Table:
 
 
 def _costs(costs: Mapping[str, Costs]) -> Table:
-    rows = [
+    rows: list[list[Cell]] = [
         [
             way,
             f"{np.mean(costs[way].positions):,.0f}",

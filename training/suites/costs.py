@@ -60,7 +60,8 @@ def prefill_flops(reader: Reader, positions: int, *, has_vectors: bool) -> int:
         weights += sum(weight.numel() for weight in model.adapter.parameters())
     pairs = positions * (positions + 1) // 2  # that the causal mask lets through
     attention = 4 * DecoderShape.of(model).query_width * model.base.config.num_hidden_layers
-    return 2 * weights * positions + attention * pairs + 2 * output_matrix(model).numel()
+    total: int = 2 * weights * positions + attention * pairs + 2 * output_matrix(model).numel()
+    return total
 
 
 def stored_bytes(form: Form) -> int:
