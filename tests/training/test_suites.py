@@ -29,7 +29,7 @@ from training.suites.figure import Line, Panel
 from training.suites.outcome import Number, Outcome, Table
 from training.suites.prefix import Ending, Prefix
 from training.suites.reader import Reader, joined
-from training.suites.tally import gain, share, tallied, with_all
+from training.suites.tally import gain, share, tallied, with_all, with_sides
 
 
 def documents_of(*lengths: int) -> TokenisedDocuments:
@@ -190,6 +190,16 @@ def test_all_domains_together_have_the_conditions_that_all_have() -> None:
     found = with_all({"books": {"a": one, "b": one}, "law": {"a": one}})
     assert found["all domains"] == {"a": one * 2}
     assert with_all({"books": {"a": one}}) == {"books": {"a": one}}
+
+
+def test_the_two_sides_are_of_domains_with_training_documents_and_of_the_others() -> None:
+    scores = {name: {"a": [DocumentScore(0, loss, 1)]} for name, loss in (("books", 1.0), ("code", 2.0), ("law", 4.0))}
+    found = with_sides(with_all(scores), ["books", "code"])
+    assert list(found) == ["books", "code", "law", "in domain", "out of domain", "all domains"]
+    assert found["in domain"]["a"] == [*scores["books"]["a"], *scores["code"]["a"]]
+    assert found["out of domain"] == scores["law"]
+    for inside in ([], ["books", "code", "law"]):
+        assert with_sides(with_all(scores), inside) == with_all(scores)
 
 
 def test_every_condition_is_given_the_same_windows() -> None:

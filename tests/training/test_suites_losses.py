@@ -81,7 +81,9 @@ def test_perplexity_tables_follow_from_the_sums(tmp_path: Path) -> None:
     assert half is None or half["value"] == pytest.approx((none - mean("4 as vectors, 1/2 kept")) / (none - full))
     assert {"4 as vectors, 1/2 kept", "4 as vectors, 1/4 kept"} <= sums["law"].keys()
     assert cell(without, "untouched base", domain="law") is None
-    assert [row[0] for row in without["rows"]] == ["books", "law", "all domains"]
+    assert [row[0] for row in without["rows"]] == ["books", "law", "in domain", "out of domain", "all domains"]
+    of_side = cell(by_segments, "as vectors", domain="out of domain", segments="4")
+    assert of_side["value"] == pytest.approx(vectors)  # law is the only one
 
 
 def test_the_untouched_base_is_measured_where_it_is_given(tmp_path: Path) -> None:

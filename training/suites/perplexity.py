@@ -10,7 +10,7 @@ from training.suites.figure import Line, Panel
 from training.suites.options import Options
 from training.suites.outcome import Outcome, Table
 from training.suites.reader import Reader, joined
-from training.suites.tally import NONE, Scores, as_json, gain, loss, percent, share, signed, tallied
+from training.suites.tally import NONE, Scores, as_json, gain, loss, percent, share, signed, tallied, with_sides
 
 SCORED = 192
 SEGMENTS = (1, 2, 4, 8)
@@ -80,13 +80,13 @@ def run(reader: Reader, options: Options) -> Outcome:
         f"{reader.model.summary_length} vectors each or in full; one more token is read as text under every condition.",
         f"{described(windows)} In domain: {', '.join(inside) or 'none, as far as the folder tells'}.",
     ]
-    tables = [_by_segments(found), _after_raw(found), _fewer(found, reader), _without(found)]
+    rows = with_sides(found, inside)
     return Outcome(
         heading="the next tokens after summaries",
         counted="windows a domain",
         notes=notes,
-        tables=tables,
-        panels=_panels(found),
+        tables=[_by_segments(rows), _after_raw(rows), _fewer(rows, reader), _without(rows)],
+        panels=_panels(rows),
         measured={"windows": {name: each.digest() for name, each in windows.items()}, "documents": as_json(found)},
     )
 

@@ -1,6 +1,6 @@
 """Losses of windows under named conditions, summed by document."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from training.tables import TOGETHER
 from training.windows import DomainWindows
 
 NONE = "none"
+SIDES = ("in domain", "out of domain")
 BATCH = 4
 
 Scores = Mapping[str, Sequence[DocumentScore]]
@@ -43,10 +44,26 @@ def tallied(windows: Mapping[str, DomainWindows], conditions: Conditions, name: 
 
 def with_all(found: dict[str, Scores]) -> dict[str, Scores]:
     """The scores by domain, and of all domains together where there are several, under conditions that all have."""
-    if len(found) < 2:
-        return found
-    shared = [each for each in next(iter(found.values())) if all(each in scores for scores in found.values())]
-    return found | {TOGETHER: {each: [s for scores in found.values() for s in scores[each]] for each in shared}}
+    return found if len(found) < 2 else found | {TOGETHER: _together(list(found.values()))}
+
+
+def with_sides(found: Mapping[str, Scores], inside: Collection[str]) -> dict[str, Scores]:
+    """The same with two rows more, before that of all: of the domains that have training documents, and the others.
+
+    Args:
+        inside: the domains that have. Where all or none have, nothing is added.
+    """
+    domains = {name: scores for name, scores in found.items() if name != TOGETHER}
+    sides = [[name for name in domains if (name in inside) == is_inside] for is_inside in (True, False)]
+    if not all(sides):
+        return dict(found)
+    rows = {row: _together([domains[name] for name in side]) for row, side in zip(SIDES, sides, strict=True)}
+    return domains | rows | {TOGETHER: found[TOGETHER]}
+
+
+def _together(several: Sequence[Scores]) -> Scores:
+    shared = [each for each in several[0] if all(each in scores for scores in several)]
+    return {each: [score for scores in several for score in scores[each]] for each in shared}
 
 
 def loss(scores: Scores, condition: str) -> Number | None:
