@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.suites import depth, perplexity, qa
+from training.suites import depth, perplexity, qa, recall
 from training.suites.options import Options
 from training.suites.outcome import Outcome
 from training.suites.reader import Reader
@@ -24,7 +24,8 @@ class Suite:
 SUITES = {
     "perplexity": Suite(perplexity.run, 8),
     "depth": Suite(depth.run, 4),
-    "qa": Suite(qa.run, 240),
+    "recall": Suite(recall.run, 7),
+    "qa": Suite(qa.run, 120),
 }
 
 
