@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.suites import depth, perplexity, qa, recall
+from training.suites import alternatives, depth, perplexity, qa, recall
 from training.suites.options import Options
 from training.suites.outcome import Outcome
 from training.suites.reader import Reader
@@ -26,6 +26,8 @@ SUITES = {
     "depth": Suite(depth.run, 4),
     "recall": Suite(recall.run, 7),
     "qa": Suite(qa.run, 120),
+    "alternatives": Suite(alternatives.run, 8),
+    "alternatives": Suite(alternatives.run, 12),
 }
 
 
