@@ -26,7 +26,6 @@ SUITES = {
     "depth": Suite(depth.run, 4),
     "recall": Suite(recall.run, 7),
     "qa": Suite(qa.run, 120),
-    "alternatives": Suite(alternatives.run, 8),
     "alternatives": Suite(alternatives.run, 12),
 }
 

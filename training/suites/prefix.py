@@ -21,12 +21,17 @@ class Ending(NamedTuple):
 
 @dataclass(frozen=True)
 class Prefix:
-    """The keys and values of a soft prompt and the raw tokens after it."""
+    """The keys and values of a soft prompt and the raw tokens after it.
+
+    Attributes:
+        num_cached: positions that the cache holds; None for all of the vectors and tokens.
+    """
 
     reader: Reader
     cache: Any
     num_vectors: int
     num_tokens: int
+    num_cached: int | None = None
 
     @classmethod
     @torch.inference_mode()
@@ -70,7 +75,7 @@ class Prefix:
         lengths = [len(ending.ids) for ending in endings]
         places = torch.cat([torch.arange(length) for length in lengths]) + self.num_tokens
         positions = [model.positions.of_token(place, self.num_vectors) for place in places.tolist()]
-        before = self.num_vectors + self.num_tokens
+        before = self.num_vectors + self.num_tokens if self.num_cached is None else self.num_cached
         with model.reads_vectors(has_vectors=self.num_vectors > 0):
             hidden = model.base.base_model(
                 inputs_embeds=model.embed(ids[None]),
