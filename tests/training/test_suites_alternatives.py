@@ -9,9 +9,20 @@ import torch
 from tests.tiny import random_ids
 from tests.training.bench import SEGMENT, VECTORS, anchored_compressor, cell, compressor, options_of
 from training.suites import alternatives
-from training.suites.costs import prefill_flops, stored_bytes
+from training.suites.costs import HELD, prefill_flops, stored_bytes
+from training.suites.kv_selection import cache_bytes
 from training.suites.reader import Reader
-from training.suites.substitutes import ANCHORS, END, FULL, SURPRISING, forms, most_surprising
+from training.suites.substitutes import (
+    ANCHORS,
+    ATTENTION,
+    END,
+    FULL,
+    KEY_NORM,
+    SURPRISING,
+    forms,
+    most_surprising,
+    selections,
+)
 
 SCORED, CONTEXT = alternatives.SCORED, alternatives.SEGMENTS * SEGMENT
 AS_VECTORS = "vectors"
@@ -66,10 +77,24 @@ def test_flops_by_hand_and_the_adapter_s_own() -> None:
     width, layers = base.config.hidden_size, base.config.num_hidden_layers
     expected = 2 * linear * 10 + 4 * width * layers * 55 + 2 * width * base.config.vocab_size
     assert prefill_flops(plain, 10, has_vectors=True) == expected
+    assert prefill_flops(plain, 10, num_held=7) == expected + 4 * width * layers * 10 * 7
     assert adapted.model.adapter is not None
     own = 2 * 10 * sum(weight.numel() for weight in adapted.model.adapter.parameters())
     assert prefill_flops(adapted, 10, has_vectors=False) == expected
     assert prefill_flops(adapted, 10, has_vectors=True) == expected + own
+
+
+@torch.no_grad()
+def test_selected_keys_and_values_are_as_many_as_vectors_and_give_the_losses_of_each_row() -> None:
+    reader = Reader.of(compressor())
+    tokens, kept = random_ids(2, CONTEXT + SCORED + 1), alternatives.SEGMENTS * VECTORS
+    found = dict(alternatives.InPlaceOfVectors(reader)(tokens))
+    alone = dict(alternatives.InPlaceOfVectors(reader)(tokens[1:]))
+    for name, prefix in selections(reader, tokens[1, :CONTEXT], kept):
+        assert prefix.num_cached == kept
+        torch.testing.assert_close(found[name][1:], alone[name], rtol=0, atol=1e-4)  # type: ignore[index]
+    assert {KEY_NORM, ATTENTION} <= found.keys()
+    assert list(selections(reader, random_ids(1, 2049)[0], kept)) == []  # one more than its positions
 
 
 @torch.no_grad()
@@ -86,7 +111,7 @@ def test_the_tables_follow_from_the_sums(tmp_path: Path) -> None:
     alternatives.run(reader, options).write(options)
     found = json.loads((options.out / "alternatives.json").read_text())
     sums = found["measured"]["documents"]["law"]
-    assert sums.keys() == {"none", FULL, AS_VECTORS, ANCHORS, SURPRISING, END}
+    assert sums.keys() == {"none", FULL, AS_VECTORS, ANCHORS, SURPRISING, END, KEY_NORM, ATTENTION}
     assert len({tuple((document, tokens) for document, _, tokens in rows) for rows in sums.values()}) == 1
 
     def total(way: str) -> float:
@@ -101,6 +126,9 @@ def test_the_tables_follow_from_the_sums(tmp_path: Path) -> None:
     assert closed is None or closed["value"] == pytest.approx(expected)
     assert cell(costs, "positions", form=AS_VECTORS) == str(alternatives.SEGMENTS * VECTORS)
     assert cell(costs, "seconds to the first token", form=FULL)["value"] > 0
+    assert cell(costs, "positions", form=HELD) == str(CONTEXT)
+    assert cell(costs, "bytes a document", form=HELD) == f"{cache_bytes(reader.model, CONTEXT):,}"
+    assert cell(costs, "positions", form=KEY_NORM) == str(alternatives.SEGMENTS * VECTORS)
     assert len(found["measured"]["costs"][FULL]["seconds"]) == 4  # two windows of each of two domains
     assert (options.out / "alternatives.png").stat().st_size > 0
 

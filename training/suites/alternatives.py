@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from training.intervals import Estimate, ratio
-from training.suites.costs import TIMED, Costs, costs_of
+from training.suites.costs import COSTED, TIMED, Costs, costs_of
 from training.suites.drawing import described, drawn_by_domain
 from training.suites.figure import Line, Panel
 from training.suites.options import Options
 from training.suites.outcome import Cell, Number, Outcome, Table
+from training.suites.prefix import Ending
 from training.suites.reader import Reader
-from training.suites.substitutes import FULL, WAYS, forms
+from training.suites.substitutes import FULL, VECTORS, WAYS, forms, selections
 from training.suites.tally import NONE, Scores, as_json, gain, loss, percent, share, signed, tallied
 from training.tables import TOGETHER
 
@@ -30,9 +31,19 @@ class InPlaceOfVectors:
 
     def __call__(self, tokens: Tensor) -> Iterator[tuple[str, Tensor | None]]:
         context, tail = tokens[:, : -SCORED - 1], tokens[:, -SCORED - 1 :]
-        for name, form in forms(self.reader, context).items():
+        found = forms(self.reader, context)
+        for name, form in found.items():
             ids = tail if form.ids is None else torch.cat([form.ids, tail], dim=1)
             yield name, self.reader.losses(ids, SCORED, form.soft_prompt)
+        yield from self._selected(context, tail, found[VECTORS].positions)
+
+    def _selected(self, context: Tensor, tail: Tensor, kept: int) -> Iterator[tuple[str, Tensor | None]]:
+        losses: dict[str, list[Tensor]] = {}
+        for ids, own in zip(context, tail, strict=True):
+            for name, prefix in selections(self.reader, ids, kept):
+                losses.setdefault(name, []).extend(prefix.losses([Ending(own.tolist(), SCORED)]) or [])
+        for name, rows in losses.items():
+            yield name, torch.stack(rows) if rows else None
 
 
 def run(reader: Reader, options: Options) -> Outcome:
@@ -51,11 +62,14 @@ def run(reader: Reader, options: Options) -> Outcome:
         f"Loss of the next {SCORED} tokens, nats a token, after {num_context:,} tokens in full, or in forms with as "
         f"many positions as their vectors have: their last tokens, the tokens that the untouched base predicted worst, "
         f"and those that the vectors stand at, all as raw text in the order of the document; one more token is read as "
-        f"text after every form. Share: (none - form) / (none - full text), where the gap is clearly above 0.",
+        f"text after every form. Keys and values are selected as kvpress does it, by key norm and by the attention of "
+        f"the last tokens (SnapKV), as many in each layer and head as there are vectors. Share: (none - form) / "
+        f"(none - full text), where the gap is clearly above 0.",
         f"Costs are means over up to {TIMED} documents, one at a time on {torch.get_num_threads()} CPU threads or the "
-        f"device: what is stored of a document (UTF-8 of the text, 4 bytes a token id, vectors in {model.dtype}), and "
-        f"the way from there past a prompt of {SCORED + 1} tokens to the first new one. FLOPs are reckoned, seconds "
-        f"measured. Vectors and tokens are chosen when the document is stored, which is not counted.",
+        f"device: what is stored of a document (UTF-8 of the text, 4 bytes a token id, vectors and keys and values in "
+        f"{model.dtype}), and the way from there past a prompt of {SCORED + 1} tokens to the first new one. FLOPs are "
+        f"reckoned, seconds measured. What is done when the document is stored is not counted. Keys and values of the "
+        f"vectors can be kept too, and then cost what those that are selected cost.",
         described(windows),
     ]
     return Outcome(
@@ -97,7 +111,7 @@ def _costs(costs: Mapping[str, Costs]) -> Table:
             Number(mean(costs[way].seconds), "{:.3f}"),
             f"{np.mean(costs[way].num_bytes):,.0f}",
         ]
-        for way in (NONE, *WAYS)
+        for way in COSTED
         if way in costs
     ]
     header = ["form", "positions", "prefill GFLOPs", "seconds to the first token", "bytes a document"]
@@ -118,5 +132,5 @@ def _panel(found: Mapping[str, Scores]) -> Panel:
 
 
 def _seconds_panel(costs: Mapping[str, Costs]) -> Panel:
-    points = [(way, mean(costs[way].seconds)) for way in (NONE, *WAYS) if way in costs]
+    points = [(way, mean(costs[way].seconds)) for way in COSTED if way in costs]
     return Panel("to the first token", "form", "seconds", [Line("a document", points)])

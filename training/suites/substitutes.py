@@ -1,16 +1,20 @@
 """What a reader can be given of documents in the positions that their vectors would take."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from training.suites.kv_selection import by_attention, by_key_norm
+from training.suites.prefix import Prefix
 from training.suites.reader import Reader, Summaries, joined
 from training.suites.tally import NONE
 
 FULL, END, SURPRISING = "full text", "end of the text", "most surprising tokens"
 ANCHORS, VECTORS = "anchors as text", "vectors"
-WAYS = (FULL, VECTORS, ANCHORS, SURPRISING, END)
+KEY_NORM, ATTENTION = "keys and values by key norm", "keys and values by attention"
+WAYS = (FULL, VECTORS, ANCHORS, SURPRISING, END, KEY_NORM, ATTENTION)
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,10 @@ def anchored(ids: Tensor, rows: Summaries, segment_length: int) -> Tensor | None
     if not all(places):
         return None
     return ids.gather(1, torch.stack([torch.cat(row) for row in places]).to(ids.device))
+
+
+def selections(reader: Reader, ids: Tensor, kept: int) -> Iterator[tuple[str, Prefix]]:
+    """A document, (L,) ids, as so many of its keys and values; nothing where it is too long to be read at once."""
+    if reader.can_mix() and reader.fits(0, len(ids)):
+        yield KEY_NORM, by_key_norm(reader, ids, kept)
+        yield ATTENTION, by_attention(reader, ids, kept)
