@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.suites import alternatives, depth, perplexity, qa, recall
+from training.suites import alternatives, budget, depth, hybrid, perplexity, qa, recall
 from training.suites.options import Options
 from training.suites.outcome import Outcome
 from training.suites.reader import Reader
@@ -24,6 +24,8 @@ class Suite:
 SUITES = {
     "perplexity": Suite(perplexity.run, 8),
     "depth": Suite(depth.run, 4),
+    "budget": Suite(budget.run, 16),
+    "hybrid": Suite(hybrid.run, 8),
     "recall": Suite(recall.run, 7),
     "qa": Suite(qa.run, 120),
     "alternatives": Suite(alternatives.run, 12),
