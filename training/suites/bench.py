@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.suites import alternatives, budget, depth, hybrid, perplexity, qa, recall, rerank
+from training.suites import alternatives, budget, depth, hybrid, perplexity, qa, recall, rerank, retrieval
 from training.suites.options import Options
 from training.suites.outcome import Outcome
 from training.suites.reader import Reader
@@ -28,8 +28,9 @@ SUITES = {
     "hybrid": Suite(hybrid.run, 8),
     "recall": Suite(recall.run, 7),
     "qa": Suite(qa.run, 120),
+    "retrieval": Suite(retrieval.run, 7),
     "rerank": Suite(rerank.run, 60),
-    "alternatives": Suite(alternatives.run, 12),
+    "alternatives": Suite(alternatives.run, 8),
 }
 
 

@@ -13,22 +13,27 @@ logger = logging.getLogger(__name__)
 
 
 def drawn(documents: TokenisedDocuments, length: int, count: int, *, seed: int) -> DomainWindows | None:
-    """At most `count` windows that do not overlap, from as many documents as possible; None where none is long enough.
+    """At most `count` windows that do not overlap, from as many documents as possible; None where none is so long."""
+    chosen = places(documents, length, count, seed=seed)
+    if not chosen:
+        return None
+    tokens = np.stack([documents.run(place, length) for _, place in chosen])
+    return DomainWindows(tokens, np.array([document for document, _ in chosen]))
+
+
+def places(documents: TokenisedDocuments, length: int, count: int, *, seed: int) -> list[tuple[int, int]]:
+    """Of the windows that `drawn` draws: their documents, ascending, and where among all tokens they begin.
 
     Each round takes one window of every document, in an order drawn anew, until there are enough.
     """
     random = np.random.default_rng(seed)
-    waiting = [_places(start, end, length, random) for start, end in _bounds(documents)]
+    waiting = [_starts(start, end, length, random) for start, end in _bounds(documents)]
     chosen: list[tuple[int, int]] = []
     while len(chosen) < count and any(waiting):
         for document in random.permutation(len(waiting)):
             if waiting[document] and len(chosen) < count:
                 chosen.append((int(document), waiting[document].pop()))
-    if not chosen:
-        return None
-    chosen.sort()
-    tokens = np.stack([documents.run(place, length) for _, place in chosen])
-    return DomainWindows(tokens, np.array([document for document, _ in chosen]))
+    return sorted(chosen)
 
 
 def drawn_by_domain(
@@ -62,11 +67,10 @@ def _bounds(documents: TokenisedDocuments) -> NDArray[np.int64]:
     return np.stack([documents.starts[:-1], documents.starts[1:]], axis=1)
 
 
-def _places(start: int, end: int, length: int, random: np.random.Generator) -> list[int]:
+def _starts(start: int, end: int, length: int, random: np.random.Generator) -> list[int]:
     """Where windows begin that lie end to end from a random place on, in a random order."""
     room = int(end - start) - length
     if room < 0:
         return []
     first = int(start) + int(random.integers(0, min(room, length - 1) + 1))
-    places = np.arange(first, end - length + 1, length)
-    return [int(place) for place in random.permutation(places)]
+    return [int(place) for place in random.permutation(np.arange(first, end - length + 1, length))]
