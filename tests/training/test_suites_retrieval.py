@@ -83,9 +83,7 @@ def test_every_form_is_what_it_says() -> None:
         "none": reader.losses(tokens[None], SCORED),
         retrieval.named(retrieval.FUSED, 3): reader.losses(tokens[None], SCORED, fused),
         retrieval.named(retrieval.SHORT_TOGETHER, 3): reader.losses(short, SCORED),
-        retrieval.named(retrieval.WHOLE_ALONE, 3): retrieval.mixture(
-            torch.cat([each for each in alone if each is not None])
-        ),
+        retrieval.named(retrieval.WHOLE_ALONE, 3): retrieval.mixture(alone),
     }
     for name, losses in expected.items():
         assert losses is not None
