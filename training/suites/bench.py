@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.suites import alternatives, budget, depth, hybrid, perplexity, qa, recall, rerank, retrieval
+from training.suites import alternatives, budget, depth, hybrid, icl, perplexity, qa, recall, rerank, retrieval
 from training.suites.options import Options
 from training.suites.outcome import Outcome
 from training.suites.reader import Reader
@@ -30,6 +30,7 @@ SUITES = {
     "qa": Suite(qa.run, 120),
     "retrieval": Suite(retrieval.run, 7),
     "rerank": Suite(rerank.run, 60),
+    "icl": Suite(icl.run, 100),
     "alternatives": Suite(alternatives.run, 8),
 }
 
