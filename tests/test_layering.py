@@ -145,3 +145,15 @@ def test_no_import_inside_a_function() -> None:
                 if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                     inner = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
                     assert not inner, f"{module_name(path)}.{function.name} imports inside"
+
+
+def test_the_bench_stands_above_the_rest_of_training() -> None:
+    users = {
+        module_name(path)
+        for path in files("training")
+        if not module_name(path).startswith("training.suites")
+        and any("training.suites" in used for used in imports(path))
+    }
+    assert users == {"training.evaluate_command"}
+    for path in files("training/suites"):
+        assert "training.suites.bench" not in imports(path), f"{module_name(path)} knows the list that it is in"

@@ -5,7 +5,7 @@ import logging
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from model.atomic import written_aside
 from model.precision import computes_in_bfloat16
 from training import report
-from training.evaluate import MAX_WINDOWS, evaluate_checkpoint
+from training.evaluate import evaluate_checkpoint
+from training.evaluate_command import DEFAULT_CACHE, print_evaluation, stop
 from training.overrides import MACHINE, WHAT, Overrides, with_override_flags
 from training.plan import DEVICES, as_text, plan
 from training.processes import make_accelerator
@@ -28,7 +29,6 @@ from training.trainer import Interrupted
 
 logger = logging.getLogger("training")
 
-DEFAULT_CACHE = Path.home() / ".cache" / "autocompressor" / "tokens"
 REPORT_WINDOWS = 16  # of each domain of the report's table: a look, where `evaluate` measures
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -106,7 +106,7 @@ def train(
         require_same_run(out / "run.json", run)
         _train_and_report(run)
     except (ValueError, OSError) as error:
-        _stop(str(error))
+        stop(str(error))
 
 
 def _within_reach(recipe: Recipe) -> Recipe:
@@ -118,48 +118,6 @@ def _within_reach(recipe: Recipe) -> Recipe:
         f"this {device.type} has no bfloat16 instructions: training in float32 (--precision bf16 insists)", err=True
     )
     return replace(recipe, precision="no")
-
-
-@app.command("evaluate")
-def print_evaluation(
-    checkpoint: Annotated[Path, typer.Option(help="An AutoCompressor checkpoint.")],
-    data: Annotated[
-        Path, typer.Option(help="A folder of held-out documents, `DOMAIN.SPLIT.jsonl.zst` each, or a file.")
-    ],
-    split: Annotated[Literal["test", "valid"], typer.Option(help="Which files of the folder.")] = "test",
-    beside: Annotated[
-        list[str] | None,
-        typer.Option(help="LABEL=CHECKPOINT, measured on the same tokens, or LABEL=FILE.json, read. Repeatable."),
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="What the tables call the checkpoint; by its kind where it has summaries.")
-    ] = None,
-    max_windows: Annotated[int, typer.Option(help="The most windows of a domain to score.", min=1)] = MAX_WINDOWS,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write what the tables show, for --beside.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda; auto takes CUDA where there is one.")] = "auto",
-    cache: Annotated[Path, typer.Option(help="Where tokenised documents are kept.")] = DEFAULT_CACHE,
-) -> None:
-    """Print held-out perplexity by domain as Markdown: without context, with compressed segments, and in full."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        others = dict(_labelled(each) for each in beside or ())
-        evaluation = evaluate_checkpoint(
-            checkpoint,
-            data,
-            split=split,
-            beside=others,
-            max_windows=max_windows,
-            cache=cache,
-            device=_device(device),
-            label=label,
-        )
-        if json_file is not None:
-            evaluation.write(json_file)
-        typer.echo(evaluation.as_markdown())
-    except (ValueError, OSError) as error:
-        _stop(str(error))
 
 
 def _train_and_report(run: Run) -> None:
@@ -237,28 +195,12 @@ def _known(name: str, choices: dict[str, Any], kind: str) -> Any:
     return choices[name]
 
 
-def _labelled(text: str) -> tuple[str, Path]:
-    label, mark, path = text.partition("=")
-    if not mark or not path:
-        raise ValueError(f"--beside {text!r}: expected LABEL=CHECKPOINT or LABEL=FILE.json")
-    return label, Path(path)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
 def _log_on(accelerator: Accelerator) -> None:
     level = logging.INFO if accelerator.is_main_process else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
-def _stop(message: str) -> NoReturn:
-    typer.echo(f"training: {message}", err=True)
-    raise typer.Exit(2)
-
+app.command("evaluate")(print_evaluation)
 
 if __name__ == "__main__":
     app()

@@ -97,13 +97,13 @@ def evaluate_checkpoint(
     """
     directories = _directories(checkpoint, label, beside or {})
     tokenizer = _shared_tokenizer(directories)
-    documents = _documents_by_domain(data, split, tokenizer, cache)
+    documents = documents_by_domain(data, split, tokenizer, cache)
     windows = Windows.of(
         documents,
         segment_length=_shared_segment_length(directories),
         contexts=contexts,
         max_windows=max_windows,
-        in_domain=[name for name in documents if _has_training_file(data, name)],
+        in_domain=[name for name in documents if has_training_file(data, name)],
     )
     recorded = windows.unscored()  # read before anything is measured: what cannot be compared is refused at once
     for name, path in (beside or {}).items():
@@ -112,7 +112,7 @@ def evaluate_checkpoint(
     recorded = _with_baselines(recorded, resolve(checkpoint) / BASELINES, measured=directories.keys())
     evaluation = windows.unscored()
     for name, directory in directories.items():
-        evaluation = evaluation.merged(measure(_loaded(directory, device), windows, name))
+        evaluation = evaluation.merged(measure(loaded(directory, device), windows, name))
     return evaluation.merged(recorded)
 
 
@@ -135,7 +135,7 @@ def _directories(checkpoint: Path, label: str | None, beside: Mapping[str, Path]
     return {label: directory} | {name: resolve(path) for name, path in beside.items() if path.suffix != ".json"}
 
 
-def _loaded(directory: Path, device: torch.device | str | None) -> AutoCompressor:
+def loaded(directory: Path, device: torch.device | str | None) -> AutoCompressor:
     model = AutoCompressor.from_pretrained(directory, device=device)
     if model.dtype is torch.bfloat16 and not computes_in_bfloat16(model.device):
         return model.float()
@@ -171,7 +171,7 @@ def _shared_segment_length(directories: Mapping[str, Path]) -> int:
 # --- documents
 
 
-def _documents_by_domain(
+def documents_by_domain(
     data: Path, split: str, tokenizer: PreTrainedTokenizerBase, cache: Path
 ) -> dict[str, TokenisedDocuments]:
     """Tokenised documents by domain, which a file's name has before its split."""
@@ -189,7 +189,7 @@ def _joined(parts: Sequence[TokenisedDocuments]) -> TokenisedDocuments:
     return TokenisedDocuments(np.concatenate([part.tokens for part in parts]), np.append(0, lengths.cumsum()))
 
 
-def _has_training_file(data: Path, domain: str) -> bool:
+def has_training_file(data: Path, domain: str) -> bool:
     folder = data if data.is_dir() else data.parent
     return any(split_of(path.name) == "train" and domain_of(path.name) == domain for path in folder.iterdir())
 

@@ -22,6 +22,12 @@ class Estimate:
     high: float
 
 
+def mean_loss(scores: Sequence[DocumentScore]) -> Estimate:
+    """Mean loss a token, in nats."""
+    losses, tokens = _paired(scores)
+    return ratio(losses[0], tokens)
+
+
 def change_of_loss(scores: Sequence[DocumentScore], reference: Sequence[DocumentScore]) -> Estimate:
     """Mean loss a token under `scores` minus that under `reference`, in nats: paired, document by document.
 
@@ -29,7 +35,7 @@ def change_of_loss(scores: Sequence[DocumentScore], reference: Sequence[Document
         ValueError: they are not of the same documents and tokens.
     """
     losses, tokens = _paired(scores, reference)
-    return _ratio(losses[0] - losses[1], tokens)
+    return ratio(losses[0] - losses[1], tokens)
 
 
 def share_of_gap(
@@ -44,7 +50,7 @@ def share_of_gap(
     """
     losses, tokens = _paired(without, summaries, full)
     gap = losses[0] - losses[2]
-    return _ratio(losses[0] - losses[1], gap) if _ratio(gap, tokens).low > 0 else None
+    return ratio(losses[0] - losses[1], gap) if ratio(gap, tokens).low > 0 else None
 
 
 def _paired(*all_scores: Sequence[DocumentScore]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -57,7 +63,7 @@ def _paired(*all_scores: Sequence[DocumentScore]) -> tuple[NDArray[np.float64], 
     return losses, np.array([tokens for _, tokens in places[0]])
 
 
-def _ratio(numerators: NDArray[np.float64], denominators: NDArray[np.float64] | NDArray[np.int64]) -> Estimate:
+def ratio(numerators: NDArray[np.float64], denominators: NDArray[np.float64] | NDArray[np.int64]) -> Estimate:
     """Sum over sum, of all documents and of each resample of them."""
     drawn = np.random.default_rng(SEED).integers(0, len(numerators), (RESAMPLES, len(numerators)))
     low, high = np.quantile(numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1), QUANTILES)

@@ -43,12 +43,12 @@ def measure(model: AutoCompressor, windows: Windows, label: str) -> Evaluation:
                 for tokens in found.batches(BATCH):
                     losses += scorer.losses(torch.from_numpy(tokens).to(model.device), condition).tolist()
                     progress.update(len(tokens))
-                of_domain[condition] = _by_document(losses, found, model.segment_length - 1)
+                of_domain[condition] = by_document(losses, found, model.segment_length - 1)
             scores[name] = of_domain
     return replace(windows.unscored(), models={label: scores})
 
 
-def _by_document(losses: Sequence[float], windows: DomainWindows, num_scored: int) -> list[DocumentScore]:
+def by_document(losses: Sequence[float], windows: DomainWindows, num_scored: int) -> list[DocumentScore]:
     """Sums over each document's windows, to a tenth of a millinat: finer digits are rounding errors of float32."""
     documents, counts = np.unique(windows.documents, return_counts=True)
     sums = np.bincount(windows.documents, weights=losses)[documents]

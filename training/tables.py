@@ -74,7 +74,7 @@ def _perplexities(evaluation: "Evaluation", domain: Domain) -> str:
             cells = [f"{perplexity(scores[one]):.2f}" if one in scores else ABSENT for one in conditions]
             rows.append([label, "compressed" if is_compressed else "in full", *cells])
     header = ["model", "context", "0", *map(str, evaluation.contexts)]
-    return f"**{_title(evaluation, domain)}**\n\n{_table(header, rows, num_text_columns=2)}"
+    return f"**{_title(evaluation, domain)}**\n\n{markdown_table(header, rows, num_text_columns=2)}"
 
 
 def _worth_of_summaries(evaluation: "Evaluation") -> list[str]:
@@ -95,7 +95,7 @@ def _worth_of_summaries(evaluation: "Evaluation") -> list[str]:
         f"(none - summaries) / (none - in full), {ABSENT} where the gap is not clearly above 0. "
         f"In brackets 95% bootstrap intervals over documents."
     )
-    table = _table(header, rows, num_text_columns=1)
+    table = markdown_table(header, rows, num_text_columns=1)
     if any(FOOTNOTE in cell for row in rows for cell in row):
         table += f'\n\n{FOOTNOTE} in full: of the model "{EXTENDED}", as the context does not fit {label}\'s positions.'
     return [f"{notes}\n\n{table}"]
@@ -122,7 +122,7 @@ def _share(evaluation: "Evaluation", domain: str, scores: DomainScores, count: i
     if full is None:
         return ABSENT
     share = share_of_gap(scores[NO_CONTEXT], scores[Condition(count, is_compressed=True)], full)
-    return ABSENT if share is None else _interval(share, "{:.0%}") + sign
+    return ABSENT if share is None else interval(share, "{:.0%}") + sign
 
 
 def _against_rmt(evaluation: "Evaluation") -> list[str]:
@@ -138,7 +138,7 @@ def _against_rmt(evaluation: "Evaluation") -> list[str]:
             for one in conditions
         ]
         rows.append([domain, *cells])
-    table = _table(["domain", "0", *map(str, evaluation.contexts)], rows, num_text_columns=1)
+    table = markdown_table(["domain", "0", *map(str, evaluation.contexts)], rows, num_text_columns=1)
     notes = (
         f"**{AUTOCOMPRESSOR} minus {RMT}.** Difference of loss in nats (below 0: the {AUTOCOMPRESSOR} is better), by "
         f"the number of compressed segments. In brackets 95% bootstrap intervals over documents."
@@ -150,16 +150,16 @@ def _against_rmt(evaluation: "Evaluation") -> list[str]:
 
 
 def _signed(estimate: Estimate) -> str:
-    return _interval(estimate, "{:+.3f}")
+    return interval(estimate, "{:+.3f}")
 
 
-def _interval(estimate: Estimate, number: str) -> str:
+def interval(estimate: Estimate, number: str) -> str:
     """The value, and its interval unless it has no width, as that of a single document."""
     value, low, high = (number.format(one) for one in (estimate.value, estimate.low, estimate.high))
     return value if math.isclose(estimate.low, estimate.high, rel_tol=1e-9) else f"{value} ({low} to {high})"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, num_text_columns: int) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, num_text_columns: int) -> str:
     rule = ["---"] * num_text_columns + ["---:"] * (len(header) - num_text_columns)
     lines = [f"| {' | '.join(header)} |", f"|{'|'.join(rule)}|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

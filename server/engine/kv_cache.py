@@ -1,7 +1,10 @@
 """Keys and values of what the engine has read: rows of running generations, and strips that stand alone."""
 
+import math
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -14,7 +17,7 @@ class Line(Protocol):
 
 
 class KvPool:
-    """A fixed number of rows, a running generation each, made at a layer's first use and never grown.
+    """A fixed number of rows, a running generation each, reserved at a layer's first use and never grown.
 
     No paging: a summary stands for its document, so sequences are short and a row of full length is affordable.
     """
@@ -29,7 +32,7 @@ class KvPool:
         if index not in self._layers:
             shape = (self.num_rows, like.shape[1], self.max_tokens, like.shape[2])
             # zeros, not empty: a masked position still enters a product, and 0 x NaN is NaN
-            self._layers[index] = (like.new_zeros(shape), like.new_zeros(shape))
+            self._layers[index] = (_zeros(shape, like), _zeros(shape, like))
         return self._layers[index]
 
     def row(self, row: int) -> "PoolRow":
@@ -60,6 +63,14 @@ class KvPool:
             for index, (keys, values) in self._layers.items()
         }
         return strip
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros of a tensor's dtype on its device; on a CPU numpy's, which take memory from the system as they are used."""
+    if not like.is_cpu:
+        return like.new_zeros(shape)
+    num_bytes = math.prod(shape) * like.element_size()
+    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(like.dtype).view(shape)
 
 
 def other_like(tensors: tuple[Tensor, Tensor]) -> Tensor:
