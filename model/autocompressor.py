@@ -203,6 +203,11 @@ class AutoCompressor(nn.Module):
         return self.config.segment_length
 
     @property
+    def is_trained(self) -> bool:
+        """Whether anything was trained for the vectors; anchored ones are of some use before."""
+        return self.config.compressor == "summary_tokens" or self.adapter is not None
+
+    @property
     def max_positions(self) -> int:
         return self.positions.max_positions
 

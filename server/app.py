@@ -146,6 +146,7 @@ def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -
         device=str(compressor.device),
         created=int(time.time()),
         tokenizer=compressor.tokenizer,
+        is_trained=compressor.is_trained,
     )
 
 

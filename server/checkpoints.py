@@ -8,10 +8,12 @@ import torch
 import model
 from model import AutoCompressor
 from model.bases import BaseUnavailable
+from model.checkpoint import PlainModel
 
 logger = logging.getLogger(__name__)
 
 BUNDLED = Path(model.__file__).parent
+UNTRAINED_SEGMENT, UNTRAINED_VECTORS = 512, 64  # tokens and vectors of a segment, as the default's
 
 
 def open_checkpoint(
@@ -19,7 +21,8 @@ def open_checkpoint(
 ) -> tuple[str, AutoCompressor]:
     """Load a bundled checkpoint by its name, or any other by its path or hub id; with the name it is served under.
 
-    `default` is an adapter: where its base is not on this machine `paper` takes its place, which holds its own.
+    `default` is an adapter: where its base is not on this machine `paper` takes its place, which holds its own. A plain
+    language model is served with vectors that nothing was trained for.
 
     Args:
         data: the directory of bases; None for this user's.
@@ -34,10 +37,29 @@ def open_checkpoint(
             logger.warning("%s; serving the small `paper` model instead", error)
             name = "paper"
     is_bundled = name == "paper"
-    compressor = AutoCompressor.from_pretrained(
-        _bundled(name) if is_bundled else name, data=data, dtype=dtype, device=device
+    path = _bundled(name) if is_bundled else Path(name)
+    try:
+        compressor = AutoCompressor.from_pretrained(path if is_bundled else name, data=data, dtype=dtype, device=device)
+    except PlainModel:
+        compressor = _untrained(name, dtype=dtype, device=device)
+    return _served(name) if is_bundled else path.name, compressor
+
+
+def _untrained(name: str, *, dtype: torch.dtype, device: torch.device) -> AutoCompressor:
+    """A plain language model as one that compresses without training; ValueError where it has too few positions."""
+    logger.warning(
+        "%s is a plain language model: its vectors are its own words' embeddings, untrained, and keep a small part of "
+        "what a trained adapter's keep; `autocompressor train` makes one",
+        name,
     )
-    return _served(name) if is_bundled else Path(name).name, compressor
+    return AutoCompressor.from_base(
+        name,
+        UNTRAINED_VECTORS,
+        segment_length=UNTRAINED_SEGMENT,
+        compressor="anchored",
+        dtype=dtype,
+        device=device,
+    )
 
 
 def _served(name: str) -> str:

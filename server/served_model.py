@@ -27,6 +27,7 @@ class ServedModel:
     device: str
     created: int
     tokenizer: Any
+    is_trained: bool = True
 
     def tokenise(self, text: str, *, is_start: bool) -> list[int]:
         """Token ids of a text, after the tokenizer's start token where the text is the first of its context."""

@@ -46,6 +46,8 @@ async def info(served: With) -> schemas.InfoResponse:
             "segment_length": model.config.segment_length,
             "summary_length": model.config.summary_length,
             "accumulate_summary": model.config.accumulate_summary,
+            "compressor": model.config.compressor,
+            "is_trained": model.is_trained,
             "hidden_size": model.hidden_size,
             "vocabulary_size": model.vocabulary_size,
             "dtype": model.dtype,

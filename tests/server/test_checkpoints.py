@@ -14,7 +14,7 @@ from server import checkpoints
 from server.checkpoints import open_checkpoint
 from tests.model.test_checkpoint import publish
 from tests.server.test_crash import running
-from tests.tiny import tiny_compressor, tiny_tokenizer
+from tests.tiny import tiny_base, tiny_compressor, tiny_tokenizer
 from tests.wheels import know_only, let_pip_find, write_wheel
 
 DEVICE = torch.device("cpu")
@@ -96,3 +96,13 @@ def test_a_start_says_what_is_ours_to_say(tmp_path: Path) -> None:
     lines = (tmp_path / "server.log").read_text().splitlines()
     assert lines
     assert [line for line in lines if not re.match(r"\d{4}-\d\d-\d\d [\d:]+ INFO server\.", line)] == []
+
+
+def test_a_plain_language_model_is_served_untrained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny_base("llama").save_pretrained(tmp_path / "plain")
+    tiny_tokenizer().save_pretrained(tmp_path / "plain")
+    served, model = open_checkpoint(str(tmp_path / "plain"), None, dtype=torch.float32, device=DEVICE)
+    assert served == "plain"
+    assert (model.config.compressor, model.config.segment_length, model.summary_length) == ("anchored", 512, 64)
+    assert not model.is_trained
+    assert "untrained" in caplog.messages[0]
