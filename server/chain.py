@@ -1,4 +1,7 @@
-"""Summary ids: a hash chain over segments, so that equal prefixes of documents have equal keys."""
+"""Summary ids: a hash chain over segments, so that equal prefixes of documents have equal keys.
+
+Where a model reads segments alone, their own keys are without what stands before: equal segments have equal keys.
+"""
 
 import hashlib
 import re
@@ -25,6 +28,11 @@ def extend(key: str, segments: Sequence[Sequence[int]]) -> list[str]:
         key = _key(FORMAT, key.encode(), np.asarray(segment, dtype="<u4").tobytes())
         keys.append(key)
     return keys
+
+
+def alone(root: str, segments: Sequence[Sequence[int]]) -> list[str]:
+    """The key of each segment by itself, whatever document it is in: that of a document which it would begin."""
+    return [extend(root, [segment])[0] for segment in segments]
 
 
 def derived_key(root: str, purpose: str) -> str:

@@ -1,8 +1,8 @@
 """Summaries as files: to another server of the same model, or to another engine.
 
-An export is one safetensors file: the vectors of all segments, (N * S, D), and in its metadata the manifest and a
-signature of both. The signature's key comes from the tenant's salt: a server with another takes no file of this one,
-and without the salt, where it is secret, nobody can make one.
+An export is one safetensors file: the vectors of all segments, (N, D), with their ranks and anchors where they have
+some, and in its metadata the manifest and a signature of all. The signature's key comes from the tenant's salt: a
+server with another takes no file of this one, and without the salt, where it is secret, nobody can make one.
 """
 
 import asyncio
@@ -10,11 +10,13 @@ import base64
 import hmac
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from model.compressors import SegmentSummary
 from server import chain
 from server.errors import InvalidRequest, ModelMismatch, SummaryNotFound
 from server.served_model import ServedModel
@@ -24,9 +26,9 @@ from server.store.codec import (
     Manifest,
     decode_manifest,
     decode_notes,
-    decode_vectors,
+    decode_segment,
     encode_manifest,
-    encode_vectors,
+    encode_segment,
 )
 from server.summaries import Summaries, Summary
 
@@ -45,10 +47,11 @@ class Portable:
 
     async def export(self, summary: Summary) -> bytes:
         """A safetensors file that `take` takes; SummaryNotFound where the summary was deleted since it was read."""
-        segments = [part for part in await self._summaries.segments(summary.manifest.segments) if part is not None]
+        found = await self._summaries.segments.find(summary.manifest.segments)
+        segments = [part for part in found if part is not None]
         if len(segments) < len(summary.manifest.segments):
             raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired", param="id")
-        return await asyncio.to_thread(self._encoded, summary.manifest, torch.cat(segments))
+        return await asyncio.to_thread(self._encoded, summary, _joined(segments))
 
     async def prompt_embeds(self, summary: Summary) -> bytes:
         """The soft prompt, (P, D), as vLLM takes it: base64 of what torch.save writes (docs.vllm.ai, prompt_embeds)."""
@@ -61,54 +64,81 @@ class Portable:
         Raises:
             InvalidRequest: not a whole export of this summary, or of another tenant. ModelMismatch: of another model.
         """
-        manifest, vectors = await asyncio.to_thread(self._decoded, summary_id, data)
+        manifest, joined = await asyncio.to_thread(self._decoded, summary_id, data)
         found = await self._summaries.find(summary_id)
         if found is not None:
             await self._summaries.put(found[0], ttl_seconds=ttl_seconds)
             return found[0], False
-        stored = await self._summaries.segments(manifest.segments)
-        parts = vectors.split(self._model.config.summary_length)
-        for key, part, known in zip(manifest.segments, parts, stored, strict=True):
-            if known is None:
-                await self._summaries.put_segment(key, part.clone(), ttl_seconds=IMPORTING_SECONDS)
+        is_stored = await self._summaries.segments.are_stored(manifest.segments)
+        parts = self._split(joined, manifest.segment_tokens)
+        for key, part, is_known in zip(manifest.segments, parts, is_stored, strict=True):
+            if not is_known:
+                await self._summaries.segments.put(key, part, ttl_seconds=IMPORTING_SECONDS)
         summary = Summary(summary_id, replace(manifest, created=time.time(), tenant=self._tenant))
         await self._summaries.put(summary, ttl_seconds=ttl_seconds)
         return summary, True
 
-    def _encoded(self, manifest: Manifest, vectors: Tensor) -> bytes:
-        text = encode_manifest(replace(manifest, tenant=None)).decode()
-        notes = {"manifest": text, "signature": self._signature(text, vectors)}
-        return encode_vectors(vectors, fingerprint=manifest.fingerprint, notes=notes)
+    def _encoded(self, summary: Summary, joined: SegmentSummary) -> bytes:
+        text = encode_manifest(replace(summary.manifest, tenant=None, has_text=False)).decode()
+        notes = {"manifest": text, "signature": self._signature(summary.id, text, joined)}
+        return encode_segment(joined, fingerprint=summary.manifest.fingerprint, notes=notes)
 
-    def _decoded(self, summary_id: str, data: bytes) -> tuple[Manifest, Tensor]:
+    def _decoded(self, summary_id: str, data: bytes) -> tuple[Manifest, SegmentSummary]:
         try:
-            vectors = decode_vectors(data, fingerprint=self._model.fingerprint)
+            joined = decode_segment(data, fingerprint=self._model.fingerprint)
             notes = decode_notes(data)
             manifest = decode_manifest(notes.get("manifest", "").encode(), fingerprint=self._model.fingerprint)
         except CorruptRecord as error:
             raise InvalidRequest(f"the body is no exported summary: {error}") from error
         except FingerprintMismatch as error:
             raise ModelMismatch(f"the file is of another model than the one served: {error}") from error
-        self._require_consistent(summary_id, manifest, vectors)
-        if not hmac.compare_digest(notes.get("signature", ""), self._signature(notes["manifest"], vectors)):
+        self._require_consistent(summary_id, manifest, joined)
+        signature = self._signature(summary_id, notes["manifest"], joined)
+        if not hmac.compare_digest(notes.get("signature", ""), signature):
             raise InvalidRequest("the file's signature differs: it is changed, or of a server with another tenant_salt")
-        return manifest, vectors
+        return manifest, joined
 
-    def _require_consistent(self, summary_id: str, manifest: Manifest, vectors: Tensor) -> None:
-        num_segments, config = len(manifest.segments), self._model.config
-        if not num_segments or manifest.segments[-1] != summary_id or not all(map(chain.is_key, manifest.segments)):
-            named = manifest.segments[-1] if num_segments else "none"
+    def _require_consistent(self, summary_id: str, manifest: Manifest, joined: SegmentSummary) -> None:
+        config, is_chain = self._model.config, not self._model.config.reads_alone
+        named = manifest.segments[-1] if manifest.segments else "none"
+        # of segments that are read alone the last key is not the summary's: the signature alone binds the id
+        if not all(map(chain.is_key, manifest.segments)) or named == "none" or (is_chain and named != summary_id):
             raise InvalidRequest(f"the file is of summary {named!r}, not of {summary_id!r}", param="id")
-        expected = (num_segments * config.summary_length, self._model.hidden_size)
-        if tuple(vectors.shape) != expected or manifest.vectors != self._model.num_vectors(num_segments):
-            raise InvalidRequest(f"the file has vectors of shape {tuple(vectors.shape)}; {expected} are expected")
         if not all(0 < tokens <= config.segment_length for tokens in manifest.segment_tokens):
             raise InvalidRequest(f"a segment of the file has not between 1 and {config.segment_length} tokens")
+        expected = (sum(map(config.num_vectors, manifest.segment_tokens)), self._model.hidden_size)
+        shape, num_vectors = tuple(joined.vectors.shape), self._model.num_vectors_of(manifest.segment_tokens)
+        if shape != expected or manifest.vectors != num_vectors:
+            raise InvalidRequest(f"the file has vectors of shape {shape}; {expected} are expected")
+        if self._model.is_ordered and joined.ranks is None:
+            raise InvalidRequest("the file has vectors without ranks; this model's have an order of importance")
         self._model.require_segments(manifest.segment_tokens)
 
-    def _signature(self, manifest: str, vectors: Tensor) -> str:
-        payload = vectors.contiguous().view(torch.uint8).numpy().tobytes()
-        return hmac.new(self._key, manifest.encode() + b"\0" + payload, "sha256").hexdigest()
+    def _split(self, joined: SegmentSummary, segment_tokens: Sequence[int]) -> list[SegmentSummary]:
+        """The summaries of segments of so many tokens, in memory of their own."""
+        counts = list(map(self._model.config.num_vectors, segment_tokens))
+        vectors, ranks, anchors = (
+            [None] * len(counts) if part is None else [each.clone() for each in part.split(counts)]
+            for part in (joined.vectors, joined.ranks, joined.anchors)
+        )
+        return [SegmentSummary(*parts) for parts in zip(vectors, ranks, anchors, strict=True)]
+
+    def _signature(self, summary_id: str, manifest: str, joined: SegmentSummary) -> str:
+        parts = [_bytes(part) for part in (joined.vectors, joined.ranks, joined.anchors) if part is not None]
+        signed = f"{manifest}\0{summary_id}" if self._model.config.reads_alone else manifest
+        return hmac.new(self._key, signed.encode() + b"\0" + b"".join(parts), "sha256").hexdigest()
+
+
+def _joined(segments: Sequence[SegmentSummary]) -> SegmentSummary:
+    """One after the other; ranks and anchors stay those within each segment."""
+    ranks = [each.ranks for each in segments if each.ranks is not None]
+    anchors = [each.anchors for each in segments if each.anchors is not None]
+    vectors = torch.cat([each.vectors for each in segments])
+    return SegmentSummary(vectors, torch.cat(ranks) if ranks else None, torch.cat(anchors) if anchors else None)
+
+
+def _bytes(part: Tensor) -> bytes:
+    return part.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _saved(vectors: Tensor) -> bytes:

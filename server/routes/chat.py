@@ -49,7 +49,9 @@ async def _answer(served: Services, body: ChatRequest, watch: Stopwatch) -> "_An
     logit_bias = biases(body, served.model)
     summaries = tuple(await served.summaries.get_many(_summary_ids(body.messages), param="messages"))
     rendered = await asyncio.to_thread(render, served.model, [_said(message) for message in body.messages])
-    plan = served.prompter.plan_tokens(summaries, rendered.token_ids, Fields("messages", "messages"))
+    plan = served.prompter.plan_tokens(
+        summaries, rendered.token_ids, Fields("messages", "messages"), max_vectors=body.max_vectors
+    )
     fitted = served.endless.fit(plan, wish(body, body.wanted_tokens))
     prepared = await prepare(served, body, plan, fitted)
     params = sampling_params(body, max_tokens=fitted.max_tokens)

@@ -39,7 +39,8 @@ async def generate(body: schemas.GenerateRequest, request: Request, response: Re
     """
     served.model.require_name(body.model)
     watch = Stopwatch()
-    plan = await served.prompter.plan(_parts(body), _fields(body))
+    plan = await served.prompter.plan(_parts(body), _fields(body), max_vectors=body.max_vectors)
+    plan = served.prompter.fitted(plan, served.prompter.num_wanted(body.max_tokens))
     params = sampling_params(body, max_tokens=served.prompter.max_tokens(plan, body.max_tokens))
     prompt = await unless_disconnected(request, served.prompter.assemble(plan))
     generation = _Generation(served, plan, prompt, params, watch)
@@ -74,10 +75,11 @@ async def score(
 
 
 async def _scored(body: schemas.ScoreRequest, served: Services, watch: Stopwatch) -> schemas.ScoreResponse:
-    plan = await served.prompter.plan(_parts(body), _fields(body))
+    plan = await served.prompter.plan(_parts(body), _fields(body), max_vectors=body.max_vectors)
     continuations = await asyncio.to_thread(
         lambda: [served.model.tokenise(text, is_start=False) for text in body.continuations or []]
     )
+    plan = served.prompter.fitted(plan, max(map(len, continuations)))
     for index, continuation in enumerate(continuations):
         served.prompter.require_fits(plan, continuation, param=f"continuations.{index}")
     prompt = await served.prompter.assemble(plan)
@@ -127,6 +129,7 @@ async def _scored_pairs(body: schemas.ScoreRequest, served: Services, watch: Sto
         usage=schemas.Usage(
             prompt_tokens=num_read,
             summary_vectors=0,
+            thinned_vectors=0,
             summarised_tokens=0,
             completion_tokens=num_scored,
             total_tokens=num_read + num_scored,
@@ -229,6 +232,7 @@ def _usage(plan: Plan, num_completion_tokens: int) -> schemas.Usage:
     return schemas.Usage(
         prompt_tokens=len(plan.token_ids),
         summary_vectors=plan.num_vectors,
+        thinned_vectors=plan.thinned_vectors,
         summarised_tokens=plan.summarised_tokens,
         completion_tokens=num_completion_tokens,
         total_tokens=len(plan.token_ids) + plan.num_vectors + num_completion_tokens,

@@ -22,21 +22,22 @@ class Stopwatch:
         """Time waited for the engine, its queue included."""
         self.engine_seconds += time.monotonic() - since
 
-    def receipt(self, *, saved: int, cache: CacheTier | None) -> Receipt:
+    def receipt(self, *, saved: int, cache: CacheTier | None, thinned: int = 0) -> Receipt:
         queue_seconds = self.meter.queue_seconds
         return Receipt(
             prefill_tokens_saved=max(0, saved),
             cache=cache,
+            thinned_vectors=thinned,
             queue_seconds=queue_seconds,
             compute_seconds=max(0.0, self.engine_seconds - queue_seconds),
         )
 
     def receipt_of(self, plan: Plan) -> Receipt:
         """Of a call that this plan conditions."""
-        saved = plan.summarised_tokens - plan.num_vectors
+        saved = plan.summarised_tokens - plan.num_positions
         is_computed = any(not isinstance(source, Summary) for source in plan.sources)
-        cache = self.tier(plan.num_vectors, is_computed=is_computed) if plan.sources else None
-        return self.receipt(saved=saved, cache=cache)
+        cache = self.tier(plan.num_positions, is_computed=is_computed) if plan.sources else None
+        return self.receipt(saved=saved, cache=cache, thinned=plan.thinned_vectors)
 
     def tier(self, num_vectors: int, *, is_computed: bool) -> CacheTier:
         if is_computed:
@@ -60,6 +61,7 @@ def compressed_receipt(done: Compressed) -> Receipt:
     return Receipt(
         prefill_tokens_saved=done.cached_tokens,
         cache="store" if is_cached else "computed",
+        thinned_vectors=0,
         queue_seconds=done.queue_seconds,
         compute_seconds=max(0.0, done.engine_seconds - done.queue_seconds),
     )

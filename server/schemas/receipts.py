@@ -13,5 +13,6 @@ class Receipt(BaseModel):
         description="Where the summaries came from: keys and values in memory, the store, or computed now, the "
         "costliest of several; null where the call had none."
     )
+    thinned_vectors: int = Field(description="Vectors of the summaries that were left out as less important.")
     queue_seconds: float = Field(description="The longest wait for the engine.")
     compute_seconds: float = Field(description="In the engine, after that.")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.compressors import SegmentSummary
 from model.config import SummaryConfig
 from model.positions import Positions
 from server.compression import Compressor
@@ -38,7 +39,7 @@ class CountingEngine:
         soft_prompt: Tensor | None = None,
         keys: Sequence[str] = (),
         meter: Meter | None = None,
-    ) -> AsyncGenerator[Tensor]:
+    ) -> AsyncGenerator[SegmentSummary]:
         before = 0.0 if soft_prompt is None else float(soft_prompt.sum())
         for segment in segments:
             if self.num_computed == self.fails_after:
@@ -47,7 +48,10 @@ class CountingEngine:
             self.num_computed += 1
             vectors = torch.full((LENGTH, WIDTH), (sum(segment) + before) % 97)
             before += float(vectors.sum())
-            yield vectors
+            yield SegmentSummary(vectors)
+
+    def embed(self, token_ids: Sequence[int]) -> Tensor:
+        raise NotImplementedError
 
     def generate(
         self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None
