@@ -20,6 +20,7 @@ from server.engine.protocol import Engine
 from server.engine.runner import Runner
 from server.engine.scheduler import Limits
 from server.envelope import add_error_handlers
+from server.expansion import Expander
 from server.fusing import Fuser
 from server.gathering import Gatherer
 from server.intake import Intake
@@ -110,6 +111,7 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
         compressor,
         prompter,
         endless,
+        Expander(served, summaries, prompter),
         fuser,
         intake,
         reranker,

@@ -25,7 +25,7 @@ FLOORS = [
     {"server.routes.waiting", "server.services", "server.access", "server.log", "server.devices", "server.cores"}
     | {"server.checkpoints"},
     {"server.fusing", "server.reranking"},
-    {"server.endless", "server.chat_template"},
+    {"server.endless", "server.expansion", "server.chat_template"},
     {"server.prompting", "server.intake", "server.portable"},
     {"server.gathering"},
     {"server.compression"},

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from server.endless import Fitted, Wish
 from server.engine.protocol import Prompt
+from server.expansion import Expanded, expanded_segments
 from server.gathering import Gathered, fused
 from server.prompting import Plan, Prompter
+from server.routes.receipts import described_expansion
 from server.schemas import openai_replies as replies
 from server.schemas.openai import Asked
 from server.services import Services
@@ -32,11 +34,13 @@ class Prepared:
     cached_tokens: int
     num_dropped: int
     num_thinned: int
+    expanded: Sequence[Expanded] = ()
     contributions: Sequence[tuple[str, float]] = ()
 
     @property
     def num_vectors(self) -> int:
-        return self.prompt.num_positions - len(self.prompt.token_ids)
+        num_positions = self.prompt.num_positions - len(self.prompt.token_ids)
+        return num_positions - sum(each.tokens for each in self.expanded)
 
 
 def wish(body: Asked, max_tokens: int | None) -> Wish:
@@ -61,6 +65,7 @@ async def prepare(served: Services, body: Asked, plan: Plan, fitted: Fitted) -> 
         cached_tokens=sum(texts.cached_tokens),
         num_dropped=fitted.num_dropped,
         num_thinned=fitted.plan.thinned_vectors,
+        expanded=expanded_segments(fitted.plan),
         contributions=contributions,
     )
 
@@ -102,6 +107,7 @@ def compression(prepared: Sequence[Prepared], *, has_contributions: bool) -> rep
         raw_tokens=sum(len(each.prompt.token_ids) for each in prepared),
         thinned_vectors=sum(each.num_thinned for each in prepared),
         dropped_tokens=sum(each.num_dropped for each in prepared),
+        expanded=described_expansion([segment for each in prepared for segment in each.expanded]),
         contributions=[replies.Contribution(id=summary_id, logprob=gain) for summary_id, gain in gains]
         if has_contributions
         else None,

@@ -9,6 +9,7 @@ from server.schemas.receipts import Receipt
 MAX_PARTS = 64
 MAX_CONTINUATIONS = 128
 MAX_STOPS = 16
+MAX_EXPANDED = 64
 MAX_NEW_TOKENS = 1_000_000
 MAX_TTL_SECONDS = 10 * 365 * 86400
 
@@ -56,6 +57,17 @@ class Part(Body):
         return self
 
 
+class Expand(Body):
+    segments: int = Field(ge=1, le=MAX_EXPANDED, description="How many, of all summaries together.")
+
+
+ExpandOrNot = Annotated[
+    Expand | None,
+    Field(
+        description="Read the segments that the prompt's words speak of most (BM25) as their text again, in their "
+        "place among the vectors; their summaries were compressed with `keep_text`."
+    ),
+]
 MaxVectors = Annotated[
     int | None,
     Field(
@@ -79,6 +91,7 @@ class Conditioned(Body):
     summary_ids: list[SummaryId] = Field(default_factory=list, max_length=MAX_PARTS)
     prompt: Text | None = None
     max_vectors: MaxVectors = None
+    expand: ExpandOrNot = None
 
     @model_validator(mode="after")
     def _one_form(self) -> "Conditioned":
@@ -169,8 +182,8 @@ class ScoreRequest(Conditioned):
             raise ValueError("`text_1` and `text_2` go together")
         if self.continuations is not None or self.context is not None or self.summary_ids or self.prompt is not None:
             raise ValueError("give either `text_1` and `text_2` or `continuations` of a prompt")
-        if self.max_vectors is not None:
-            raise ValueError("`max_vectors` is of summaries, and `text_1` and `text_2` have none")
+        if self.max_vectors is not None or self.expand is not None:
+            raise ValueError("`max_vectors` and `expand` are of summaries, and `text_1` and `text_2` have none")
         firsts, seconds = (1 if isinstance(each, str) else len(each) for each in (self.text_1, self.text_2))
         if firsts not in (1, seconds):
             raise ValueError(f"`text_1` has {firsts} texts and `text_2` {seconds}; give one `text_1`, or as many")

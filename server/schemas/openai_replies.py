@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from server.schemas.receipts import ExpandedSegment
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -33,6 +35,7 @@ class Compression(BaseModel):
     thinned_vectors: int = Field(description="Vectors that were left out as less important.")
     raw_tokens: int = Field(description="Read as they are.")
     dropped_tokens: int = Field(description="Not read: older than what the window takes.")
+    expanded: list[ExpandedSegment] = Field(description="Segments that were read as their text, as `expand` asked.")
     contributions: list[Contribution] | None = None
 
 
