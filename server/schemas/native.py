@@ -63,10 +63,7 @@ class Expand(Body):
 
 ExpandOrNot = Annotated[
     Expand | None,
-    Field(
-        description="Read the segments that the prompt's words speak of most (BM25) as their text again, in their "
-        "place among the vectors; their summaries were compressed with `keep_text`."
-    ),
+    Field(description="Read the segments that the prompt's words speak of most (BM25) as the text `keep_text` kept."),
 ]
 MaxVectors = Annotated[
     int | None,
