@@ -73,18 +73,26 @@ def compress(
     parent: str | None = None,
     ttl_seconds: float | None = None,
     metadata: Mapping[str, str] | None = None,
+    keep_text: bool = False,
     progress: OnProgress | None = None,
 ) -> Call[Compressed]:
     """Compress a document, given as one of `text`, `file` (UTF-8) or `token_ids`, and store its summary.
 
-    A document that is stored is found, not computed again. `parent` is the summary that it continues; `progress`
-    hears of every segment.
+    A document that is stored is found, not computed again. `parent` is the summary that it continues; `keep_text`
+    stores its tokens too, for `expand`; `progress` hears of every segment.
     """
     if file is not None:
         if text is not None:
             raise ValueError("give either `text` or `file`")
         text = Path(file).read_bytes().decode()
-    body = {"text": text, "token_ids": token_ids, "parent": parent, "ttl_seconds": ttl_seconds, "metadata": metadata}
+    body = {
+        "text": text,
+        "token_ids": token_ids,
+        "parent": parent,
+        "ttl_seconds": ttl_seconds,
+        "metadata": metadata,
+        "keep_text": keep_text or None,
+    }
     return _compression("/compress", body, progress)
 
 
@@ -94,10 +102,11 @@ def append(
     *,
     ttl_seconds: float | None = None,
     metadata: Mapping[str, str] | None = None,
+    keep_text: bool = False,
     progress: OnProgress | None = None,
 ) -> Call[Compressed]:
     """Compress a text that continues a stored document; the new summary stands for both."""
-    body = {"text": text, "ttl_seconds": ttl_seconds, "metadata": metadata}
+    body = {"text": text, "ttl_seconds": ttl_seconds, "metadata": metadata, "keep_text": keep_text or None}
     return _compression(f"{_path(summary_id)}/append", body, progress)
 
 
@@ -106,10 +115,16 @@ def generate(
     *,
     summary_ids: Sequence[str] = (),
     context: Sequence[Mapping[str, str]] | None = None,
+    max_vectors: int | None = None,
+    expand: int | None = None,
     **sampling: Unpack[Sampling],
 ) -> Call[Generation]:
-    """Continue a prompt after stored summaries; `context` mixes both: `{"summary_id": …}` and `{"text": …}`."""
-    body = _conditioned(prompt, summary_ids, context) | sampling
+    """Continue a prompt after stored summaries; `context` mixes both: `{"summary_id": …}` and `{"text": …}`.
+
+    `max_vectors` are read of each summary, the most important ones; `expand` is how many segments, those that the
+    prompt speaks of most, are read as their text, which `keep_text` kept.
+    """
+    body = _conditioned(prompt, summary_ids, context) | _read(max_vectors, expand) | sampling
     return Call("POST", "/generate", json_reader(lambda data: read(Generation, data, usage=_usage(data))), body)
 
 
@@ -118,10 +133,12 @@ def stream(
     *,
     summary_ids: Sequence[str] = (),
     context: Sequence[Mapping[str, str]] | None = None,
+    max_vectors: int | None = None,
+    expand: int | None = None,
     **sampling: Unpack[Sampling],
 ) -> Stream[Chunk]:
     """As `generate`, piece by piece."""
-    body = _conditioned(prompt, summary_ids, context) | sampling | {"stream": True}
+    body = _conditioned(prompt, summary_ids, context) | _read(max_vectors, expand) | sampling | {"stream": True}
 
     def chunk(data: Json) -> Chunk:
         return read(Chunk, data, usage=_usage(data) if data.get("usage") else None)
@@ -135,9 +152,12 @@ def score(
     prompt: str | None = None,
     summary_ids: Sequence[str] = (),
     context: Sequence[Mapping[str, str]] | None = None,
+    max_vectors: int | None = None,
+    expand: int | None = None,
 ) -> Call[Scores]:
-    """Log-probabilities of continuations of a prompt, after stored summaries."""
-    body = _conditioned(prompt, summary_ids, context) | {"continuations": _listed("continuations", continuations)}
+    """Log-probabilities of continuations of a prompt, after stored summaries, which are read as `generate` reads."""
+    conditions = _conditioned(prompt, summary_ids, context) | _read(max_vectors, expand)
+    body = conditions | {"continuations": _listed("continuations", continuations)}
 
     def scores(data: Json) -> Scores:
         return read(Scores, data, scores=tuple(read(Score, one) for one in data["scores"]), usage=_usage(data))
@@ -151,10 +171,20 @@ def rerank(
     *,
     top_n: int | None = None,
     return_documents: bool = False,
+    max_vectors: int | None = None,
 ) -> Call[Ranking]:
-    """Order documents, texts or `{"summary_id": …}`, by how likely they make the query."""
+    """Order documents, texts or `{"summary_id": …}`, by how likely they make the query.
+
+    `max_vectors` are read of each, the most important ones.
+    """
     listed = _listed("documents", documents)
-    body = {"query": query, "documents": listed, "top_n": top_n, "return_documents": return_documents or None}
+    body = {
+        "query": query,
+        "documents": listed,
+        "top_n": top_n,
+        "return_documents": return_documents or None,
+        "max_vectors": max_vectors,
+    }
 
     def ranking(data: Json) -> Ranking:
         return read(Ranking, data, results=tuple(read(Ranked, one) for one in data["results"]))
@@ -208,6 +238,11 @@ def _conditioned(
 ) -> dict[str, Any]:
     listed = _listed("summary_ids", summary_ids)
     return _given({"prompt": prompt, "summary_ids": listed or None, "context": context})
+
+
+def _read(max_vectors: int | None, expand: int | None) -> dict[str, Any]:
+    """What is read of summaries."""
+    return _given({"max_vectors": max_vectors, "expand": None if expand is None else {"segments": expand}})
 
 
 def _listed(name: str, values: Sequence[T]) -> list[T]:

@@ -30,7 +30,7 @@ class AutocompressorError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A document in the server's store; `tokens` are those of its parents too."""
+    """A document in the server's store; `tokens` are those of its parents too. `has_text`: it can be expanded."""
 
     id: str
     model: str
@@ -40,6 +40,7 @@ class Summary:
     vectors: int
     compression_ratio: float
     parent: str | None = None
+    has_text: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -87,12 +88,16 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Positions a call took; `summarised_tokens` are document tokens that its summary vectors stand for."""
+    """Positions a call took; `summarised_tokens` are document tokens that its summary vectors stand for.
+
+    `thinned_vectors` are those of the summaries that were left out as less important.
+    """
 
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int = 0
     summary_vectors: int = 0
+    thinned_vectors: int = 0
     summarised_tokens: int = 0
 
 

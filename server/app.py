@@ -20,7 +20,9 @@ from server.engine.protocol import Engine
 from server.engine.runner import Runner
 from server.engine.scheduler import Limits
 from server.envelope import add_error_handlers
+from server.expansion import Expander
 from server.fusing import Fuser
+from server.gathering import Gatherer
 from server.intake import Intake
 from server.jobs import Jobs
 from server.metrics import Metrics
@@ -87,8 +89,9 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
     """Services over an engine and a store."""
     summaries = Summaries(served, store, metrics)
     compressor = Compressor(served, engine, summaries, metrics, tenant_salt=settings.tenant_salt)
-    prompter = Prompter(served, summaries, compressor, metrics)
-    endless = Endless(served, prompter, metrics, raw_tokens=settings.raw_tokens)
+    gatherer = Gatherer(served, engine, summaries, compressor)
+    prompter = Prompter(served, summaries, gatherer, metrics)
+    endless = Endless(served, prompter, raw_tokens=settings.raw_tokens)
     fuser = Fuser(engine, prompter)
     intake = Intake(
         served,
@@ -96,7 +99,7 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
         default_ttl_seconds=settings.default_ttl_seconds,
         max_together=max(1, settings.max_requests // QUEUE_SHARE),
     )
-    reranker = Reranker(served, engine, summaries, prompter, intake, metrics)
+    reranker = Reranker(served, engine, summaries, prompter, intake)
     portable = Portable(served, summaries, tenant_salt=settings.tenant_salt)
     metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
     return Services(
@@ -108,6 +111,7 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
         compressor,
         prompter,
         endless,
+        Expander(served, summaries, prompter),
         fuser,
         intake,
         reranker,
@@ -146,6 +150,7 @@ def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -
         device=str(compressor.device),
         created=int(time.time()),
         tokenizer=compressor.tokenizer,
+        document_limit=settings.max_document_tokens,
         is_trained=compressor.is_trained,
     )
 

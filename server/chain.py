@@ -1,4 +1,7 @@
-"""Summary ids: a hash chain over segments, so that equal prefixes of documents have equal keys."""
+"""Summary ids: a hash chain over segments, so that equal prefixes of documents have equal keys.
+
+Where a model reads segments alone, their own keys are without what stands before: equal segments have equal keys.
+"""
 
 import hashlib
 import re
@@ -27,10 +30,9 @@ def extend(key: str, segments: Sequence[Sequence[int]]) -> list[str]:
     return keys
 
 
-def segment_keys(root: str, segments: Sequence[Sequence[int]]) -> list[str]:
-    """The keys of segments that are read alone: what stands before a segment has no part in its key."""
-    alone = derived_key(root, "segment")
-    return [extend(alone, [segment])[0] for segment in segments]
+def alone(root: str, segments: Sequence[Sequence[int]]) -> list[str]:
+    """The key of each segment by itself, whatever document it is in: that of a document which it would begin."""
+    return [extend(root, [segment])[0] for segment in segments]
 
 
 def derived_key(root: str, purpose: str) -> str:

@@ -6,16 +6,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
-import torch
-from torch import Tensor
-
 from server import chain
-from server.engine.protocol import Engine, Meter
-from server.errors import InvalidRequest, NotReady, SummaryNotFound
+from server.engine.protocol import Engine
+from server.errors import InvalidRequest, NotReady
 from server.metrics import Metrics
 from server.progress import Progress, Report, Watchers
 from server.served_model import ServedModel
@@ -23,10 +19,10 @@ from server.single_flight import SingleFlight
 from server.store import MissingReferences
 from server.store.codec import Manifest
 from server.summaries import Summaries, Summary, renewed
+from server.work import UNFINISHED_SECONDS, Work, Worker
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED_SECONDS = 3600.0  # how long segments wait for the rest of their document
 MAX_ATTEMPTS = 3  # to finish a document whose segments are deleted meanwhile
 MAX_KNOWN_TEXTS = 10_000  # whose ids are remembered, so that looking them up again does not tokenise
 
@@ -52,19 +48,6 @@ class Compressed:
     total_seconds: float
 
 
-@dataclass
-class _Work:
-    """One document on its way: `parent_keys` and `keys` of its segments, those of this call last."""
-
-    segments: Sequence[Sequence[int]]
-    keys: Sequence[str]
-    parent_keys: Sequence[str]
-    meter: Meter = field(default_factory=Meter, init=False)
-    num_stored: int = field(default=0, init=False)
-    num_computed: int = field(default=0, init=False)
-    engine_seconds: float = field(default=0.0, init=False)
-
-
 class Compressor:
     """Keeps documents as chains of segments, each computed once."""
 
@@ -72,9 +55,10 @@ class Compressor:
         self, model: ServedModel, engine: Engine, summaries: Summaries, metrics: Metrics, *, tenant_salt: str
     ) -> None:
         self._model = model
-        self._engine = engine
+        self._worker = Worker(model, engine, summaries.segments)
         self._summaries = summaries
         self._metrics = metrics
+        self._reads_alone = model.config.reads_alone
         self._root = chain.root_key(model.fingerprint, tenant_salt)
         self.tenant = chain.derived_key(self._root, "tenant")  # whose list a new summary is in
         self._flights = SingleFlight()
@@ -89,6 +73,7 @@ class Compressor:
         parent_id: str | None = None,
         ttl_seconds: float | None = None,
         metadata: dict[str, str] | None = None,
+        keep_text: bool = False,
         renews: bool = True,
         report: Report | None = None,
     ) -> Compressed:
@@ -99,14 +84,20 @@ class Compressor:
         if known is not None:
             self._known_texts.move_to_end(text_hash)
             stored = await self._renew(known, ttl_seconds, metadata, renews=renews)
-            if stored is not None:
+            if stored is not None and (stored.manifest.has_text or not keep_text):
                 return self._found(stored, stored.manifest.segment_tokens, report, started)
         # an empty text stays empty: a start token alone is no document
         is_start = parent_id is None
         token_ids = await asyncio.to_thread(self._model.tokenise_document, text, is_start=is_start) if text else []
         tokenize_seconds = time.monotonic() - started
         done = await self.compress(
-            token_ids, parent_id=parent_id, ttl_seconds=ttl_seconds, metadata=metadata, renews=renews, report=report
+            token_ids,
+            parent_id=parent_id,
+            ttl_seconds=ttl_seconds,
+            metadata=metadata,
+            keep_text=keep_text,
+            renews=renews,
+            report=report,
         )
         if parent_id is None:
             self._known_texts[text_hash] = done.summary.id
@@ -121,6 +112,7 @@ class Compressor:
         parent_id: str | None = None,
         ttl_seconds: float | None = None,
         metadata: dict[str, str] | None = None,
+        keep_text: bool = False,
         renews: bool = True,
         report: Report | None = None,
     ) -> Compressed:
@@ -128,23 +120,27 @@ class Compressor:
 
         Args:
             ttl_seconds: None keeps it for ever. metadata: added to what an equal document has.
+            keep_text: store the segments' token ids, too.
             renews: whether an equal document that is stored gets both; without, it stays as it is.
             report: called when it is known what is stored, and for each segment as it is, whichever call computes it.
 
         Raises:
-            InvalidRequest: no tokens, or too much metadata. TooLong: more segments than the model has positions for.
+            InvalidRequest: no tokens, too much metadata, or a parent without the text that is to be kept.
+            TooLong: more segments than the model has positions for.
             SummaryNotFound, ModelMismatch: of the parent. And what the engine and the store raise.
         """
         started = time.monotonic()
         parent, segments = await self._cut(token_ids, parent_id)
-        keys = await asyncio.to_thread(chain.extend, self._root if parent is None else parent.id, segments)
-        own = keys
-        if self._model.config.reads_alone:  # the chain names the document, and each segment has a name of its own
-            own = await asyncio.to_thread(chain.segment_keys, self._root, segments)
-        work = _Work(segments, own, () if parent is None else parent.manifest.segments)
-        summary = Summary(keys[-1], self._manifest(work, parent, metadata or {}))
+        if keep_text and parent is not None and not parent.manifest.has_text:
+            raise InvalidRequest(
+                f"the text of parent {parent.id!r} was not kept, so no whole one is", param="keep_text"
+            )
+        chained = await asyncio.to_thread(chain.extend, self._root if parent is None else parent.id, segments)
+        keys = await asyncio.to_thread(chain.alone, self._root, segments) if self._reads_alone else chained
+        work = Work(segments, keys, () if parent is None else parent.manifest.segments, keep_text)
+        summary = Summary(chained[-1], self._manifest(work, parent, metadata or {}))
 
-        while (stored := await self._renew(summary.id, ttl_seconds, metadata, renews=renews)) is None:
+        while (stored := await self._stored(summary.id, work, ttl_seconds, metadata, renews=renews)) is None:
             with self._watchers.watching(summary.id, report):
                 if await self._flights.run(summary.id, lambda: self._complete(summary, work, ttl_seconds)):
                     return self._done(summary, work, started)
@@ -172,7 +168,7 @@ class Compressor:
         """What a call did that found its document there, of these segments."""
         num_segments, num_tokens = len(segment_tokens), sum(segment_tokens)
         if report is not None:
-            vectors = self._model.num_vectors(segment_tokens)
+            vectors = self._model.num_vectors_of(segment_tokens)
             report(Progress(num_segments, num_segments, num_segments, num_tokens, vectors))
         return self._observed(
             Compressed(
@@ -187,9 +183,9 @@ class Compressor:
             )
         )
 
-    def _done(self, summary: Summary, work: _Work, started: float) -> Compressed:
+    def _done(self, summary: Summary, work: Work, started: float) -> Compressed:
         """What a call did that had work of its own."""
-        cached = work.segments[: max(0, len(work.segments) - work.num_computed)]
+        cached = [segment for place, segment in enumerate(work.segments) if place not in work.computed]
         return self._observed(
             Compressed(
                 summary,
@@ -211,7 +207,7 @@ class Compressor:
         self._metrics.segments.labels(source="computed").inc(num_computed)
         return done
 
-    def _manifest(self, work: _Work, parent: Summary | None, metadata: dict[str, str]) -> Manifest:
+    def _manifest(self, work: Work, parent: Summary | None, metadata: dict[str, str]) -> Manifest:
         segments = (*work.parent_keys, *work.keys)
         parent_tokens = () if parent is None else parent.manifest.segment_tokens
         segment_tokens = (*parent_tokens, *(len(segment) for segment in work.segments))
@@ -219,12 +215,38 @@ class Compressor:
             fingerprint=self._model.fingerprint,
             segments=segments,
             segment_tokens=segment_tokens,
-            vectors=self._model.num_vectors(segment_tokens),
+            vectors=self._model.num_vectors_of(segment_tokens),
             created=time.time(),
             metadata=metadata,
             parent=None if parent is None else parent.id,
             tenant=self.tenant,
+            has_text=work.keeps_text,
         )
+
+    async def _stored(
+        self,
+        summary_id: str,
+        work: Work,
+        ttl_seconds: float | None,
+        metadata: dict[str, str] | None,
+        *,
+        renews: bool,
+    ) -> Summary | None:
+        """As `_renew`, and its text where it is to be kept and was not."""
+        found = await self._renew(summary_id, ttl_seconds, metadata, renews=renews)
+        if found is None or found.manifest.has_text or not work.keeps_text:
+            return found
+        async with self._renewals.setdefault(summary_id, asyncio.Lock()):
+            await self._summaries.segments.put_texts(work.keys, work.segments, ttl_seconds=UNFINISHED_SECONDS)
+            current = await self._summaries.find(summary_id)
+            if current is None:
+                return None
+            better = replace(current[0], manifest=replace(current[0].manifest, has_text=True))
+            try:
+                await self._summaries.put(better, ttl_seconds=ttl_seconds)
+            except MissingReferences:
+                return None
+            return better
 
     async def _renew(
         self, summary_id: str, ttl_seconds: float | None, metadata: dict[str, str] | None, *, renews: bool
@@ -244,11 +266,11 @@ class Compressor:
                 return None
             return better
 
-    async def _complete(self, summary: Summary, work: _Work, ttl_seconds: float | None) -> None:
+    async def _complete(self, summary: Summary, work: Work, ttl_seconds: float | None) -> None:
         """Compute the segments that are not stored, and store the manifest."""
         try:
             for _ in range(MAX_ATTEMPTS):
-                await self._compute_missing(summary.id, work)
+                await self._worker.finish(work, lambda progress: self._watchers.tell(summary.id, progress))
                 try:
                     await self._summaries.put(summary, ttl_seconds=ttl_seconds)
                 except MissingReferences:
@@ -258,64 +280,3 @@ class Compressor:
         finally:
             self._watchers.forget(summary.id)
         raise NotReady(f"segments of {summary.id} are deleted as fast as they are computed; try again later")
-
-    async def _compute_missing(self, summary_id: str, work: _Work) -> None:
-        """Compute and store what is not stored, each segment as it is made: an interrupted call goes on there."""
-        missing, soft_prompt = await self._missing(work)
-        work.num_stored = len(work.segments) - len(missing)
-        self._watchers.tell(summary_id, self._progress(work, work.num_stored))
-        if not missing:
-            return
-        waiting_since = time.monotonic()
-        segments = self._engine.compress(
-            [work.segments[index] for index in missing],
-            soft_prompt=soft_prompt,
-            keys=self._keys_read(work),
-            meter=work.meter,
-        )
-        async with aclosing(segments) as made:
-            num_done = work.num_stored
-            places = iter(missing)
-            async for segment in made:
-                work.engine_seconds += time.monotonic() - waiting_since
-                await self._summaries.put_segment(work.keys[next(places)], segment, ttl_seconds=UNFINISHED_SECONDS)
-                work.num_computed += 1
-                num_done += 1
-                self._watchers.tell(summary_id, self._progress(work, num_done))
-                waiting_since = time.monotonic()
-
-    async def _missing(self, work: _Work) -> tuple[list[int], Tensor | None]:
-        """The places of the segments to compute, and the vectors that stand before them where they are read.
-
-        Raises:
-            SummaryNotFound: a segment of the parent is gone.
-        """
-        keys = [*work.parent_keys, *work.keys]
-        num_before = len(work.parent_keys)
-        if self._model.config.reads_alone:
-            stored = await self._summaries.segments(keys)
-            missing = [place - num_before for place, segment in enumerate(stored) if segment is None]
-            soft_prompt = None
-        else:
-            leading = await self._summaries.leading_segments(keys)
-            missing = list(range(len(leading) - num_before, len(work.segments)))
-            soft_prompt = self._soft_prompt([segment.vectors for segment in leading])
-        if missing and missing[0] < 0:
-            raise SummaryNotFound("the parent was deleted or has expired", param="parent")
-        return missing, soft_prompt
-
-    def _keys_read(self, work: _Work) -> Sequence[str]:
-        """Of the segments whose vectors the engine reads on the way."""
-        config = self._model.config
-        # in RMT mode a soft prompt is one segment's, and nothing of it is read again
-        return (*work.parent_keys, *work.keys) if config.accumulate_summary and not config.reads_alone else ()
-
-    def _progress(self, work: _Work, num_done: int) -> Progress:
-        lengths = [len(segment) for segment in work.segments[:num_done]]
-        vectors = self._model.num_vectors(lengths)
-        return Progress(num_done, len(work.segments), min(work.num_stored, num_done), sum(lengths), vectors)
-
-    def _soft_prompt(self, vectors: Sequence[Tensor]) -> Tensor | None:
-        if not vectors:
-            return None
-        return torch.cat(list(vectors)) if self._model.config.accumulate_summary else vectors[-1]

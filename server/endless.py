@@ -4,15 +4,16 @@ Segments are cut from the beginning, each a whole one, so that a prompt that gre
 compressed for it once is found in the store (`chain.py`). A chain takes as many segments as leave half of the window to
 tokens; then another begins, and the summaries are fused. Where even the vectors exceed the window, those of the oldest
 segments are left out: a conversation goes on for ever, and what it still knows of its beginning is what later segments
-took over.
+took over. Where vectors have an order of importance none of that: each segment keeps its most important ones, fewer the
+older it is (`forgetting.py`), so that all together take half of the window.
 """
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from server.errors import TooLong
-from server.metrics import Metrics
-from server.prompting import DEFAULT_MAX_TOKENS, Gathered, Plan, Prompter, Source
+from server.gathering import Share, Source
+from server.prompting import Plan, Prompter
 from server.served_model import ServedModel
 
 Truncate = Literal["compress", "error", "left"]
@@ -34,7 +35,7 @@ class Fitted:
 
     Attributes:
         num_given: of the plan's sources, those that the request names; the rest are its oldest tokens.
-        skipped_segments: of the first of those, whose vectors are left out.
+        skipped_segments: of the first of those, whose vectors are left out. Where vectors have an order, 0.
         num_dropped: tokens that are not read, those of the skipped segments included.
         max_tokens: how many tokens to generate.
     """
@@ -58,12 +59,11 @@ class _Cut:
 class Endless:
     """Fits prompts to the window."""
 
-    def __init__(self, model: ServedModel, prompter: Prompter, metrics: Metrics, *, raw_tokens: int | None) -> None:
+    def __init__(self, model: ServedModel, prompter: Prompter, *, raw_tokens: int | None) -> None:
         """`raw_tokens`: how many last tokens stay raw where a request does not say; None is a quarter of the window."""
         self._model = model
         self._prompter = prompter
-        self._metrics = metrics
-        self._window = prompter.room(0, 0)
+        self._window = prompter.window
         self._raw_tokens = raw_tokens or max(1, self._window // 4)
 
     @property
@@ -80,7 +80,7 @@ class Endless:
         Raises:
             TooLong: it cannot fit, or is not to be made to.
         """
-        num_new = min(DEFAULT_MAX_TOKENS, self._window // 4) if wish.max_tokens is None else wish.max_tokens
+        num_new = self._prompter.num_wanted(wish.max_tokens)
         given = len(plan.sources)
         if plan.room >= num_new:
             return Fitted(plan, given, 0, 0, self._max_tokens(plan, wish))
@@ -89,20 +89,11 @@ class Endless:
             if num_dropped >= len(plan.token_ids):
                 raise self._too_long(plan, wish, num_new, "without the prompt they do, too")
             kept = plan.token_ids[num_dropped:]
-            shorter = replace(plan, token_ids=kept, room=self._prompter.room(plan.num_vectors, len(kept)))
+            shorter = self._prompter.planned(plan.sources, plan.shares, kept, plan.fields)
             return Fitted(shorter, given, 0, num_dropped, self._max_tokens(shorter, wish))
         if wish.truncate == "error":
             raise self._too_long(plan, wish, num_new, "`truncate` is 'error'")
-        return self._compressed(plan, wish, num_new)
-
-    async def assemble(self, fitted: Fitted) -> list[Gathered]:
-        """What the plan's sources condition with, in order, compressing what is not stored."""
-        sources = fitted.plan.sources
-        gathered = [await self._prompter.gather(source) for source in sources]
-        if fitted.skipped_segments:
-            gathered[fitted.num_given] = self._without_first(gathered[fitted.num_given], fitted.skipped_segments)
-        self._metrics.tokens_saved.inc(max(0, fitted.plan.summarised_tokens - fitted.plan.num_vectors))
-        return gathered
+        return self._thinned(plan, wish, num_new) if self._model.is_ordered else self._compressed(plan, wish, num_new)
 
     def _compressed(self, plan: Plan, wish: Wish, num_new: int) -> Fitted:
         raw_tokens = wish.raw_tokens or self._raw_tokens
@@ -115,16 +106,56 @@ class Endless:
         chains, skipped = self._chains(plan.token_ids[: cut.num_tokens], cut)
         kept = plan.token_ids[cut.num_tokens :]
         num_dropped = cut.num_dropped * self._model.config.segment_length
-        num_vectors = plan.num_vectors + self._model.vectors_of_segments(cut.num_segments - cut.num_dropped)
-        whole = replace(
-            plan,
-            sources=(*plan.sources, *chains),
-            token_ids=kept,
-            num_vectors=num_vectors,
-            summarised_tokens=plan.summarised_tokens + cut.num_tokens - num_dropped,
-            room=self._prompter.room(num_vectors, len(kept)),
-        )
+        counts = [list(self._prompter.counts(chain)) for chain in chains]
+        counts[0][:skipped] = [0] * skipped
+        shares = (*plan.shares, *(Share(tuple(own)) for own in counts))
+        whole = self._prompter.planned((*plan.sources, *chains), shares, kept, plan.fields)
+        whole = replace(whole, summarised_tokens=plan.summarised_tokens + cut.num_tokens - num_dropped)
         return Fitted(whole, len(plan.sources), skipped, num_dropped, self._max_tokens(whole, wish))
+
+    def _thinned(self, plan: Plan, wish: Wish, num_new: int) -> Fitted:
+        """The plan with its oldest tokens compressed, however many, and of all vectors those that there is room for."""
+        config, given = self._model.config, len(plan.sources)
+        num_tokens, room = self._cut_for_thinning(plan, wish, num_new)
+        size = (self._model.max_segments or num_tokens) * config.segment_length
+        chains = [plan.token_ids[start : min(start + size, num_tokens)] for start in range(0, num_tokens, size)]
+        shares = (*plan.shares, *(Share(self._prompter.counts(chain)) for chain in chains))
+        whole = self._prompter.planned((*plan.sources, *chains), shares, plan.token_ids[num_tokens:], plan.fields)
+        block = max(1, self._window // 2 // config.summary_length // DROPPED_SHARE) if chains else 1
+        whole = self._prompter.thinned(whole, room, block=block)
+        num_dropped = sum(
+            tokens
+            for chain, share in zip(chains, whole.shares[given:], strict=True)
+            for tokens, length in zip(self._prompter.tokens_of(chain), share.lengths, strict=True)
+            if not length
+        )
+        whole = replace(whole, summarised_tokens=whole.summarised_tokens - num_dropped)
+        return Fitted(whole, given, 0, num_dropped, self._max_tokens(whole, wish))
+
+    def _cut_for_thinning(self, plan: Plan, wish: Wish, num_new: int) -> tuple[int, int]:
+        """How many tokens to compress, whole segments where that will do, and how many vectors there is room for."""
+        config, half = self._model.config, self._window // 2
+        least = min(config.summary_length, half)
+        raw_tokens = wish.raw_tokens or self._raw_tokens
+
+        def room(num_raw: int) -> int:
+            left = self._prompter.room_for_vectors(num_raw + num_new) - plan.expanded_tokens
+            return min(half, left)
+
+        # fewer stay raw where nothing else helps, unless the request insists
+        for tried in [raw_tokens] if wish.raw_tokens else [raw_tokens, max(1, raw_tokens // 2), 1]:
+            num_tokens = max(0, len(plan.token_ids) - tried) // config.segment_length * config.segment_length
+            num_raw = len(plan.token_ids) - num_tokens
+            # as if the raw tokens were as many as they become before one more segment is compressed: else what is
+            # kept of the others would change with every turn
+            steady = room(max(num_raw, tried + config.segment_length - 1))
+            if max(steady, room(num_raw)) >= least and (num_tokens or plan.sources):
+                return num_tokens, steady if steady >= least else room(num_raw)
+        most_raw = self._prompter.room_for_vectors(num_new) - plan.expanded_tokens - least
+        num_raw = min(raw_tokens, max(1, most_raw), len(plan.token_ids) - 1)
+        if num_raw < (wish.raw_tokens or 1) or room(num_raw) < 1:
+            raise self._too_long(plan, wish, num_new, f"with all but the last {wish.raw_tokens or 1} compressed, too")
+        return len(plan.token_ids) - num_raw, room(num_raw)
 
     def _cut(self, plan: Plan, raw_tokens: int, num_new: int) -> _Cut | None:
         """Where so many last tokens stay raw, the cut that keeps as many vectors as fit; None where none do."""
@@ -137,7 +168,7 @@ class Endless:
         most_raw = raw_tokens + config.segment_length - 1
         num_raw = len(plan.token_ids) - num_segments * config.segment_length
         fitting, fitting_now = (
-            max(0, self._prompter.room(plan.num_vectors, tokens) - num_new) // config.summary_length
+            max(0, self._prompter.room(plan.num_positions, tokens) - num_new) // config.summary_length
             for tokens in (most_raw, num_raw)
         )
         fitting = fitting or min(1, fitting_now)
@@ -156,7 +187,7 @@ class Endless:
         config = self._model.config
         num_raw = min(
             wish.raw_tokens or self._raw_tokens,
-            self._prompter.room(plan.num_vectors + config.summary_length, 0) - num_new,
+            self._prompter.room(plan.num_positions + config.summary_length, 0) - num_new,
             len(plan.token_ids) - 1,
         )
         if num_raw < (wish.raw_tokens or 1):
@@ -172,13 +203,6 @@ class Endless:
         first, skipped = divmod(cut.num_dropped, per_chain)
         return [token_ids[start : start + size] for start in range(first * size, len(token_ids), size)], skipped
 
-    def _without_first(self, gathered: Gathered, num_segments: int) -> Gathered:
-        return Gathered(
-            gathered.segments[num_segments:],
-            gathered.keys[num_segments:],
-            max(0, gathered.cached_segments - num_segments),
-        )
-
     def _max_tokens(self, plan: Plan, wish: Wish) -> int:
         return 0 if wish.max_tokens == 0 else self._prompter.max_tokens(plan, wish.max_tokens)
 
@@ -189,7 +213,7 @@ class Endless:
                 param="max_tokens",
             )
         return TooLong(
-            f"{len(plan.token_ids)} prompt tokens, {plan.num_vectors} summary vectors and {num_new} new tokens exceed "
-            f"the window of {self._window} positions; {why}",
+            f"{len(plan.token_ids)} prompt tokens, {plan.num_positions} summary vectors and {num_new} new tokens "
+            f"exceed the window of {self._window} positions; {why}",
             param="raw_tokens" if wish.raw_tokens and wish.truncate == "compress" else plan.fields.tokens,
         )

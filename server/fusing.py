@@ -1,5 +1,6 @@
 """Several summaries before one prompt: their order, and what each contributes (arXiv 2305.14788, section 6)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,8 @@ from torch import Tensor
 from server.endless import Fitted
 from server.engine.protocol import Engine, Prompt
 from server.errors import InvalidRequest
-from server.prompting import Gathered, Prompter, fused
+from server.gathering import Gathered, fused
+from server.prompting import Prompter
 from server.summaries import Summary
 from server.together import together
 
@@ -32,13 +34,15 @@ class Fuser:
         places = summary_places(fitted)
         if len(places) < 2:
             return fitted, list(gathered)
-        prompt = (await self._prompter.gather(fitted.plan.token_ids)).vectors
+        prompt = (await self._prompter.gather_whole(fitted.plan.token_ids)).vectors
         distances = {place: _distance(gathered[place].vectors, prompt) for place in places}
         order = list(range(len(gathered)))
         for place, source in zip(places, sorted(places, key=lambda place: -distances[place]), strict=True):
             order[place] = source
         sources = tuple(fitted.plan.sources[source] for source in order)
-        return replace(fitted, plan=replace(fitted.plan, sources=sources)), [gathered[source] for source in order]
+        shares = tuple(fitted.plan.shares[source] for source in order)
+        plan = replace(fitted.plan, sources=sources, shares=shares)
+        return replace(fitted, plan=plan), [gathered[source] for source in order]
 
     async def contributions(self, fitted: Fitted, gathered: Sequence[Gathered]) -> list[tuple[str, float]]:
         """For each stored summary its id, and log p(prompt | all) - log p(prompt | all but this one).
@@ -75,4 +79,6 @@ def summary_places(fitted: Fitted) -> list[int]:
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
+    if not len(one):  # all of it was forgotten: as far as can be
+        return math.inf
     return float(torch.linalg.vector_norm(one.float().mean(dim=0) - other.float().mean(dim=0)))

@@ -22,6 +22,7 @@ class Document:
     parent: str | None = None
     ttl_seconds: float | None = None
     metadata: dict[str, str] | None = None
+    keep_text: bool = False
     renews: bool = True
 
 
@@ -51,6 +52,7 @@ class Intake:
                 parent_id=document.parent,
                 ttl_seconds=ttl_seconds,
                 metadata=document.metadata,
+                keep_text=document.keep_text,
                 renews=document.renews,
                 report=report,
             )
@@ -96,6 +98,7 @@ class Intake:
             parent_id=document.parent,
             ttl_seconds=self._ttl_seconds(document),
             metadata=document.metadata,
+            keep_text=document.keep_text,
             renews=document.renews,
             report=report,
         )

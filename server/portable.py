@@ -1,8 +1,8 @@
 """Summaries as files: to another server of the same model, or to another engine.
 
-An export is one safetensors file: the vectors of all segments, (N * S, D), and in its metadata the manifest and a
-signature of both. The signature's key comes from the tenant's salt: a server with another takes no file of this one,
-and without the salt, where it is secret, nobody can make one.
+An export is one safetensors file: the vectors of all segments, (N, D), with their ranks and anchors where they have
+some, and in its metadata the manifest and a signature of all. The signature's key comes from the tenant's salt: a
+server with another takes no file of this one, and without the salt, where it is secret, nobody can make one.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import io
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +26,9 @@ from server.store.codec import (
     Manifest,
     decode_manifest,
     decode_notes,
-    decode_summary,
+    decode_segment,
     encode_manifest,
-    encode_summary,
+    encode_segment,
 )
 from server.summaries import Summaries, Summary
 
@@ -48,15 +47,16 @@ class Portable:
 
     async def export(self, summary: Summary) -> bytes:
         """A safetensors file that `take` takes; SummaryNotFound where the summary was deleted since it was read."""
-        segments = [part for part in await self._summaries.segments(summary.manifest.segments) if part is not None]
+        found = await self._summaries.segments.find(summary.manifest.segments)
+        segments = [part for part in found if part is not None]
         if len(segments) < len(summary.manifest.segments):
             raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired", param="id")
         return await asyncio.to_thread(self._encoded, summary, _joined(segments))
 
     async def prompt_embeds(self, summary: Summary) -> bytes:
         """The soft prompt, (P, D), as vLLM takes it: base64 of what torch.save writes (docs.vllm.ai, prompt_embeds)."""
-        segments = await self._summaries.vectors(summary)
-        return await asyncio.to_thread(_saved, torch.cat([segment.vectors for segment in segments]))
+        vectors = await self._summaries.vectors(summary)
+        return await asyncio.to_thread(_saved, vectors)
 
     async def take(self, summary_id: str, data: bytes, *, ttl_seconds: float | None) -> tuple[Summary, bool]:
         """Store an export under its id, and say whether it is new. Segments that are stored already are kept.
@@ -69,23 +69,23 @@ class Portable:
         if found is not None:
             await self._summaries.put(found[0], ttl_seconds=ttl_seconds)
             return found[0], False
-        stored = await self._summaries.segments(manifest.segments)
-        lengths = [self._model.config.num_vectors(tokens) for tokens in manifest.segment_tokens]
-        for key, part, known in zip(manifest.segments, _split(joined, lengths), stored, strict=True):
-            if known is None:
-                await self._summaries.put_segment(key, part.on_cpu(), ttl_seconds=IMPORTING_SECONDS)
+        is_stored = await self._summaries.segments.are_stored(manifest.segments)
+        parts = self._split(joined, manifest.segment_tokens)
+        for key, part, is_known in zip(manifest.segments, parts, is_stored, strict=True):
+            if not is_known:
+                await self._summaries.segments.put(key, part, ttl_seconds=IMPORTING_SECONDS)
         summary = Summary(summary_id, replace(manifest, created=time.time(), tenant=self._tenant))
         await self._summaries.put(summary, ttl_seconds=ttl_seconds)
         return summary, True
 
     def _encoded(self, summary: Summary, joined: SegmentSummary) -> bytes:
-        text = encode_manifest(replace(summary.manifest, tenant=None)).decode()
+        text = encode_manifest(replace(summary.manifest, tenant=None, has_text=False)).decode()
         notes = {"manifest": text, "signature": self._signature(summary.id, text, joined)}
-        return encode_summary(joined, fingerprint=summary.manifest.fingerprint, notes=notes)
+        return encode_segment(joined, fingerprint=summary.manifest.fingerprint, notes=notes)
 
     def _decoded(self, summary_id: str, data: bytes) -> tuple[Manifest, SegmentSummary]:
         try:
-            joined = decode_summary(data, fingerprint=self._model.fingerprint)
+            joined = decode_segment(data, fingerprint=self._model.fingerprint)
             notes = decode_notes(data)
             manifest = decode_manifest(notes.get("manifest", "").encode(), fingerprint=self._model.fingerprint)
         except CorruptRecord as error:
@@ -93,51 +93,52 @@ class Portable:
         except FingerprintMismatch as error:
             raise ModelMismatch(f"the file is of another model than the one served: {error}") from error
         self._require_consistent(summary_id, manifest, joined)
-        expected = self._signature(summary_id, notes["manifest"], joined)
-        if not hmac.compare_digest(notes.get("signature", ""), expected):
+        signature = self._signature(summary_id, notes["manifest"], joined)
+        if not hmac.compare_digest(notes.get("signature", ""), signature):
             raise InvalidRequest("the file's signature differs: it is changed, or of a server with another tenant_salt")
         return manifest, joined
 
     def _require_consistent(self, summary_id: str, manifest: Manifest, joined: SegmentSummary) -> None:
-        num_segments, config = len(manifest.segments), self._model.config
-        is_of_another = not config.reads_alone and manifest.segments[-1:] != (summary_id,)
-        if not num_segments or is_of_another or not all(map(chain.is_key, manifest.segments)):
-            named = manifest.segments[-1] if num_segments else "none"
+        config, is_chain = self._model.config, not self._model.config.reads_alone
+        named = manifest.segments[-1] if manifest.segments else "none"
+        # of segments that are read alone the last key is not the summary's: the signature alone binds the id
+        if not all(map(chain.is_key, manifest.segments)) or named == "none" or (is_chain and named != summary_id):
             raise InvalidRequest(f"the file is of summary {named!r}, not of {summary_id!r}", param="id")
-        expected = (sum(map(config.num_vectors, manifest.segment_tokens)), self._model.hidden_size)
-        shape = tuple(joined.vectors.shape)
-        if shape != expected or manifest.vectors != self._model.num_vectors(manifest.segment_tokens):
-            raise InvalidRequest(f"the file has vectors of shape {shape}; {expected} are expected")
         if not all(0 < tokens <= config.segment_length for tokens in manifest.segment_tokens):
             raise InvalidRequest(f"a segment of the file has not between 1 and {config.segment_length} tokens")
+        expected = (sum(map(config.num_vectors, manifest.segment_tokens)), self._model.hidden_size)
+        shape, num_vectors = tuple(joined.vectors.shape), self._model.num_vectors_of(manifest.segment_tokens)
+        if shape != expected or manifest.vectors != num_vectors:
+            raise InvalidRequest(f"the file has vectors of shape {shape}; {expected} are expected")
+        if self._model.is_ordered and joined.ranks is None:
+            raise InvalidRequest("the file has vectors without ranks; this model's have an order of importance")
         self._model.require_segments(manifest.segment_tokens)
 
+    def _split(self, joined: SegmentSummary, segment_tokens: Sequence[int]) -> list[SegmentSummary]:
+        """The summaries of segments of so many tokens, in memory of their own."""
+        counts = list(map(self._model.config.num_vectors, segment_tokens))
+        vectors, ranks, anchors = (
+            [None] * len(counts) if part is None else [each.clone() for each in part.split(counts)]
+            for part in (joined.vectors, joined.ranks, joined.anchors)
+        )
+        return [SegmentSummary(*parts) for parts in zip(vectors, ranks, anchors, strict=True)]
+
     def _signature(self, summary_id: str, manifest: str, joined: SegmentSummary) -> str:
-        """Of everything in the file; the id where the manifest does not tell it."""
-        signed = f"{summary_id} {manifest}" if self._model.config.reads_alone else manifest
-        tensors = [part for part in (joined.vectors, joined.ranks, joined.anchors) if part is not None]
-        payload = b"".join(part.contiguous().view(torch.uint8).numpy().tobytes() for part in tensors)
-        return hmac.new(self._key, signed.encode() + b"\0" + payload, "sha256").hexdigest()
+        parts = [_bytes(part) for part in (joined.vectors, joined.ranks, joined.anchors) if part is not None]
+        signed = f"{manifest}\0{summary_id}" if self._model.config.reads_alone else manifest
+        return hmac.new(self._key, signed.encode() + b"\0" + b"".join(parts), "sha256").hexdigest()
 
 
 def _joined(segments: Sequence[SegmentSummary]) -> SegmentSummary:
-    """The summaries of a document's segments, one after another."""
-    return SegmentSummary(*(_concatenated(parts) for parts in zip(*map(_parts, segments), strict=True)))
+    """One after the other; ranks and anchors stay those within each segment."""
+    ranks = [each.ranks for each in segments if each.ranks is not None]
+    anchors = [each.anchors for each in segments if each.anchors is not None]
+    vectors = torch.cat([each.vectors for each in segments])
+    return SegmentSummary(vectors, torch.cat(ranks) if ranks else None, torch.cat(anchors) if anchors else None)
 
 
-def _split(joined: SegmentSummary, lengths: Sequence[int]) -> list[SegmentSummary]:
-    """What `_joined` put together."""
-    parts = ([None] * len(lengths) if part is None else part.split(list(lengths)) for part in _parts(joined))
-    return [SegmentSummary(*own) for own in zip(*parts, strict=True)]
-
-
-def _parts(segment: SegmentSummary) -> tuple[Tensor | None, ...]:
-    return segment.vectors, segment.ranks, segment.anchors
-
-
-def _concatenated(parts: Sequence[Tensor | None]) -> Any:
-    present = [part for part in parts if part is not None]
-    return torch.cat(present) if present else None
+def _bytes(part: Tensor) -> bytes:
+    return part.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _saved(vectors: Tensor) -> bytes:

@@ -9,9 +9,8 @@ from functools import partial
 from server.engine.protocol import Engine, Meter
 from server.errors import InvalidRequest, ServiceError, SummaryNotFound
 from server.intake import Document, Intake
-from server.metrics import Metrics
 from server.patience import patiently
-from server.prompting import Fields, Gathered, Prompter, fused
+from server.prompting import Fields, Plan, Prompter
 from server.served_model import ServedModel
 from server.summaries import Summaries, Summary
 from server.together import together
@@ -35,6 +34,7 @@ class Reranking:
 
     Attributes:
         num_query_tokens: of the query, as often as it was scored. num_separator_tokens: before it, likewise.
+        num_vectors: that were read of the summaries. num_thinned: that were left out as less important.
         is_computed: a passage was compressed for this. engine_seconds: waited for scores.
     """
 
@@ -42,6 +42,8 @@ class Reranking:
     scores: tuple[float, ...]
     num_query_tokens: int
     num_separator_tokens: int
+    num_vectors: int
+    num_thinned: int
     is_computed: bool
     engine_seconds: float
 
@@ -61,45 +63,53 @@ class Reranker:
         summaries: Summaries,
         prompter: Prompter,
         intake: Intake,
-        metrics: Metrics,
     ) -> None:
         self._model = model
         self._engine = engine
         self._summaries = summaries
         self._prompter = prompter
         self._intake = intake
-        self._metrics = metrics
 
-    async def rank(self, query: str, passages: Sequence[Passage], meter: Meter) -> Reranking:
+    async def rank(
+        self, query: str, passages: Sequence[Passage], meter: Meter, *, max_vectors: int | None = None
+    ) -> Reranking:
         """Score every passage; texts are compressed first, and stored as /compress stores new ones.
 
+        Args:
+            max_vectors: of each passage, its most important ones; None for all that fit.
+
         Raises:
-            InvalidRequest: a query or a passage of no tokens. TooLong: the query does not fit after a passage.
+            InvalidRequest: a query or a passage of no tokens, or `max_vectors` of vectors without an order.
+            TooLong: the query does not fit after a passage.
             SummaryNotFound, ModelMismatch: of a passage. And what the engine and the store raise.
         """
         separator = await asyncio.to_thread(self._model.tokenise, SEPARATOR, is_start=False)
         query_ids = await asyncio.to_thread(self._model.tokenise, query, is_start=False)
         if not query_ids:
             raise InvalidRequest("the query has 0 tokens", param="query")
+        # refuses, before any work, what no summary would change
+        self._prompter.plan_tokens((), separator, Fields("documents", "query"), max_vectors=max_vectors)
         summaries, is_computed = await self._summaries_of(passages)
-        plans = [
-            self._prompter.plan_tokens((summary,), separator, Fields(f"documents.{place}", "query"))
-            for place, summary in enumerate(summaries)
-        ]
+        plans = []
+        for place, summary in enumerate(summaries):
+            fields = Fields(f"documents.{place}", "query")
+            plan = self._prompter.plan_tokens((summary,), separator, fields, max_vectors=max_vectors)
+            plans.append(self._prompter.fitted(plan, len(query_ids)))
         for plan in plans:
             self._prompter.require_fits(plan, query_ids, param="query")
         scores: list[float] = []
         started = time.monotonic()
-        for start in range(0, len(summaries), READ_TOGETHER):
-            scores += await self._scores(summaries[start : start + READ_TOGETHER], separator, query_ids, meter)
+        for start in range(0, len(plans), READ_TOGETHER):
+            scores += await self._scores(plans[start : start + READ_TOGETHER], query_ids, meter)
         engine_seconds = time.monotonic() - started
-        self._metrics.tokens_saved.inc(sum(max(0, plan.summarised_tokens - plan.num_vectors) for plan in plans))
         num_passages = len(passages)
         return Reranking(
             tuple(summaries),
             tuple(scores),
             num_query_tokens=num_passages * len(query_ids),
             num_separator_tokens=num_passages * len(separator),
+            num_vectors=sum(plan.num_vectors for plan in plans),
+            num_thinned=sum(plan.thinned_vectors for plan in plans),
             is_computed=is_computed,
             engine_seconds=engine_seconds,
         )
@@ -140,16 +150,8 @@ class Reranker:
             raise
         return done.summary, done.is_new
 
-    async def _scores(
-        self, summaries: Sequence[Summary], separator: Sequence[int], query_ids: Sequence[int], meter: Meter
-    ) -> list[float]:
-        vectors = await self._summaries.vectors_of_many(summaries)
-        prompts = [
-            fused(
-                [Gathered(tuple(own), self._summaries.conditioning_keys(summary), cached_segments=0)], tuple(separator)
-            )
-            for summary, own in zip(summaries, vectors, strict=True)
-        ]
+    async def _scores(self, plans: Sequence[Plan], query_ids: Sequence[int], meter: Meter) -> list[float]:
+        prompts = await self._prompter.assemble_many(plans)
         scoring = [partial(self._engine.score, prompt, [query_ids], meter=meter) for prompt in prompts]
         results = await together([partial(patiently, one) for one in scoring], limit=self._intake.max_together)
         return [sum(result.logprobs) for (result,) in results]

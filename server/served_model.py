@@ -2,19 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from model.config import SummaryConfig
 from model.positions import Positions
 from server.errors import InvalidRequest, ModelNotFound, TooLong
 
-MAX_DOCUMENT_TOKENS = 4_000_000  # of a document whose segments need no room for those before them
+T = TypeVar("T")
+MAX_DOCUMENT_TOKENS = 4_000_000  # of models whose positions set no limit
 MAX_CHARACTERS_A_TOKEN = 16  # on average, of a text so long that its beginning is looked at first
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """Attributes: `max_sequence_tokens` positions of a KV row; `tokenizer` a transformers one, safe across threads."""
+    """What handlers ask about the model.
+
+    Attributes:
+        max_sequence_tokens: positions of a KV row.
+        tokenizer: a transformers one, safe across threads.
+        document_limit: tokens a document may have where its segments are read alone, so that positions set no limit.
+        is_trained: whether anything was trained for its vectors.
+    """
 
     name: str
     fingerprint: str
@@ -27,7 +35,13 @@ class ServedModel:
     device: str
     created: int
     tokenizer: Any
+    document_limit: int = MAX_DOCUMENT_TOKENS
     is_trained: bool = True
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether summary vectors have an order of importance, so that there can be fewer of them."""
+        return self.config.compressor != "summary_tokens"
 
     def tokenise(self, text: str, *, is_start: bool) -> list[int]:
         """Token ids of a text, after the tokenizer's start token where the text is the first of its context."""
@@ -37,8 +51,9 @@ class ServedModel:
     @property
     def max_segments(self) -> int | None:
         """How many whole segments a document may have; None where its vectors take no positions from the next."""
-        is_bounded = self.config.accumulate_summary and self.positions.counts_soft_prompt
-        if not is_bounded or self.config.reads_alone:
+        if self.config.reads_alone:
+            return self.document_limit // self.config.segment_length
+        if not (self.config.accumulate_summary and self.positions.counts_soft_prompt):
             return None
         # the last one reads the vectors of all before it
         room = self.positions.capacity(0, self.config.summary_length) - self.config.segment_length
@@ -48,10 +63,10 @@ class ServedModel:
     def max_document_tokens(self) -> int | None:
         """How many tokens a document may have: whole segments, and of another one what fits; None for any number."""
         if self.config.reads_alone:
-            return MAX_DOCUMENT_TOKENS
+            return self.document_limit
         if self.max_segments is None:
             return None
-        rest = self.positions.capacity(self.vectors_of_segments(self.max_segments), self.config.summary_length)
+        rest = self.positions.capacity(self.max_segments * self.config.summary_length, self.config.summary_length)
         return self.max_segments * self.config.segment_length + max(0, rest)
 
     def tokenise_document(self, text: str, *, is_start: bool) -> list[int]:
@@ -63,24 +78,30 @@ class ServedModel:
             if num_tokens > most:
                 raise TooLong(
                     f"the document has {len(text)} characters, and its first {len(beginning)} are {num_tokens} tokens; "
-                    f"the model's {self.positions.max_positions} positions take {most}",
+                    f"{self._limit} {most}",
                     param="text",
                 )
         return self.tokenise(text, is_start=is_start)
 
-    def segment_lengths(self, num_tokens: int) -> list[int]:
-        """The lengths of the segments that so many tokens are cut into."""
-        length = self.config.segment_length
-        return [min(length, num_tokens - start) for start in range(0, num_tokens, length)]
+    @property
+    def _limit(self) -> str:
+        """What sets a document's length, for errors: before the number of tokens."""
+        if self.config.reads_alone:
+            return "the limit is"
+        return f"the model's {self.positions.max_positions} positions take"
 
-    def num_vectors(self, segment_lengths: Sequence[int]) -> int:
-        """How many vectors condition what follows a document of segments of these lengths."""
-        counted = segment_lengths if self.config.accumulate_summary else segment_lengths[-1:]
-        return sum(self.config.num_vectors(length) for length in counted)
+    def segment_lengths(self, num_tokens: int) -> tuple[int, ...]:
+        """How many tokens each segment of a document has: whole ones, and what is left."""
+        whole, rest = divmod(num_tokens, self.config.segment_length)
+        return (*(self.config.segment_length,) * whole, *((rest,) if rest else ()))
 
-    def vectors_of_segments(self, num_segments: int) -> int:
-        """As `num_vectors`, of so many whole segments."""
-        return self.num_vectors([self.config.segment_length] * num_segments)
+    def conditioning(self, segments: Sequence[T]) -> Sequence[T]:
+        """Of a document's segments those whose vectors condition what follows: all, or in RMT mode the last."""
+        return segments if self.config.accumulate_summary else segments[-1:]
+
+    def num_vectors_of(self, segment_tokens: Sequence[int]) -> int:
+        """How many vectors condition what follows a document with segments of so many tokens."""
+        return sum(map(self.config.num_vectors, self.conditioning(segment_tokens)))
 
     def require_name(self, name: str | None) -> None:
         """Refuse a name that is not this model's; None asks for whichever is served."""
@@ -90,18 +111,20 @@ class ServedModel:
     def require_segments(self, lengths: Sequence[int]) -> None:
         """Refuse a document with a segment, of these lengths, that would not fit after the vectors of those before."""
         if self.config.reads_alone:
-            if sum(lengths) > MAX_DOCUMENT_TOKENS:
+            if sum(lengths) > self.document_limit:
                 raise TooLong(
-                    f"the document has {sum(lengths)} tokens; the limit is {MAX_DOCUMENT_TOKENS}", param="text"
+                    f"the document has {sum(lengths)} tokens; the limit is {self.document_limit}", param="text"
                 )
             return
+        num_vectors = 0
         for index, num_tokens in enumerate(lengths):
-            if num_tokens > self.positions.capacity(self.num_vectors(lengths[:index]), self.config.summary_length):
+            if num_tokens > self.positions.capacity(num_vectors, self.config.summary_length):
                 raise TooLong(
                     f"the document has {sum(lengths)} tokens in {len(lengths)} segments; the model's "
                     f"{self.positions.max_positions} positions take {index} segments, {sum(lengths[:index])} tokens",
                     param="text",
                 )
+            num_vectors = self.config.summary_length * (index + 1 if self.config.accumulate_summary else 1)
 
     def require_known(self, token_ids: Sequence[int], *, param: str) -> None:
         """Refuse token ids outside the vocabulary."""

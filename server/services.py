@@ -8,6 +8,7 @@ from fastapi import Request
 from server.compression import Compressor
 from server.endless import Endless
 from server.engine.protocol import Engine
+from server.expansion import Expander
 from server.fusing import Fuser
 from server.intake import Intake
 from server.jobs import Jobs
@@ -33,6 +34,7 @@ class Services:
     compressor: Compressor
     prompter: Prompter
     endless: Endless
+    expander: Expander
     fuser: Fuser
     intake: Intake
     reranker: Reranker

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         description="Last tokens of a prompt longer than the window that are not compressed, where a request does not "
         "say; none is a quarter of the window.",
     )
+    max_document_tokens: PositiveInt = Field(
+        4_000_000,
+        description="Most tokens of a document, for models that read segments alone; others take what their positions "
+        "do.",
+    )
     max_body_bytes: PositiveInt = Field(16 * 2**20, description="Largest request body.")
     shutdown_seconds: NonNegativeInt = Field(30, description="How long a stop waits for running requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")

@@ -1,36 +1,21 @@
 """Stored summaries: records of the store as documents, its errors as the client's."""
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, takewhile
 
-from model.compressors import SegmentSummary
+import torch
+from torch import Tensor
+
 from server import chain
-from server.errors import (
-    Internal,
-    InvalidRequest,
-    ModelMismatch,
-    NotReady,
-    ServiceError,
-    StoreExhausted,
-    SummaryNotFound,
-)
+from server.errors import InvalidRequest, SummaryNotFound
 from server.metrics import Metrics
 from server.schemas.summaries import MAX_METADATA
+from server.segments import Segments, segment_key, text_key
 from server.served_model import ServedModel
-from server.store import Entry, EntryStat, MissingReferences, StoreError, StoreFull, StoreUnavailable, SummaryStore
-from server.store.codec import (
-    CorruptRecord,
-    FingerprintMismatch,
-    Manifest,
-    decode_manifest,
-    decode_summary,
-    encode_manifest,
-    encode_summary,
-)
+from server.store import Entry, EntryStat, SummaryStore
+from server.store.codec import CorruptRecord, FingerprintMismatch, Manifest, decode_manifest, encode_manifest
+from server.store_calls import store_call
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +60,13 @@ def renewed(
 
 
 class Summaries:
-    """Reads and writes manifests and segments, one record each, under keys of the chain."""
+    """Reads and writes manifests, one record each, under keys of the chain; `segments` does what they name."""
 
     def __init__(self, model: ServedModel, store: SummaryStore, metrics: Metrics) -> None:
         self._model = model
         self._store = store
         self._metrics = metrics
+        self.segments = Segments(model, store, metrics)
 
     async def get(self, summary_id: str, *, param: str) -> Summary:
         """What is stored under an id; `param` names the field it came from in errors.
@@ -90,23 +76,23 @@ class Summaries:
         """
         data = None
         if chain.is_key(summary_id):
-            async with self._store_call("get"):
+            async with store_call(self._metrics, "get"):
                 (data,) = await self._store.get_many([_manifest_key(summary_id)])
         if data is None:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
-        async with self._store_call("decode"):
+        async with store_call(self._metrics, "decode"):
             return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
 
     async def get_many(self, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
         """As `get`, of several in one call to the store; of none without one."""
         if not summary_ids:
             return []
-        async with self._store_call("get"):
+        async with store_call(self._metrics, "get"):
             values = await self._store.get_many([_manifest_key(summary_id) for summary_id in summary_ids])
         for summary_id, value in zip(summary_ids, values, strict=True):
             if value is None:
                 raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
-        async with self._store_call("decode"):
+        async with store_call(self._metrics, "decode"):
             return [
                 Summary(summary_id, decode_manifest(value, fingerprint=self._model.fingerprint))
                 for summary_id, value in zip(summary_ids, values, strict=True)
@@ -122,7 +108,7 @@ class Summaries:
         found: list[Summary] = []
         last = None if after is None else _manifest_key(after)
         while len(found) <= limit:
-            async with self._store_call("list"):
+            async with store_call(self._metrics, "list"):
                 keys = await self._store.list_referrers(limit=LISTED_TOGETHER, after=last)
                 if keys is None:
                     raise SummaryNotFound(f"there is no summary {after!r} to go on after", param="after")
@@ -146,33 +132,19 @@ class Summaries:
         except (CorruptRecord, FingerprintMismatch):
             return None
 
-    def conditioning_keys(self, summary: Summary) -> tuple[str, ...]:
-        """Ids of the segments whose vectors its soft prompt is: all of them, or in RMT mode the last."""
-        segments = summary.manifest.segments
-        return segments if self._model.config.accumulate_summary else segments[-1:]
-
-    async def vectors(self, summary: Summary) -> list[SegmentSummary]:
-        """What a summary conditions with: the vectors of all segments, or in RMT mode of the last.
+    async def vectors(self, summary: Summary) -> Tensor:
+        """The soft prompt a summary stands for, (P, D): of all segments, or in RMT mode of the last.
 
         Raises:
             SummaryNotFound: deleted since it was read. And as `get`.
         """
-        (vectors,) = await self.vectors_of_many([summary])
-        return vectors
-
-    async def vectors_of_many(self, summaries: Sequence[Summary]) -> list[list[SegmentSummary]]:
-        """As `vectors`, of several in one call to the store."""
-        keys = [self.conditioning_keys(summary) for summary in summaries]
-        async with self._store_call("get"):
-            values = await self._store.get_many([_segment_key(key) for own in keys for key in own])
-        remaining, grouped = iter(values), []
-        for summary, own in zip(summaries, keys, strict=True):
-            group = [value for value in islice(remaining, len(own)) if value is not None]
-            if len(group) < len(own):
-                raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired")
-            grouped.append(group)
-        async with self._store_call("decode"):
-            return await asyncio.to_thread(lambda: [self._decoded(group) for group in grouped])
+        keys = self._model.conditioning(summary.manifest.segments)
+        lengths = map(self._model.config.num_vectors, self._model.conditioning(summary.manifest.segment_tokens))
+        found = await self.segments.read(keys, tuple(lengths))
+        parts = [each.vectors for each in found if each is not None]
+        if len(parts) < len(found):
+            raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired")
+        return torch.cat(parts)
 
     async def seconds_to_live(self, summary_id: str) -> float | None:
         """What is left of a summary's time to live, None for ever; SummaryNotFound where it is over."""
@@ -183,7 +155,7 @@ class Summaries:
 
     async def find(self, summary_id: str) -> tuple[Summary, float | None] | None:
         """A summary and its time to live, None for ever; nothing where it is absent, or damaged and to be replaced."""
-        async with self._store_call("get"):
+        async with store_call(self._metrics, "get"):
             found = await self._store.find(_manifest_key(summary_id))
         if found is None:
             return None
@@ -195,87 +167,31 @@ class Summaries:
             return None
         return Summary(summary_id, manifest), seconds_to_live
 
-    async def leading_segments(self, keys: Sequence[str]) -> list[SegmentSummary]:
-        """The vectors of the first of these segments, up to one that is absent, or damaged and to be replaced."""
-        return [
-            segment
-            for segment in takewhile(lambda each: each is not None, await self.segments(keys))
-            if segment is not None
-        ]
-
-    async def segments(self, keys: Sequence[str]) -> list[SegmentSummary | None]:
-        """The vectors of each of these segments; None for one that is absent, or damaged and to be replaced."""
-        async with self._store_call("get"):
-            values = await self._store.get_many([_segment_key(key) for key in keys])
-        return [self._segment(key, value) for key, value in zip(keys, values, strict=True)]
-
-    def _segment(self, key: str, value: bytes | None) -> SegmentSummary | None:
-        try:
-            return None if value is None else decode_summary(value, fingerprint=self._model.fingerprint)
-        except CorruptRecord:
-            logger.warning("segment %s is damaged and is computed anew", key)
-            return None
-
-    async def put_segment(self, key: str, segment: SegmentSummary, *, ttl_seconds: float) -> None:
-        value = await asyncio.to_thread(encode_summary, segment, fingerprint=self._model.fingerprint)
-        async with self._store_call("put"):
-            await self._store.put_many([Entry(_segment_key(key), value)], ttl_seconds=ttl_seconds)
-
     async def put(self, summary: Summary, *, ttl_seconds: float | None) -> None:
         """Store a manifest whose segments are stored; they live at least as long.
 
         Raises:
             MissingReferences: a segment was deleted meanwhile; nothing was stored.
         """
-        references = tuple(_segment_key(key) for key in summary.manifest.segments)
+        keys = tuple(dict.fromkeys(summary.manifest.segments))  # one that is read alone may stand at several places
+        references = tuple(map(segment_key, keys))
+        if summary.manifest.has_text:
+            references += tuple(map(text_key, keys))
         entry = Entry(_manifest_key(summary.id), encode_manifest(summary.manifest), references)
-        async with self._store_call("put"):
+        async with store_call(self._metrics, "put"):
             await self._store.put_many([entry], ttl_seconds=ttl_seconds)
 
     async def delete(self, summary_id: str) -> None:
         """Delete a summary, and of its segments those no other summary has; SummaryNotFound where it is not there."""
-        async with self._store_call("delete"):
+        async with store_call(self._metrics, "delete"):
             was_there = chain.is_key(summary_id) and await self._store.delete(_manifest_key(summary_id))
         if not was_there:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
 
-    def _decoded(self, values: Sequence[bytes]) -> list[SegmentSummary]:
-        return [decode_summary(value, fingerprint=self._model.fingerprint) for value in values]
-
     async def _stat(self, summary_id: str) -> EntryStat | None:
-        async with self._store_call("stat"):
+        async with store_call(self._metrics, "stat"):
             return await self._store.stat(_manifest_key(summary_id))
-
-    @asynccontextmanager
-    async def _store_call(self, operation: str) -> AsyncIterator[None]:
-        """Time a call, and say its errors as the client is to hear them; `MissingReferences` is the caller's."""
-        with self._metrics.store_seconds.labels(operation=operation).time():
-            try:
-                yield
-            except MissingReferences:
-                raise
-            except FingerprintMismatch as error:  # a client's stale id, no failure of the store
-                raise _as_service_error(error) from error
-            except StoreError as error:
-                self._metrics.store_errors.labels(operation=operation).inc()
-                raise _as_service_error(error) from error
 
 
 def _manifest_key(summary_id: str) -> str:
     return f"manifest:{summary_id}"
-
-
-def _segment_key(key: str) -> str:
-    return f"segment:{key}"
-
-
-def _as_service_error(error: StoreError) -> ServiceError:
-    if isinstance(error, FingerprintMismatch):
-        return ModelMismatch(f"the summary is of another model than the one served: {error}")
-    if isinstance(error, StoreFull):
-        return StoreExhausted("the store has no room for another summary")
-    if isinstance(error, StoreUnavailable):
-        return NotReady("the store of summaries cannot be reached")
-    if isinstance(error, CorruptRecord):
-        return Internal("a stored record is damaged; delete the summary and compress its document again")
-    return Internal(f"the store failed: {type(error).__name__}")

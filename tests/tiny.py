@@ -119,10 +119,15 @@ def tiny_compressor(
 
 @torch.no_grad()
 def tiny_anchored(
-    family: str = "llama", *, summary_length: int = 4, segment_length: int = 16, seed: int = 0
+    family: str = "llama",
+    *,
+    summary_length: int = 4,
+    segment_length: int = 16,
+    seed: int = 0,
+    max_positions: int = 128,
 ) -> AutoCompressor:
     """A compressor of anchored vectors on a tiny base, whose bridge and reading adapter do something."""
-    base = tiny_base(family, seed=seed)
+    base = tiny_base(family, seed=seed, max_positions=max_positions)
     model = AutoCompressor.from_base(
         base, summary_length, segment_length=segment_length, compressor="anchored", tokenizer=tiny_tokenizer()
     )

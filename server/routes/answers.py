@@ -24,6 +24,11 @@ def error_detail(error: ServiceError) -> native.ErrorDetail:
     return native.ErrorDetail(message=error.message, type=error.kind, param=error.param, code=error.code)
 
 
+def num_expanded(expand: native.Expand | None) -> int | None:
+    """How many segments a request wants as text."""
+    return None if expand is None else expand.segments
+
+
 def described(summary: Summary, served: Services) -> dict[str, Any]:
     manifest = summary.manifest
     return {
@@ -35,6 +40,7 @@ def described(summary: Summary, served: Services) -> dict[str, Any]:
         "vectors": manifest.vectors,
         "compression_ratio": round(summary.compression_ratio, 2),
         "parent": manifest.parent,
+        "has_text": manifest.has_text,
         "metadata": manifest.metadata,
     }
 

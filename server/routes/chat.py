@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from server.chat_template import Said, render
 from server.prompting import Fields
 from server.routes import sse
-from server.routes.answers import With, errors
+from server.routes.answers import With, errors, num_expanded
 from server.routes.choices import Choices, Piece, Scored, Whole, Words, finite
 from server.routes.prepared import Prepared, compression, prepare, usage, wish
 from server.routes.receipts import Stopwatch
@@ -49,7 +49,10 @@ async def _answer(served: Services, body: ChatRequest, watch: Stopwatch) -> "_An
     logit_bias = biases(body, served.model)
     summaries = tuple(await served.summaries.get_many(_summary_ids(body.messages), param="messages"))
     rendered = await asyncio.to_thread(render, served.model, [_said(message) for message in body.messages])
-    plan = served.prompter.plan_tokens(summaries, rendered.token_ids, Fields("messages", "messages"))
+    plan = served.prompter.plan_tokens(
+        summaries, rendered.token_ids, Fields("messages", "messages"), max_vectors=body.max_vectors
+    )
+    plan = await served.expander.expanded(plan, num_expanded(body.expand), _question(body.messages))
     fitted = served.endless.fit(plan, wish(body, body.wanted_tokens))
     prepared = await prepare(served, body, plan, fitted)
     params = sampling_params(body, max_tokens=fitted.max_tokens)
@@ -68,6 +71,11 @@ def _said(message: Message) -> Said:
     content = message.content or ""
     text = content if isinstance(content, str) else "".join(p.text for p in content if isinstance(p, TextContent))
     return Said("system" if message.role == "developer" else message.role, text)
+
+
+def _question(messages: Sequence[Message]) -> str | None:
+    """What was said last, but for the answers; None where nothing was."""
+    return next((_said(message).text for message in reversed(messages) if message.role != "assistant"), None)
 
 
 def _summary_ids(messages: Sequence[Message]) -> list[str]:

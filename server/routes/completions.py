@@ -11,10 +11,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from server.engine.protocol import Prompt
 from server.prompting import Fields, Part, Plan, SummaryPart, TextPart
 from server.routes import sse
-from server.routes.answers import With, errors
+from server.routes.answers import With, errors, num_expanded
 from server.routes.choices import Choices, Piece, Scored, Whole, Words, finite
 from server.routes.prepared import Prepared, compression, prepare, usage, wish
 from server.routes.receipts import Stopwatch
@@ -53,7 +52,8 @@ async def _answer(served: Services, body: CompletionRequest, watch: Stopwatch) -
     """Nothing is computed before every prompt is known to fit."""
     logit_bias = biases(body, served.model)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    plans = [await _plan(served, *each) for each in zip(body.prompts, body.places, strict=True)]
+    plans = [await _plan(served, *each, body.max_vectors) for each in zip(body.prompts, body.places, strict=True)]
+    plans = [await served.expander.expanded(plan, num_expanded(body.expand)) for plan in plans]
     fitted = [served.endless.fit(plan, wish(body, max_tokens)) for plan in plans]
     work = [partial(prepare, served, body, *each) for each in zip(plans, fitted, strict=True)]
     prepared = await together(work, limit=MAX_PREPARED_TOGETHER)
@@ -64,17 +64,17 @@ async def _answer(served: Services, body: CompletionRequest, watch: Stopwatch) -
     return _Answer(served, body, prepared, Choices(served, choices, watch))
 
 
-async def _plan(served: Services, prompt: Any, place: str) -> Plan:
+async def _plan(served: Services, prompt: Any, place: str, max_vectors: int | None) -> Plan:
     fields = Fields(place, place)
     if isinstance(prompt, str):
-        return await served.prompter.plan([TextPart(prompt)], fields)
+        return await served.prompter.plan([TextPart(prompt)], fields, max_vectors=max_vectors)
     if prompt and isinstance(prompt[0], int):
         await asyncio.to_thread(served.model.require_known, prompt, param=place)
-        return served.prompter.plan_tokens((), prompt, fields)
+        return served.prompter.plan_tokens((), prompt, fields, max_vectors=max_vectors)
     parts: list[Part] = [
         SummaryPart(part.id) if isinstance(part, SummaryContent) else TextPart(part.text) for part in prompt
     ]
-    return await served.prompter.plan(parts, fields)
+    return await served.prompter.plan(parts, fields, max_vectors=max_vectors)
 
 
 class _Answer:
@@ -145,7 +145,7 @@ class _Answer:
         unscored = tuple(Scored(token_id, None) for token_id in prepared.token_ids[:num_unscored])
         if len(raw) == 1:
             return unscored
-        first = Prompt(prepared.prompt.soft_prompt, raw[:1], prepared.prompt.keys)
+        first = replace(prepared.prompt, token_ids=raw[:1])
         (result,) = await self._served.engine.score(
             first, [raw[1:]], num_logprobs=num_logprobs, meter=self._choices.watch.meter
         )

@@ -63,7 +63,13 @@ async def compress_file(body: Annotated[schemas.Upload, Form()], request: Reques
         raise InvalidRequest(
             f"the file is not UTF-8 text: {error.reason} at byte {error.start}", param="file"
         ) from None
-    document = Document(text=text, parent=body.parent, ttl_seconds=body.ttl_seconds, metadata=body.metadata)
+    document = Document(
+        text=text,
+        parent=body.parent,
+        ttl_seconds=body.ttl_seconds,
+        metadata=body.metadata,
+        keep_text=body.keep_text,
+    )
     return await _answered(request, served, _one(document, served), is_stream=body.stream)
 
 
@@ -92,14 +98,23 @@ async def compress(body: schemas.CompressRequest, request: Request, served: With
 )
 async def append(summary_id: IdInPath, body: schemas.AppendRequest, request: Request, served: With) -> Any:
     """Compress a text that continues a stored document; the new summary stands for both."""
-    document = Document(body.text, parent=summary_id, ttl_seconds=body.ttl_seconds, metadata=body.metadata)
+    document = Document(
+        body.text,
+        parent=summary_id,
+        ttl_seconds=body.ttl_seconds,
+        metadata=body.metadata,
+        keep_text=body.keep_text,
+    )
     return await _answered(request, served, _one(document, served), is_stream=body.stream)
 
 
 def work_of(body: schemas.CompressRequest, served: Services) -> Run:
     """What a request asks for, to be run once."""
     if body.documents is None:
-        return _one(Document(body.text, body.token_ids, body.parent, body.ttl_seconds, body.metadata), served)
+        document = Document(
+            body.text, body.token_ids, body.parent, body.ttl_seconds, body.metadata, keep_text=body.keep_text
+        )
+        return _one(document, served)
     documents = [
         Document(
             each.text,
@@ -107,6 +122,7 @@ def work_of(body: schemas.CompressRequest, served: Services) -> Run:
             each.parent,
             body.ttl_seconds if each.ttl_seconds is None else each.ttl_seconds,
             each.metadata,
+            keep_text=each.keep_text or body.keep_text,
         )
         for each in body.documents
     ]

@@ -14,7 +14,7 @@ from server.engine.protocol import Prompt, SamplingParams, TokenEvent, TokenLogp
 from server.patience import patiently
 from server.prompting import Fields, Part, Plan, SummaryPart, TextPart
 from server.routes import sse
-from server.routes.answers import With, errors
+from server.routes.answers import With, errors, num_expanded
 from server.routes.receipts import Stopwatch
 from server.routes.sampling import sampling_params
 from server.routes.waiting import unless_disconnected
@@ -39,7 +39,9 @@ async def generate(body: schemas.GenerateRequest, request: Request, response: Re
     """
     served.model.require_name(body.model)
     watch = Stopwatch()
-    plan = await served.prompter.plan(_parts(body), _fields(body))
+    plan = await served.prompter.plan(_parts(body), _fields(body), max_vectors=body.max_vectors)
+    plan = await served.expander.expanded(plan, num_expanded(body.expand))
+    plan = served.prompter.fitted(plan, served.prompter.num_wanted(body.max_tokens))
     params = sampling_params(body, max_tokens=served.prompter.max_tokens(plan, body.max_tokens))
     prompt = await unless_disconnected(request, served.prompter.assemble(plan))
     generation = _Generation(served, plan, prompt, params, watch)
@@ -74,10 +76,12 @@ async def score(
 
 
 async def _scored(body: schemas.ScoreRequest, served: Services, watch: Stopwatch) -> schemas.ScoreResponse:
-    plan = await served.prompter.plan(_parts(body), _fields(body))
+    plan = await served.prompter.plan(_parts(body), _fields(body), max_vectors=body.max_vectors)
     continuations = await asyncio.to_thread(
         lambda: [served.model.tokenise(text, is_start=False) for text in body.continuations or []]
     )
+    plan = await served.expander.expanded(plan, num_expanded(body.expand))
+    plan = served.prompter.fitted(plan, max(map(len, continuations)))
     for index, continuation in enumerate(continuations):
         served.prompter.require_fits(plan, continuation, param=f"continuations.{index}")
     prompt = await served.prompter.assemble(plan)
@@ -127,6 +131,7 @@ async def _scored_pairs(body: schemas.ScoreRequest, served: Services, watch: Sto
         usage=schemas.Usage(
             prompt_tokens=num_read,
             summary_vectors=0,
+            thinned_vectors=0,
             summarised_tokens=0,
             completion_tokens=num_scored,
             total_tokens=num_read + num_scored,
@@ -227,9 +232,10 @@ def _place(name: str, given: str | list[str] | None, place: int) -> str:
 
 def _usage(plan: Plan, num_completion_tokens: int) -> schemas.Usage:
     return schemas.Usage(
-        prompt_tokens=len(plan.token_ids),
+        prompt_tokens=len(plan.token_ids) + plan.expanded_tokens,
         summary_vectors=plan.num_vectors,
-        summarised_tokens=plan.summarised_tokens,
+        thinned_vectors=plan.thinned_vectors,
+        summarised_tokens=plan.summarised_tokens - plan.expanded_tokens,
         completion_tokens=num_completion_tokens,
-        total_tokens=len(plan.token_ids) + plan.num_vectors + num_completion_tokens,
+        total_tokens=len(plan.token_ids) + plan.num_positions + num_completion_tokens,
     )

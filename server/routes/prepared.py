@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from server.endless import Fitted, Wish
 from server.engine.protocol import Prompt
-from server.prompting import Gathered, Plan, fused
+from server.expansion import Expanded, expanded_segments
+from server.gathering import Gathered, fused
+from server.prompting import Plan, Prompter
+from server.routes.receipts import described_expansion
 from server.schemas import openai_replies as replies
 from server.schemas.openai import Asked
 from server.services import Services
@@ -19,6 +22,7 @@ class Prepared:
         token_ids: all of the prompt's texts, in order.
         compressed_tokens: of them, those that vectors of the prompt stand for, in so many `segments`.
         cached_segments, cached_tokens: of those, what was in the store.
+        num_dropped: tokens that are not read. num_thinned: vectors that are left out as less important.
     """
 
     prompt: Prompt
@@ -29,11 +33,14 @@ class Prepared:
     cached_segments: int
     cached_tokens: int
     num_dropped: int
+    num_thinned: int
+    expanded: Sequence[Expanded] = ()
     contributions: Sequence[tuple[str, float]] = ()
 
     @property
     def num_vectors(self) -> int:
-        return self.prompt.num_positions - len(self.prompt.token_ids)
+        num_positions = self.prompt.num_positions - len(self.prompt.token_ids)
+        return num_positions - sum(each.tokens for each in self.expanded)
 
 
 def wish(body: Asked, max_tokens: int | None) -> Wish:
@@ -42,8 +49,8 @@ def wish(body: Asked, max_tokens: int | None) -> Wish:
 
 async def prepare(served: Services, body: Asked, plan: Plan, fitted: Fitted) -> Prepared:
     """Assemble a plan as it was fitted, in the order and with the contributions that the request asks for."""
-    gathered = await served.endless.assemble(fitted)
-    texts = _Texts(served.model.config.segment_length, fitted, gathered)
+    gathered = await served.prompter.gather(fitted.plan)
+    texts = _Texts(served.prompter, fitted.plan, gathered)
     if body.fuse == "distance":
         fitted, gathered = await served.fuser.by_distance(fitted, gathered)
     contributions = await served.fuser.contributions(fitted, gathered) if body.contributions else []
@@ -57,6 +64,8 @@ async def prepare(served: Services, body: Asked, plan: Plan, fitted: Fitted) -> 
         cached_segments=sum(texts.cached),
         cached_tokens=sum(texts.cached_tokens),
         num_dropped=fitted.num_dropped,
+        num_thinned=fitted.plan.thinned_vectors,
+        expanded=expanded_segments(fitted.plan),
         contributions=contributions,
     )
 
@@ -64,19 +73,18 @@ async def prepare(served: Services, body: Asked, plan: Plan, fitted: Fitted) -> 
 class _Texts:
     """Of each text that was compressed: tokens and segments whose vectors are read, and which of them were stored."""
 
-    def __init__(self, segment_length: int, fitted: Fitted, gathered: Sequence[Gathered]) -> None:
+    def __init__(self, prompter: Prompter, plan: Plan, gathered: Sequence[Gathered]) -> None:
         self.tokens: list[int] = []
         self.segments: list[int] = []
         self.cached: list[int] = []
         self.cached_tokens: list[int] = []
-        for place, (source, conditioning) in enumerate(zip(fitted.plan.sources, gathered, strict=True)):
+        for source, share, conditioning in zip(plan.sources, plan.shares, gathered, strict=True):
             if isinstance(source, tuple):
-                skipped = fitted.skipped_segments if place == fitted.num_given else 0
-                num_tokens = len(source) - skipped * segment_length
-                self.tokens.append(num_tokens)
-                self.segments.append(-(-num_tokens // segment_length))
+                read = prompter.read_of(source, share)
+                self.tokens.append(sum(read))
+                self.segments.append(len(read))
                 self.cached.append(conditioning.cached_segments)
-                self.cached_tokens.append(min(conditioning.cached_segments * segment_length, num_tokens))
+                self.cached_tokens.append(sum(read[: conditioning.cached_segments]))
 
 
 def usage(prepared: Sequence[Prepared], num_completion_tokens: int) -> replies.CompletionUsage:
@@ -97,7 +105,9 @@ def compression(prepared: Sequence[Prepared], *, has_contributions: bool) -> rep
         cached_segments=sum(each.cached_segments for each in prepared),
         summary_vectors=sum(each.num_vectors for each in prepared),
         raw_tokens=sum(len(each.prompt.token_ids) for each in prepared),
+        thinned_vectors=sum(each.num_thinned for each in prepared),
         dropped_tokens=sum(each.num_dropped for each in prepared),
+        expanded=described_expansion([segment for each in prepared for segment in each.expanded]),
         contributions=[replies.Contribution(id=summary_id, logprob=gain) for summary_id, gain in gains]
         if has_contributions
         else None,

@@ -1,12 +1,14 @@
 """What a reply says of its own cost, in its body and in headers."""
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 
 from server.compression import Compressed
 from server.engine.protocol import Meter
+from server.expansion import Expanded, expanded_segments
 from server.prompting import Plan
-from server.schemas.receipts import CacheTier, Receipt
+from server.schemas.receipts import CacheTier, ExpandedSegment, Receipt
 from server.summaries import Summary
 
 
@@ -22,21 +24,25 @@ class Stopwatch:
         """Time waited for the engine, its queue included."""
         self.engine_seconds += time.monotonic() - since
 
-    def receipt(self, *, saved: int, cache: CacheTier | None) -> Receipt:
+    def receipt(
+        self, *, saved: int, cache: CacheTier | None, thinned: int = 0, expanded: Sequence[Expanded] = ()
+    ) -> Receipt:
         queue_seconds = self.meter.queue_seconds
         return Receipt(
             prefill_tokens_saved=max(0, saved),
             cache=cache,
+            thinned_vectors=thinned,
+            expanded=described_expansion(expanded),
             queue_seconds=queue_seconds,
             compute_seconds=max(0.0, self.engine_seconds - queue_seconds),
         )
 
     def receipt_of(self, plan: Plan) -> Receipt:
         """Of a call that this plan conditions."""
-        saved = plan.summarised_tokens - plan.num_vectors
+        saved = plan.summarised_tokens - plan.num_positions
         is_computed = any(not isinstance(source, Summary) for source in plan.sources)
-        cache = self.tier(plan.num_vectors, is_computed=is_computed) if plan.sources else None
-        return self.receipt(saved=saved, cache=cache)
+        cache = self.tier(plan.num_positions, is_computed=is_computed) if plan.sources else None
+        return self.receipt(saved=saved, cache=cache, thinned=plan.thinned_vectors, expanded=expanded_segments(plan))
 
     def tier(self, num_vectors: int, *, is_computed: bool) -> CacheTier:
         if is_computed:
@@ -54,12 +60,18 @@ class Stopwatch:
         return {name: f"{value:.6f}" for name, value in seconds.items()}
 
 
+def described_expansion(expanded: Sequence[Expanded]) -> list[ExpandedSegment]:
+    return [ExpandedSegment(**asdict(each)) for each in expanded]
+
+
 def compressed_receipt(done: Compressed) -> Receipt:
     """Of a document: the tokens that were not read are those of cached segments."""
     is_cached = done.cached_tokens > 0 and done.engine_seconds == 0
     return Receipt(
         prefill_tokens_saved=done.cached_tokens,
         cache="store" if is_cached else "computed",
+        thinned_vectors=0,
+        expanded=[],
         queue_seconds=done.queue_seconds,
         compute_seconds=max(0.0, done.engine_seconds - done.queue_seconds),
     )

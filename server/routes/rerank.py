@@ -34,7 +34,9 @@ async def rerank(
         for each in body.documents
     ]
     watch = Stopwatch()
-    ranked = await unless_disconnected(request, served.reranker.rank(body.query, passages, watch.meter))
+    ranked = await unless_disconnected(
+        request, served.reranker.rank(body.query, passages, watch.meter, max_vectors=body.max_vectors)
+    )
     watch.add_engine(time.monotonic() - ranked.engine_seconds)
     usage = _usage(ranked)
     response.headers.update(watch.headers())
@@ -46,6 +48,7 @@ async def rerank(
         receipt=watch.receipt(
             saved=usage.summarised_tokens - usage.summary_vectors,
             cache=watch.tier(usage.summary_vectors, is_computed=ranked.is_computed),
+            thinned=ranked.num_thinned,
         ),
     )
 
@@ -62,11 +65,11 @@ def _result(body: schemas.RerankRequest, ranked: Reranking, place: int) -> schem
 
 
 def _usage(ranked: Reranking) -> Usage:
-    vectors = sum(summary.manifest.vectors for summary in ranked.summaries)
     return Usage(
         prompt_tokens=ranked.num_separator_tokens,
-        summary_vectors=vectors,
+        summary_vectors=ranked.num_vectors,
+        thinned_vectors=ranked.num_thinned,
         summarised_tokens=sum(summary.tokens for summary in ranked.summaries),
         completion_tokens=ranked.num_query_tokens,
-        total_tokens=ranked.num_separator_tokens + vectors + ranked.num_query_tokens,
+        total_tokens=ranked.num_separator_tokens + ranked.num_vectors + ranked.num_query_tokens,
     )

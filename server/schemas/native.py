@@ -9,6 +9,7 @@ from server.schemas.receipts import Receipt
 MAX_PARTS = 64
 MAX_CONTINUATIONS = 128
 MAX_STOPS = 16
+MAX_EXPANDED = 64
 MAX_NEW_TOKENS = 1_000_000
 MAX_TTL_SECONDS = 10 * 365 * 86400
 
@@ -56,6 +57,24 @@ class Part(Body):
         return self
 
 
+class Expand(Body):
+    segments: int = Field(ge=1, le=MAX_EXPANDED, description="How many, of all summaries together.")
+
+
+ExpandOrNot = Annotated[
+    Expand | None,
+    Field(description="Read the segments that the prompt's words speak of most (BM25) as the text `keep_text` kept."),
+]
+MaxVectors = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="Read so many vectors of each summary, the most important ones, shared out over its segments. Null "
+        "is all; where those do not fit, older segments keep fewer. Refused where vectors have no order.",
+    ),
+]
+
+
 class Conditioned(Body):
     """What a call is conditioned on: `context`, or its short form `summary_ids` and then `prompt`."""
 
@@ -68,6 +87,8 @@ class Conditioned(Body):
     )
     summary_ids: list[SummaryId] = Field(default_factory=list, max_length=MAX_PARTS)
     prompt: Text | None = None
+    max_vectors: MaxVectors = None
+    expand: ExpandOrNot = None
 
     @model_validator(mode="after")
     def _one_form(self) -> "Conditioned":
@@ -158,6 +179,8 @@ class ScoreRequest(Conditioned):
             raise ValueError("`text_1` and `text_2` go together")
         if self.continuations is not None or self.context is not None or self.summary_ids or self.prompt is not None:
             raise ValueError("give either `text_1` and `text_2` or `continuations` of a prompt")
+        if self.max_vectors is not None or self.expand is not None:
+            raise ValueError("`max_vectors` and `expand` are of summaries, and `text_1` and `text_2` have none")
         firsts, seconds = (1 if isinstance(each, str) else len(each) for each in (self.text_1, self.text_2))
         if firsts not in (1, seconds):
             raise ValueError(f"`text_1` has {firsts} texts and `text_2` {seconds}; give one `text_1`, or as many")
@@ -176,6 +199,7 @@ class ScoreRequest(Conditioned):
 class Usage(BaseModel):
     prompt_tokens: int = Field(description="Tokens read as they are.")
     summary_vectors: int = Field(description="Positions that summaries took.")
+    thinned_vectors: int = Field(description="Vectors of the summaries that were left out as less important.")
     summarised_tokens: int = Field(description="Document tokens that those stand for.")
     completion_tokens: int = Field(description="Tokens generated or scored.")
     total_tokens: int = Field(description="Positions in all: prompt tokens, vectors and completion tokens.")

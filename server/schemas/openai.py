@@ -17,6 +17,8 @@ from server.schemas.native import (
     MAX_NEW_TOKENS,
     MAX_PARTS,
     Body,
+    ExpandOrNot,
+    MaxVectors,
     Sampling,
     SummaryId,
     Text,
@@ -96,6 +98,8 @@ class Asked(Sampling):
     raw_tokens: int | None = Field(
         None, ge=1, description="How many last tokens stay uncompressed at least; null is the server's setting."
     )
+    max_vectors: MaxVectors = None
+    expand: ExpandOrNot = None
     fuse: Literal["given", "distance"] = Field(
         "given",
         description="Order of the summaries: as given, or the nearest to the prompt last, by the L2 distance of the "

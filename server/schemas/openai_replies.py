@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from server.schemas.receipts import ExpandedSegment
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -30,8 +32,10 @@ class Compression(BaseModel):
     segments: int = Field(description="Segments those are.")
     cached_segments: int = Field(description="Of them, those that were in the store.")
     summary_vectors: int = Field(description="Positions that all summaries took, stored ones included.")
+    thinned_vectors: int = Field(description="Vectors that were left out as less important.")
     raw_tokens: int = Field(description="Read as they are.")
     dropped_tokens: int = Field(description="Not read: older than what the window takes.")
+    expanded: list[ExpandedSegment] = Field(description="Segments that were read as their text, as `expand` asked.")
     contributions: list[Contribution] | None = None
 
 

@@ -7,11 +7,21 @@ from pydantic import BaseModel, Field
 CacheTier = Literal["memory", "store", "computed"]
 
 
+class ExpandedSegment(BaseModel):
+    """A segment that was read as its text."""
+
+    summary_id: str
+    segment: int = Field(description="Its place in the summary, from 0.")
+    tokens: int
+
+
 class Receipt(BaseModel):
     prefill_tokens_saved: int = Field(description="Document tokens that were not read, less the vectors read instead.")
     cache: CacheTier | None = Field(
         description="Where the summaries came from: keys and values in memory, the store, or computed now, the "
         "costliest of several; null where the call had none."
     )
+    thinned_vectors: int = Field(description="Vectors of the summaries that were left out as less important.")
+    expanded: list[ExpandedSegment] = Field(description="Segments that were read as their text, as `expand` asked.")
     queue_seconds: float = Field(description="The longest wait for the engine.")
     compute_seconds: float = Field(description="In the engine, after that.")

@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
-from server.schemas.native import EXAMPLE_ID, MAX_TTL_SECONDS, Body, NonEmptyText, SummaryId, Text, Usage, example
+from server.schemas.native import (
+    EXAMPLE_ID,
+    MAX_TTL_SECONDS,
+    Body,
+    MaxVectors,
+    NonEmptyText,
+    SummaryId,
+    Text,
+    Usage,
+    example,
+)
 from server.schemas.receipts import Receipt
 
 MAX_PASSAGES = 1000
@@ -46,6 +56,7 @@ class RerankRequest(Body):
     documents: list[PassageForm] = Field(min_length=1, max_length=MAX_PASSAGES)
     top_n: int | None = Field(None, ge=1, description="How many to answer with; null is all.")
     return_documents: bool | None = False
+    max_vectors: MaxVectors = None
     ttl_seconds: float | None = Field(
         None, gt=0, le=MAX_TTL_SECONDS, description="How long to keep new summaries; those already stored keep theirs."
     )

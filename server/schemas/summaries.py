@@ -33,6 +33,10 @@ class Kept(Body):
     metadata: Metadata | None = Field(
         None, description="Kept with the summary, not part of its id; added to what an equal document has."
     )
+    keep_text: bool = Field(
+        default=False,
+        description="Store the document's tokens too, to be deleted with its vectors, so that `expand` can read them.",
+    )
 
 
 class DocumentBody(Kept):
@@ -83,6 +87,7 @@ class Upload(BaseModel):
     ttl_seconds: float | None = Field(None, gt=0, le=MAX_TTL_SECONDS)
     parent: SummaryId | None = Field(None, description="Id of the summary that this text continues.")
     metadata: Json[Metadata] | None = Field(None, description="A JSON object, kept with the summary.")
+    keep_text: bool = False
     stream: bool = False
 
 
@@ -122,6 +127,7 @@ class SummaryResponse(BaseModel):
     vectors: int = Field(description="Positions the summary takes in a prompt.")
     compression_ratio: float
     parent: str | None
+    has_text: bool = Field(description="Whether the document's tokens are stored too, so that `expand` can read them.")
     metadata: dict[str, str]
 
 

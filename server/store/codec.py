@@ -6,7 +6,7 @@ Decoding takes any bytes, runs nothing that they say, and raises nothing but Cor
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -20,10 +20,15 @@ from model.compressors import SegmentSummary
 from server.store.protocol import StoreError
 
 VECTORS_FORMAT = "autocompressor-vectors-1"
+RANKED_FORMAT = "autocompressor-ranked-vectors-1"  # with marks beside them
+TEXT_FORMAT = "autocompressor-text-1"
 MANIFEST_FORMAT = "autocompressor-manifest-1"
 
 # the names of https://github.com/huggingface/safetensors#format
 DTYPES = MappingProxyType({"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32})
+MARKS, MARK_DTYPE = ("ranks", "anchors"), "I32"
+TENSOR_DTYPES = MappingProxyType({**DTYPES, MARK_DTYPE: torch.int32})
+NAMES = MappingProxyType({dtype: name for name, dtype in TENSOR_DTYPES.items()})
 
 
 class CorruptRecord(StoreError):
@@ -45,7 +50,8 @@ class Manifest:
 
     `segments` are the segment keys in the order of the text, `segment_tokens` how many tokens each covers, `vectors`
     how many summary vectors they hold together, `created` in seconds since the epoch, `parent` the summary id of the
-    document that this one continues, `tenant` whose list it is in.
+    document that this one continues, `tenant` whose list it is in, `has_text` whether the token ids of all segments are
+    stored too.
     """
 
     fingerprint: str
@@ -56,6 +62,7 @@ class Manifest:
     metadata: dict[str, str] = field(default_factory=dict)
     parent: str | None = None
     tenant: str | None = None
+    has_text: bool = False
 
     def __post_init__(self) -> None:
         if len(self.segments) != len(self.segment_tokens):
@@ -64,85 +71,109 @@ class Manifest:
             raise ValueError(f"created must be finite, not {self.created}")
 
 
-def encode_summary(summary: SegmentSummary, *, fingerprint: str, notes: Mapping[str, str] | None = None) -> bytes:
-    """As `encode_vectors`, with the vectors' ranks and anchors where they have them."""
-    order = None
-    if summary.ranks is not None and summary.anchors is not None:
-        order = _canonical({"ranks": summary.ranks.tolist(), "anchors": summary.anchors.tolist()}).decode()
-    return encode_vectors(summary.vectors, fingerprint=fingerprint, notes=notes, order=order)
-
-
-def encode_vectors(
-    vectors: Tensor, *, fingerprint: str, notes: Mapping[str, str] | None = None, order: str | None = None
-) -> bytes:
+def encode_segment(summary: SegmentSummary, *, fingerprint: str, notes: Mapping[str, str] | None = None) -> bytes:
     """Encode summary vectors, (S, D), of a dtype in `DTYPES`, finite and on the CPU; ValueError if they are not.
 
-    `notes` go into the file's metadata, outside of its checksum; `order` is what else is known of the vectors, in JSON.
+    Their ranks and anchors, where they have some, stand beside them as int32. `notes` go into the file's metadata,
+    outside of its checksum.
     """
-    dtype = {torch_dtype: name for name, torch_dtype in DTYPES.items()}.get(vectors.dtype)
-    if dtype is None or vectors.ndim != 2 or vectors.numel() == 0 or vectors.device.type != "cpu":
+    vectors = summary.vectors
+    if vectors.dtype not in DTYPES.values() or vectors.ndim != 2 or not vectors.numel() or vectors.device.type != "cpu":
         raise ValueError(
             f"summary vectors must be (S, D) of {', '.join(DTYPES)} on the CPU, "
             f"not {tuple(vectors.shape)} of {vectors.dtype} on {vectors.device}"
         )
     if not torch.isfinite(vectors).all():
         raise ValueError("summary vectors must be finite")
-    vectors = vectors.contiguous()
-    payload = vectors.view(torch.uint8).numpy().tobytes()
-    of_order = [] if order is None else [order]
-    sha256 = _digest([VECTORS_FORMAT, fingerprint, dtype, list(vectors.shape), *of_order], payload)
-    metadata = {**(notes or {}), "format": VECTORS_FORMAT, "fingerprint": fingerprint, "sha256": sha256}
-    if order is not None:
-        metadata["order"] = order
-    return safetensors.torch.save({"vectors": vectors}, metadata=metadata)
+    marks = {"ranks": summary.ranks, "anchors": summary.anchors}
+    tensors = {"vectors": vectors.detach().contiguous()}
+    tensors |= {name: mark.to(torch.int32).contiguous() for name, mark in marks.items() if mark is not None}
+    parts = [_Part(name, NAMES[tensor.dtype], tuple(tensor.shape), _bytes(tensor)) for name, tensor in tensors.items()]
+    version = VECTORS_FORMAT if len(parts) == 1 else RANKED_FORMAT
+    metadata = {"format": version, "fingerprint": fingerprint, "sha256": _checksum(parts, fingerprint)}
+    return safetensors.torch.save(tensors, metadata={**(notes or {}), **metadata})
 
 
-def decode_vectors(data: bytes, *, fingerprint: str) -> Tensor:
-    """The vectors alone of what `decode_summary` returns, (S, D)."""
-    return decode_summary(data, fingerprint=fingerprint).vectors
-
-
-def decode_summary(data: bytes, *, fingerprint: str) -> SegmentSummary:
-    """Return the vectors that were encoded, in memory of their own, with their order where it was.
+def decode_segment(data: bytes, *, fingerprint: str) -> SegmentSummary:
+    """Return the summary that was encoded, in memory of its own.
 
     Raises:
-        CorruptRecord: `data` is not what `encode_vectors` made.
-        FingerprintMismatch: they are of another model than `fingerprint`.
+        CorruptRecord: `data` is not what `encode_segment` made.
+        FingerprintMismatch: it is of another model than `fingerprint`.
     """
     # The header is read here: safetensors.torch.load leaves out the metadata, and raises errors of many kinds.
-    # It is 8 bytes of length and a JSON text; the one tensor fills the rest.
+    # It is 8 bytes of length and a JSON text; the tensors fill the rest.
     start = 8 + int.from_bytes(data[:8], "little")
-    payload = data[start:]
     with _as_corrupt("a record of summary vectors"):
         header = json.loads(data[8:start])
-        metadata, tensor = header["__metadata__"], header["vectors"]
+        metadata = header.pop("__metadata__")
         stored = _text(metadata["fingerprint"])
-        dtype = _text(tensor["dtype"])
-        _require(dtype in DTYPES, "the dtype is none of summary vectors'")
-        _require(len(tensor["shape"]) == 2, "the shape is not of two sizes")
-        rows, columns = (_integer(size) for size in tensor["shape"])
-        _require(metadata["format"] == VECTORS_FORMAT, f"the format is not {VECTORS_FORMAT}")
-        _require(tensor["data_offsets"] == [0, len(payload)], "the length is wrong")
-        of_order = [_text(metadata["order"])] if "order" in metadata else []
-        expected = _digest([VECTORS_FORMAT, stored, dtype, [rows, columns], *of_order], payload)
-        _require(metadata["sha256"] == expected, "the checksum differs")
-        _require(rows > 0 and columns > 0, "the shape is empty")
-        _require(rows * columns * DTYPES[dtype].itemsize == len(payload), "the shape does not fit the length")
-        # a bytearray, because a tensor over bytes would be one that must not be written to
-        vectors = torch.frombuffer(bytearray(payload), dtype=DTYPES[dtype]).reshape(rows, columns)
+        parts = _parts(header, data[start:])
+        version = VECTORS_FORMAT if len(parts) == 1 else RANKED_FORMAT
+        _require(metadata["format"] == version, f"the format is not {version}")
+        _require(metadata["sha256"] == _checksum(parts, stored), "the checksum differs")
+        tensors = {part.name: _tensor(part) for part in parts}
+        vectors = tensors["vectors"]
         _require(bool(torch.isfinite(vectors).all()), "not all values are finite")
-        ranks, anchors = _order(json.loads(of_order[0]), rows) if of_order else (None, None)
+        marks = [tensors[name].long() if name in tensors else None for name in MARKS]
+        for mark in marks:
+            _require(mark is None or mark.shape == vectors.shape[:1], "a mark is not of each vector")
+            _require(mark is None or int(mark.min()) >= 0, "a mark is negative")
     if stored != fingerprint:
         raise FingerprintMismatch(stored=stored, expected=fingerprint)
-    return SegmentSummary(vectors, ranks, anchors)
+    return SegmentSummary(vectors, *marks)
 
 
-def _order(order: Any, num_vectors: int) -> tuple[Tensor, Tensor]:
-    """Ranks and anchors of so many vectors."""
-    ranks, anchors = ([_integer(value) for value in order[name]] for name in ("ranks", "anchors"))
-    _require(len(ranks) == num_vectors == len(anchors), "the order is of another number of vectors")
-    _require(min(ranks) >= 0 and min(anchors) >= 0 and max(*ranks, *anchors, 0) < 2**31, "the order is out of bounds")
-    return torch.tensor(ranks), torch.tensor(anchors)
+@dataclass(frozen=True)
+class _Part:
+    """A tensor of a record as the file describes it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    payload: bytes
+
+
+def _parts(header: Any, payload: bytes) -> list[_Part]:
+    """The tensors that a header describes, in the order of the checksum; together they are the whole payload."""
+    names = [name for name in ("vectors", *MARKS) if name in header]
+    _require(names[:1] == ["vectors"] and len(names) == len(header), "the tensors are not those of a summary")
+    parts, spans = [], []
+    for name in names:
+        tensor = header[name]
+        dtype = _text(tensor["dtype"])
+        if name == "vectors":
+            _require(dtype in DTYPES, "the dtype is none of summary vectors'")
+            _require(len(tensor["shape"]) == 2, "the shape is not of two sizes")
+        else:
+            _require(dtype == MARK_DTYPE and len(tensor["shape"]) == 1, "a mark is not a row of int32")
+        first, last = (_integer(offset) for offset in tensor["data_offsets"])
+        spans.append((first, last))
+        parts.append(_Part(name, dtype, tuple(_integer(size) for size in tensor["shape"]), payload[first:last]))
+    spans.sort()
+    ends = [0, *(last for _, last in spans)]
+    _require([*(first for first, _ in spans), len(payload)] == ends, "the length is wrong")
+    return parts
+
+
+def _tensor(part: _Part) -> Tensor:
+    dtype = TENSOR_DTYPES[part.dtype]
+    _require(all(size > 0 for size in part.shape), "the shape is empty")
+    _require(math.prod(part.shape) * dtype.itemsize == len(part.payload), "the shape does not fit the length")
+    # a bytearray, because a tensor over bytes would be one that must not be written to
+    return torch.frombuffer(bytearray(part.payload), dtype=dtype).reshape(part.shape)
+
+
+def _checksum(parts: Sequence[_Part], fingerprint: str) -> str:
+    """Over what the bytes are read as and the bytes; of vectors alone as it was before there were marks."""
+    payload = b"".join(part.payload for part in parts)
+    if len(parts) == 1:
+        return _digest([VECTORS_FORMAT, fingerprint, parts[0].dtype, list(parts[0].shape)], payload)
+    return _digest([RANKED_FORMAT, fingerprint, [[part.name, part.dtype, list(part.shape)] for part in parts]], payload)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.view(torch.uint8).numpy().tobytes()
 
 
 def decode_notes(data: bytes) -> dict[str, str]:
@@ -155,8 +186,11 @@ def decode_notes(data: bytes) -> dict[str, str]:
 def encode_manifest(manifest: Manifest) -> bytes:
     """Encode a manifest as canonical JSON: equal manifests give equal bytes."""
     body = {**asdict(manifest), "format": MANIFEST_FORMAT}
-    if manifest.tenant is None:  # as manifests were before there were lists
+    # as manifests were before there were lists, and before there were texts
+    if manifest.tenant is None:
         del body["tenant"]
+    if not manifest.has_text:
+        del body["has_text"]
     return _canonical({**body, "sha256": _digest(body, b"")})
 
 
@@ -179,12 +213,37 @@ def decode_manifest(data: bytes, *, fingerprint: str) -> Manifest:
             metadata={_text(name): _text(value) for name, value in body["metadata"].items()},
             parent=None if body["parent"] is None else _text(body["parent"]),
             tenant=_text(body["tenant"]) if "tenant" in body else None,
+            has_text=body.get("has_text") is True,
         )
         # the encoding is canonical, so this compares the checksum and everything beside it
         _require(data == encode_manifest(manifest), "the checksum or the form differs")
     if manifest.fingerprint != fingerprint:
         raise FingerprintMismatch(stored=manifest.fingerprint, expected=fingerprint)
     return manifest
+
+
+def encode_text(token_ids: Sequence[int], *, fingerprint: str) -> bytes:
+    """Encode a segment's token ids as canonical JSON."""
+    body = {"format": TEXT_FORMAT, "fingerprint": fingerprint, "token_ids": list(token_ids)}
+    return _canonical({**body, "sha256": _digest(body, b"")})
+
+
+def decode_text(data: bytes, *, fingerprint: str) -> tuple[int, ...]:
+    """Return the token ids that were encoded.
+
+    Raises:
+        CorruptRecord: `data` is not what `encode_text` made.
+        FingerprintMismatch: they are of another model than `fingerprint`.
+    """
+    with _as_corrupt("a segment's text"):
+        body = json.loads(data)
+        _require(body["format"] == TEXT_FORMAT, f"the format is not {TEXT_FORMAT}")
+        stored = _text(body["fingerprint"])
+        token_ids = tuple(_integer(token_id) for token_id in body["token_ids"])
+        _require(data == encode_text(token_ids, fingerprint=stored), "the checksum or the form differs")
+    if stored != fingerprint:
+        raise FingerprintMismatch(stored=stored, expected=fingerprint)
+    return token_ids
 
 
 def _digest(description: object, payload: bytes) -> str:

@@ -144,6 +144,25 @@ def test_it_does_not_come_back_for_ever(drive: Drive) -> None:
     assert len(seen) == 4
 
 
+def test_what_is_read_of_summaries_is_asked_for(drive: Drive) -> None:
+    seen: list[httpx.Request] = []
+    usage = {"prompt_tokens": 1, "total_tokens": 1, "thinned_vectors": 7}
+    generated = {"id": "g", "model": "m", "text": "", "finish_reason": "stop", "usage": usage}
+    made = drive(answer(generated, seen=seen), "generate", "a", summary_ids=["x"], max_vectors=5, expand=2)
+    assert json.loads(seen[0].content) == {
+        "prompt": "a",
+        "summary_ids": ["x"],
+        "max_vectors": 5,
+        "expand": {"segments": 2},
+    }
+    assert made.usage.thinned_vectors == 7
+    kept = drive(answer(COMPRESSED | {"has_text": True}, seen=seen), "compress", "a text", keep_text=True)
+    assert json.loads(seen[1].content) == {"text": "a text", "keep_text": True}
+    assert kept.has_text
+    drive(answer({"id": "r", "model": "m", "results": []}, seen=seen), "rerank", "q", ["a"], max_vectors=3)
+    assert json.loads(seen[2].content) == {"query": "q", "documents": ["a"], "max_vectors": 3}
+
+
 def test_an_error_names_the_field(drive: Drive) -> None:
     error = {
         "error": {"message": "there is no summary 'x'", "type": "invalid_request_error", "param": "id", "code": "a"}

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, OPTConfig
+from transformers.utils.logging import enable_progress_bar
 
 from model import AutoCompressor
 from tests.tiny import FAMILIES, random_base, random_ids, tiny_base, tiny_compressor, tiny_tokenizer
@@ -362,6 +363,8 @@ def test_our_own_weights_surprise_nobody(kind: str, layout: str, told: list[str]
 
 
 def test_loading_draws_no_bars(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    enable_progress_bar()  # a server that another test started has them off
+    capfd.readouterr()
     AutoCompressor.from_pretrained(saved)
     assert capfd.readouterr() == ("", "")
     AutoModelForCausalLM.from_pretrained(saved)

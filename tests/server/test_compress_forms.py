@@ -166,6 +166,8 @@ async def test_receipts_and_headers(client: httpx.AsyncClient) -> None:
     assert found.json()["receipt"] == {
         "prefill_tokens_saved": made.json()["tokens"],
         "cache": "store",
+        "thinned_vectors": 0,
+        "expanded": [],
         "queue_seconds": 0.0,
         "compute_seconds": 0.0,
     }

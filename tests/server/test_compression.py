@@ -18,7 +18,7 @@ from server.errors import EngineFailed, Internal, InvalidRequest, SummaryNotFoun
 from server.metrics import Metrics
 from server.served_model import ServedModel
 from server.store import EmbeddedStore, Entry
-from server.summaries import Summaries, Summary
+from server.summaries import Summaries
 
 LENGTH, WIDTH = 2, 3
 
@@ -69,12 +69,11 @@ class CountingEngine:
         raise NotImplementedError
 
 
-def served_model(*, accumulate_summary: bool = True, max_positions: int = 64, reads_alone: bool = False) -> ServedModel:
-    compressor = "anchored" if reads_alone else "summary_tokens"
+def served_model(*, accumulate_summary: bool = True, max_positions: int = 64) -> ServedModel:
     return ServedModel(
         name="fake",
         fingerprint="f" * 64,
-        config=SummaryConfig(LENGTH, accumulate_summary, 4, compressor=compressor, reads_alone=reads_alone),
+        config=SummaryConfig(LENGTH, accumulate_summary, segment_length=4),
         positions=Positions(max_positions, counts_soft_prompt=True),
         max_sequence_tokens=max_positions,
         vocabulary_size=1000,
@@ -94,55 +93,12 @@ class House:
         self.summaries = Summaries(served_model(**model), store, Metrics())
         self.compressor = Compressor(served_model(**model), self.engine, self.summaries, Metrics(), tenant_salt="")
 
-    async def vectors(self, summary: Summary) -> Tensor:
-        """All vectors that a summary conditions with, (P, D)."""
-        return torch.cat([segment.vectors for segment in await self.summaries.vectors(summary)])
-
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
     opened = await EmbeddedStore.open(tmp_path / "store.sqlite3")
     yield opened
     await opened.close()
-
-
-async def test_segments_read_alone_are_shared_wherever_they_stand(store: EmbeddedStore) -> None:
-    house = House(store, reads_alone=True)
-    one = await house.compressor.compress([*range(4), *range(4, 8), *range(8, 12)])
-    assert house.engine.num_computed == 3
-    other = await house.compressor.compress([*range(8, 12), *range(20, 24), *range(4)])
-    assert house.engine.num_computed == 4
-    assert (other.is_new, other.cached_segments) == (True, 2)
-    assert set(one.summary.manifest.segments) > set(other.summary.manifest.segments[::2])
-    assert one.summary.id != other.summary.id
-
-
-async def test_the_order_of_segments_read_alone_is_in_the_id(store: EmbeddedStore) -> None:
-    house = House(store, reads_alone=True)
-    one = await house.compressor.compress(range(8))
-    other = await house.compressor.compress([*range(4, 8), *range(4)])
-    assert one.summary.id != other.summary.id
-    assert one.summary.manifest.segments == other.summary.manifest.segments[::-1]
-    assert house.engine.num_computed == 2
-
-
-async def test_a_document_read_alone_goes_on_from_its_parent(store: EmbeddedStore) -> None:
-    house = House(store, reads_alone=True)
-    parent = await house.compressor.compress(range(8))
-    child = await house.compressor.compress(range(8, 10), parent_id=parent.summary.id)
-    whole = await house.compressor.compress(range(10))
-    assert child.summary.id == whole.summary.id
-    assert child.summary.manifest.vectors == 2 * LENGTH + 1  # two tokens of four give half of two
-    assert not whole.is_new
-
-
-async def test_documents_read_alone_have_no_limit_from_positions(store: EmbeddedStore) -> None:
-    house = House(store, reads_alone=True, max_positions=16)
-    done = await house.compressor.compress([7] * 400)
-    assert len(done.summary.manifest.segments) == 100
-    assert house.engine.num_computed == 100
-    with pytest.raises(TooLong, match="has 4000001 tokens; the limit is 4000000"):
-        served_model(reads_alone=True).require_segments([4_000_001])
 
 
 async def test_an_interrupted_compression_goes_on_where_it_stopped(store: EmbeddedStore, tmp_path: Path) -> None:
@@ -157,7 +113,9 @@ async def test_an_interrupted_compression_goes_on_where_it_stopped(store: Embedd
     unbroken = House(await EmbeddedStore.open(tmp_path / "unbroken.sqlite3"))
     whole = await unbroken.compressor.compress(range(20))
     assert whole.summary.id == done.summary.id
-    torch.testing.assert_close(await unbroken.vectors(whole.summary), await house.vectors(done.summary))
+    torch.testing.assert_close(
+        await unbroken.summaries.vectors(whole.summary), await house.summaries.vectors(done.summary)
+    )
     await unbroken.store.close()
 
 
@@ -200,7 +158,7 @@ async def test_a_document_goes_on_for_those_who_stay(store: EmbeddedStore) -> No
     first.cancel()
     done = await second
     assert house.engine.num_computed == 10
-    assert (await house.vectors(done.summary)).shape == (10 * LENGTH, WIDTH)
+    assert (await house.summaries.vectors(done.summary)).shape == (10 * LENGTH, WIDTH)
 
 
 async def test_a_failure_is_told_to_everyone_who_waits_and_the_next_begins_anew(store: EmbeddedStore) -> None:
@@ -250,7 +208,7 @@ async def test_equal_segments_at_other_places_are_not_equal(store: EmbeddedStore
 async def test_a_damaged_segment_is_computed_anew(store: EmbeddedStore) -> None:
     house = House(store)
     first = await house.compressor.compress(range(12))
-    expected = await house.vectors(first.summary)
+    expected = await house.summaries.vectors(first.summary)
     await store.delete(f"manifest:{first.summary.id}")
     first = await house.compressor.compress(range(12))
     key = f"segment:{first.summary.manifest.segments[1]}"
@@ -258,10 +216,10 @@ async def test_a_damaged_segment_is_computed_anew(store: EmbeddedStore) -> None:
     assert value is not None
     await store.put_many([Entry(key, value[:-1] + b"\x00")])
     with pytest.raises(Internal, match="damaged"):
-        await house.vectors(first.summary)
+        await house.summaries.vectors(first.summary)
     done = await house.compressor.compress(range(16))
     assert done.cached_segments == 1
-    torch.testing.assert_close((await house.vectors(done.summary))[: 3 * LENGTH], expected)
+    torch.testing.assert_close((await house.summaries.vectors(done.summary))[: 3 * LENGTH], expected)
 
 
 async def test_a_damaged_manifest_is_written_anew(store: EmbeddedStore) -> None:
@@ -285,7 +243,7 @@ async def test_segments_deleted_while_a_document_is_finished_are_computed_again(
         await asyncio.sleep(0.005)
     await house.summaries.delete(other.summary.id)
     done = await task
-    assert (await house.vectors(done.summary)).shape == (4 * LENGTH, WIDTH)
+    assert (await house.summaries.vectors(done.summary)).shape == (4 * LENGTH, WIDTH)
     assert house.engine.num_computed == 2 + 2 + 4
 
 
@@ -293,7 +251,7 @@ async def test_rmt_conditions_on_the_last_segment_alone(store: EmbeddedStore) ->
     house = House(store, accumulate_summary=False)
     done = await house.compressor.compress(range(12))
     assert done.summary.manifest.vectors == LENGTH
-    assert (await house.vectors(done.summary)).shape == (LENGTH, WIDTH)
+    assert (await house.summaries.vectors(done.summary)).shape == (LENGTH, WIDTH)
     appended = await house.compressor.compress(range(12, 20), parent_id=done.summary.id)
     whole = await house.compressor.compress(range(20))
     assert appended.summary.id == whole.summary.id

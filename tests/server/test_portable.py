@@ -10,7 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from server.store.codec import decode_notes, decode_vectors, encode_vectors
+from model.compressors import SegmentSummary
+from server.store.codec import decode_notes, decode_segment, encode_segment
 from tests.server.conftest import Serve
 
 DOCUMENT = "The keeper wrote one line a day: wind from the north, eleven ships, no fog. " * 6
@@ -49,8 +50,8 @@ async def test_an_export_is_the_same_summary_on_another_server(serve: Serve, tmp
 
 def changed(data: bytes, **notes: str) -> bytes:
     metadata = decode_notes(data)
-    vectors = decode_vectors(data, fingerprint=metadata["fingerprint"])
-    return encode_vectors(vectors, fingerprint=metadata["fingerprint"], notes={**metadata, **notes})
+    vectors = decode_segment(data, fingerprint=metadata["fingerprint"])
+    return encode_segment(vectors, fingerprint=metadata["fingerprint"], notes={**metadata, **notes})
 
 
 async def test_bad_files_are_refused(client: httpx.AsyncClient) -> None:
@@ -58,7 +59,7 @@ async def test_bad_files_are_refused(client: httpx.AsyncClient) -> None:
     data = await exported(client, summary["id"])
     await client.delete(f"/summaries/{summary['id']}")
     fingerprint = decode_notes(data)["fingerprint"]
-    vectors = decode_vectors(data, fingerprint=fingerprint)
+    vectors = decode_segment(data, fingerprint=fingerprint).vectors
     flipped = data[:-1] + bytes([data[-1] ^ 1])
     cases = [
         (b"", 400),
@@ -69,8 +70,11 @@ async def test_bad_files_are_refused(client: httpx.AsyncClient) -> None:
         (safetensors.torch.save({"vectors": vectors.fill_(torch.nan)}), 400),
         (changed(data, signature="0"), 400),
         (changed(data, manifest="{}"), 400),
-        (encode_vectors(vectors.nan_to_num()[1:], fingerprint=fingerprint, notes=decode_notes(data)), 400),
-        (encode_vectors(vectors.nan_to_num(), fingerprint="other", notes=decode_notes(data)), 409),
+        (
+            encode_segment(SegmentSummary(vectors.nan_to_num()[1:]), fingerprint=fingerprint, notes=decode_notes(data)),
+            400,
+        ),
+        (encode_segment(SegmentSummary(vectors.nan_to_num()), fingerprint="other", notes=decode_notes(data)), 409),
     ]
     for body, status in cases:
         response = await client.put(f"/summaries/{summary['id']}", content=body)

@@ -30,7 +30,7 @@ def test_only_the_first_text_has_the_start_token(model: ServedModel) -> None:
 
 def test_vectors_of_a_document(model: ServedModel) -> None:
     rmt = served_model(accumulate_summary=False)
-    assert (model.num_vectors(3), rmt.num_vectors(3), rmt.num_vectors(0)) == (6, 2, 0)
+    assert (model.num_vectors_of((4, 4, 1)), rmt.num_vectors_of((4, 4, 1)), rmt.num_vectors_of(())) == (6, 2, 0)
 
 
 @pytest.mark.parametrize("token_id", [-1, 1000, 2**80])

@@ -1,5 +1,6 @@
 """Records come back as they were, and nothing else comes back."""
 
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,13 +16,23 @@ from server.store.codec import (
     FingerprintMismatch,
     Manifest,
     decode_manifest,
-    decode_summary,
-    decode_vectors,
+    decode_segment,
+    decode_text,
     encode_manifest,
-    encode_summary,
-    encode_vectors,
+    encode_segment,
+    encode_text,
 )
 from tests.store.records import MODEL, make_manifest, make_vectors, mutations, signed_manifest, signed_vectors
+
+
+def encode_plain(vectors: Tensor, *, fingerprint: str) -> bytes:
+    return encode_segment(SegmentSummary(vectors), fingerprint=fingerprint)
+
+
+def decode_plain(data: bytes, *, fingerprint: str) -> Tensor:
+    summary = decode_segment(data, fingerprint=fingerprint)
+    assert (summary.ranks, summary.anchors) == (None, None)
+    return summary.vectors
 
 
 class Bomb:
@@ -32,7 +43,7 @@ class Bomb:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_vectors_come_back_as_they_were(dtype: torch.dtype) -> None:
     vectors = make_vectors(dtype)
-    decoded = decode_vectors(encode_vectors(vectors, fingerprint=MODEL), fingerprint=MODEL)
+    decoded = decode_plain(encode_plain(vectors, fingerprint=MODEL), fingerprint=MODEL)
     assert decoded.dtype == dtype
     assert torch.equal(decoded, vectors)
     decoded += 1  # its own memory, and writable
@@ -40,12 +51,12 @@ def test_vectors_come_back_as_they_were(dtype: torch.dtype) -> None:
 
 def test_vectors_that_are_a_view_with_a_gradient_are_encoded() -> None:
     transposed = make_vectors().T.requires_grad_()
-    assert torch.equal(decode_vectors(encode_vectors(transposed, fingerprint=MODEL), fingerprint=MODEL), transposed)
+    assert torch.equal(decode_plain(encode_plain(transposed, fingerprint=MODEL), fingerprint=MODEL), transposed)
 
 
 def test_vectors_are_safetensors_for_any_other_reader() -> None:
     vectors = make_vectors()
-    assert torch.equal(safetensors.torch.load(encode_vectors(vectors, fingerprint=MODEL))["vectors"], vectors)
+    assert torch.equal(safetensors.torch.load(encode_plain(vectors, fingerprint=MODEL))["vectors"], vectors)
 
 
 @pytest.mark.parametrize(
@@ -64,21 +75,21 @@ def test_vectors_are_safetensors_for_any_other_reader() -> None:
 )
 def test_what_is_no_summary_is_not_encoded(vectors: Tensor) -> None:
     with pytest.raises(ValueError, match="summary vectors must be"):
-        encode_vectors(vectors, fingerprint=MODEL)
+        encode_plain(vectors, fingerprint=MODEL)
 
 
 def test_vectors_of_another_model_are_refused() -> None:
     with pytest.raises(FingerprintMismatch, match=r"'model-a'.*'model-b'"):
-        decode_vectors(encode_vectors(make_vectors(), fingerprint=MODEL), fingerprint="model-b")
+        decode_plain(encode_plain(make_vectors(), fingerprint=MODEL), fingerprint="model-b")
 
 
 def test_changed_vectors_are_equal_or_refused() -> None:
     vectors = make_vectors()
-    data = encode_vectors(vectors, fingerprint=MODEL)
+    data = encode_plain(vectors, fingerprint=MODEL)
     refused = 0
     for changed in mutations(data, 3000):
         try:
-            assert torch.equal(decode_vectors(changed, fingerprint=MODEL), vectors)
+            assert torch.equal(decode_plain(changed, fingerprint=MODEL), vectors)
         except (CorruptRecord, FingerprintMismatch):
             refused += 1
     assert refused > len(data) * 1.9
@@ -86,12 +97,12 @@ def test_changed_vectors_are_equal_or_refused() -> None:
 
 def test_a_changed_header_is_refused_though_the_tensor_is_whole() -> None:
     """The checksum covers what the bytes are read as."""
-    data = encode_vectors(make_vectors(torch.float16), fingerprint=MODEL)
+    data = encode_plain(make_vectors(torch.float16), fingerprint=MODEL)
     for old, new in [(b'"F16"', b'"BF16"'), (b"[3,8]", b"[8,3]"), (b"model-a", b"model-b")]:
         header_bytes = int.from_bytes(data[:8], "little") + len(new) - len(old)
         changed = header_bytes.to_bytes(8, "little") + data[8:].replace(old, new)
         with pytest.raises(CorruptRecord, match="checksum"):
-            decode_vectors(changed, fingerprint="model-b" if new == b"model-b" else MODEL)
+            decode_plain(changed, fingerprint="model-b" if new == b"model-b" else MODEL)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +122,12 @@ def test_a_right_checksum_over_wrong_vectors_is_refused(
     dtype: str, shape: list[int], payload: bytes, reason: str
 ) -> None:
     with pytest.raises(CorruptRecord, match=reason):
-        decode_vectors(signed_vectors(payload, dtype, shape), fingerprint=MODEL)
+        decode_plain(signed_vectors(payload, dtype, shape), fingerprint=MODEL)
 
 
 def test_the_signed_record_of_these_tests_is_read() -> None:
     """Else the test above would pass for another reason."""
-    assert decode_vectors(signed_vectors(b"\0" * 8, "F32", [1, 2]), fingerprint=MODEL).tolist() == [[0, 0]]
+    assert decode_plain(signed_vectors(b"\0" * 8, "F32", [1, 2]), fingerprint=MODEL).tolist() == [[0, 0]]
     assert decode_manifest(signed_manifest(), fingerprint=MODEL) == make_manifest()
 
 
@@ -181,11 +192,11 @@ def test_the_reason_of_a_refusal_is_told() -> None:
         decode_manifest(signed_manifest(format="autocompressor-manifest-2"), fingerprint=MODEL)
     with pytest.raises(CorruptRecord, match="a text is expected"):
         decode_manifest(signed_manifest(parent=3), fingerprint=MODEL)
-    data = encode_vectors(make_vectors(), fingerprint=MODEL)
+    data = encode_plain(make_vectors(), fingerprint=MODEL)
     with pytest.raises(CorruptRecord, match="format is not autocompressor-vectors-1"):
-        decode_vectors(data.replace(b"vectors-1", b"vectors-2"), fingerprint=MODEL)
+        decode_plain(data.replace(b"vectors-1", b"vectors-2"), fingerprint=MODEL)
     with pytest.raises(CorruptRecord, match="the length is wrong"):
-        decode_vectors(data.replace(b"[0,96]", b"[8,96]"), fingerprint=MODEL)
+        decode_plain(data.replace(b"[0,96]", b"[8,96]"), fingerprint=MODEL)
 
 
 @pytest.mark.parametrize(
@@ -212,16 +223,18 @@ def test_the_reason_of_a_refusal_is_told() -> None:
 )
 def test_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(CorruptRecord):
-        decode_vectors(data, fingerprint=MODEL)
+        decode_plain(data, fingerprint=MODEL)
     with pytest.raises(CorruptRecord):
         decode_manifest(data, fingerprint=MODEL)
+    with pytest.raises(CorruptRecord):
+        decode_text(data, fingerprint=MODEL)
 
 
 def test_one_kind_of_record_is_not_read_as_the_other() -> None:
     with pytest.raises(CorruptRecord):
-        decode_vectors(encode_manifest(make_manifest()), fingerprint=MODEL)
+        decode_plain(encode_manifest(make_manifest()), fingerprint=MODEL)
     with pytest.raises(CorruptRecord):
-        decode_manifest(encode_vectors(make_vectors(), fingerprint=MODEL), fingerprint=MODEL)
+        decode_manifest(encode_plain(make_vectors(), fingerprint=MODEL), fingerprint=MODEL)
 
 
 def test_a_manifest_without_a_tenant_is_as_it_was_before_there_were_lists() -> None:
@@ -231,25 +244,74 @@ def test_a_manifest_without_a_tenant_is_as_it_was_before_there_were_lists() -> N
     assert decode_manifest(encode_manifest(listed), fingerprint="f") == listed
 
 
-# --- the order of vectors
+def ranked(dtype: torch.dtype = torch.float32) -> SegmentSummary:
+    return SegmentSummary(make_vectors(dtype), torch.tensor([2, 0, 1]), torch.tensor([0, 3, 9]))
 
 
-def ordered() -> SegmentSummary:
-    return SegmentSummary(torch.arange(6.0).reshape(3, 2), torch.tensor([2, 0, 1]), torch.tensor([0, 4, 9]))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("marks", [("ranks", "anchors"), ("ranks",), ("anchors",)])
+def test_ranks_and_anchors_come_back_with_their_vectors(dtype: torch.dtype, marks: tuple[str, ...]) -> None:
+    summary = ranked(dtype)
+    summary = replace(summary, **dict.fromkeys({"ranks", "anchors"} - {*marks}))
+    data = encode_segment(summary, fingerprint=MODEL)
+    decoded = decode_segment(data, fingerprint=MODEL)
+    assert torch.equal(decoded.vectors, summary.vectors)
+    for name in ("ranks", "anchors"):
+        assert (getattr(decoded, name) is not None) == (name in marks)
+        if name in marks:
+            assert torch.equal(getattr(decoded, name), getattr(summary, name))
+            assert torch.equal(safetensors.torch.load(data)[name].long(), getattr(summary, name))
 
 
-def test_ranks_and_anchors_round_trip() -> None:
-    decoded = decode_summary(encode_summary(ordered(), fingerprint="f"), fingerprint="f")
-    for own, other in zip(vars(decoded).values(), vars(ordered()).values(), strict=True):
-        assert torch.equal(own, other)
-    plain = decode_summary(encode_vectors(ordered().vectors, fingerprint="f"), fingerprint="f")
-    assert plain.ranks is None
-    assert plain.anchors is None
+def test_the_bytes_of_vectors_alone_are_what_they_were() -> None:
+    """Hashed before there were ranks: a store that was written then is read, and written alike."""
+    data = encode_plain(torch.arange(6.0).reshape(2, 3), fingerprint=MODEL)
+    assert signed_vectors(torch.arange(6.0).numpy().tobytes(), "F32", [2, 3])[-24:] == data[-24:]
+    own = safetensors.torch.load(data)
+    assert set(own) == {"vectors"}
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert header["__metadata__"]["format"] == "autocompressor-vectors-1"
 
 
-@pytest.mark.parametrize(("old", "new"), [(b"[2,0,1]", b"[1,0,2]"), (b"[0,4,9]", b"[0,5,9]"), (b"[0,4,9]", b"[0,4,x]")])
-def test_a_changed_order_is_corrupt(old: bytes, new: bytes) -> None:
-    data = encode_summary(ordered(), fingerprint="f")
-    assert data.count(old) == 1
+def test_a_changed_ranked_record_is_equal_or_refused() -> None:
+    summary = ranked()
+    data = encode_segment(summary, fingerprint=MODEL)
+    for changed in mutations(data, 3000):
+        try:
+            decoded = decode_segment(changed, fingerprint=MODEL)
+        except (CorruptRecord, FingerprintMismatch):
+            continue
+        assert torch.equal(decoded.vectors, summary.vectors)
+        assert decoded.ranks is not None
+        assert decoded.anchors is not None
+        assert (decoded.ranks.tolist(), decoded.anchors.tolist()) == ([2, 0, 1], [0, 3, 9])
+
+
+@pytest.mark.parametrize(
+    ("ranks", "reason"), [(torch.tensor([0, 1]), "of each vector"), (torch.tensor([0, -1, 1]), "negative")]
+)
+def test_marks_that_do_not_fit_their_vectors_are_refused(ranks: Tensor, reason: str) -> None:
+    data = encode_segment(SegmentSummary(make_vectors(), ranks), fingerprint=MODEL)
+    with pytest.raises(CorruptRecord, match=reason):
+        decode_segment(data, fingerprint=MODEL)
+
+
+def test_a_text_comes_back_as_it_was_or_is_refused() -> None:
+    data = encode_text([5, 0, 40_000], fingerprint=MODEL)
+    assert decode_text(data, fingerprint=MODEL) == (5, 0, 40_000)
+    with pytest.raises(FingerprintMismatch):
+        decode_text(data, fingerprint="model-b")
+    for changed in mutations(data, 1000):
+        if changed != data:
+            with pytest.raises(CorruptRecord):
+                decode_text(changed, fingerprint=MODEL)
+
+
+def test_a_manifest_without_text_is_as_it_was_before_there_were_texts() -> None:
+    assert b"has_text" not in encode_manifest(make_manifest())
+    texts = replace(make_manifest(), has_text=True)
+    assert decode_manifest(encode_manifest(texts), fingerprint=MODEL) == texts
     with pytest.raises(CorruptRecord):
-        decode_summary(data.replace(old, new), fingerprint="f")
+        decode_manifest(signed_manifest(has_text=1), fingerprint=MODEL)
+    with pytest.raises(CorruptRecord):
+        decode_manifest(signed_manifest(has_text=False), fingerprint=MODEL)
