@@ -289,6 +289,7 @@ def test_the_command_runs_a_suite(checkpoint: Path, tmp_path: Path) -> None:
         (["--suite", "depth"], "--suite depth needs --out, the folder to write to"),
         (["--suite", "depth", "--out", "out", "--samples", "0"], "samples is 0; it must be 1 or more"),
         (["--suite", "depth", "--out", "out", "--label", "x"], "--label: not with --suite depth"),
+        (["--suite", "depth", "--out", "out", "--tasks", "x"], "--tasks: the suite depth does not read it"),
         (["--out", "out", "--samples", "3"], "--out, --samples: only with --suite"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

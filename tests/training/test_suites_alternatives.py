@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import random_ids
+from tests.tiny import TEXT, random_ids
 from tests.training.bench import SEGMENT, VECTORS, anchored_compressor, cell, compressor, options_of
 from training.suites import alternatives
 from training.suites.costs import HELD, prefill_flops, stored_bytes
+from training.suites.drawing import drawn_by_domain
 from training.suites.kv_selection import cache_bytes
-from training.suites.reader import Reader
+from training.suites.reader import Reader, joined
 from training.suites.substitutes import (
     ANCHORS,
     ATTENTION,
@@ -23,6 +24,7 @@ from training.suites.substitutes import (
     most_surprising,
     selections,
 )
+from training.tokenizer import train_tokenizer
 
 SCORED, CONTEXT = alternatives.SCORED, alternatives.SEGMENTS * SEGMENT
 AS_VECTORS = "vectors"
@@ -136,3 +138,42 @@ def test_the_tables_follow_from_the_sums(tmp_path: Path) -> None:
 def test_a_model_without_vectors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="vectors of 4 segments of 16 tokens need more than 2048 positions, or"):
         alternatives.run(Reader.of(compressor(summary_length=0)), options_of("alternatives", tmp_path))
+
+
+@pytest.fixture
+def rmt(tmp_path: Path) -> Path:
+    compressor(accumulate_summary=False).save_pretrained(tmp_path / "rmt")
+    return tmp_path / "rmt"
+
+
+def test_a_checkpoint_beside_is_measured_by_its_vectors(rmt: Path, tmp_path: Path) -> None:
+    options = options_of("alternatives", tmp_path, samples=1, beside={"RMT": rmt})
+    alternatives.run(Reader.of(compressor()), options).write(options)
+    found = json.loads((options.out / "alternatives.json").read_text())
+    ((_, nll, tokens),) = found["measured"]["documents"]["law"]["RMT"]
+    windows = drawn_by_domain(
+        options.documents(Reader.load(rmt, None).tokenizer), CONTEXT + SCORED + 1, 1, seed=options.seed
+    )
+    model = Reader.load(rmt, None)
+    window = torch.from_numpy(windows["law"].tokens)
+    prompt = joined(model.summaries(window[:, :CONTEXT]))
+    losses = model.losses(window[:, CONTEXT:], SCORED, prompt)
+    assert losses is not None
+    assert (nll, tokens) == (pytest.approx(losses.sum().item(), rel=1e-5), SCORED)
+    assert cell(found["tables"][2], "positions", form="RMT") == f"{VECTORS}"
+
+
+def test_what_cannot_stand_beside_is_refused(rmt: Path, tmp_path: Path) -> None:
+    reader = Reader.of(compressor())
+    with pytest.raises(ValueError, match="--beside vectors: the name is that of a form"):
+        alternatives.readers_beside(reader, options_of("alternatives", tmp_path, beside={"vectors": rmt}), CONTEXT)
+    other = compressor()
+    other.tokenizer = train_tokenizer([TEXT], vocabulary_size=300, max_positions=128)
+    with pytest.raises(ValueError, match="RMT has another tokenizer"):
+        alternatives.readers_beside(
+            Reader.of(other), options_of("alternatives", tmp_path, beside={"RMT": rmt}), CONTEXT
+        )
+    compressor(summary_length=0).save_pretrained(tmp_path / "plain")
+    plain = options_of("alternatives", tmp_path, beside={"plain": tmp_path / "plain"})
+    with pytest.raises(ValueError, match="plain has no vectors of 64 tokens in segments of 16"):
+        alternatives.readers_beside(reader, plain, CONTEXT)

@@ -96,6 +96,8 @@ def test_the_untouched_base_is_measured_where_it_is_given(tmp_path: Path) -> Non
     without = found["tables"][3]
     gain = cell(without, "gain over it", domain="books")
     assert gain["value"] == pytest.approx(0, abs=1e-4)  # it is the same base
+    with pytest.raises(ValueError, match="--beside RMT: beside this suite stands the untouched base alone"):
+        perplexity.run(Reader.of(model), replace(options, beside={"RMT": tmp_path / "base"}))
 
 
 def test_depth_gains_follow_from_the_sums_and_end_with_the_positions(tmp_path: Path) -> None:

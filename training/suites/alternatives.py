@@ -1,20 +1,21 @@
 """What else could stand in the positions of the vectors, and what each costs: text cut short, or its telling tokens."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from training.data import tokenizer_identity
 from training.intervals import Estimate, ratio
-from training.suites.costs import COSTED, TIMED, Costs, costs_of
+from training.suites.costs import COSTED, HELD, TIMED, Costs, costs_of
 from training.suites.drawing import described, drawn_by_domain
 from training.suites.figure import Line, Panel
 from training.suites.options import Options
 from training.suites.outcome import Cell, Number, Outcome, Table
 from training.suites.prefix import Ending
-from training.suites.reader import Reader
+from training.suites.reader import Reader, joined
 from training.suites.substitutes import FULL, VECTORS, WAYS, forms, selections
 from training.suites.tally import NONE, Scores, as_json, gain, loss, percent, share, signed, tallied
 from training.tables import TOGETHER
@@ -25,9 +26,14 @@ SEGMENTS = 4
 
 @dataclass(frozen=True)
 class InPlaceOfVectors:
-    """Every form of the tokens before, all on the last `SCORED` tokens of a window."""
+    """Every form of the tokens before, all on the last `SCORED` tokens of a window.
+
+    Attributes:
+        others: checkpoints beside, by label, of which the vectors alone are measured.
+    """
 
     reader: Reader
+    others: Mapping[str, Reader] = field(default_factory=dict)
 
     def __call__(self, tokens: Tensor) -> Iterator[tuple[str, Tensor | None]]:
         context, tail = tokens[:, : -SCORED - 1], tokens[:, -SCORED - 1 :]
@@ -36,6 +42,9 @@ class InPlaceOfVectors:
             ids = tail if form.ids is None else torch.cat([form.ids, tail], dim=1)
             yield name, self.reader.losses(ids, SCORED, form.soft_prompt)
         yield from self._selected(context, tail, found[VECTORS].positions)
+        for label, other in self.others.items():
+            for rows in other.newest(context, (num_segments(other, context.shape[1]),)).values():
+                yield label, other.losses(tail, SCORED, joined(rows))
 
     def _selected(self, context: Tensor, tail: Tensor, kept: int) -> Iterator[tuple[str, Tensor | None]]:
         losses: dict[str, list[Tensor]] = {}
@@ -44,6 +53,31 @@ class InPlaceOfVectors:
                 losses.setdefault(name, []).extend(prefix.losses([Ending(own.tolist(), SCORED)]) or [])
         for name, rows in losses.items():
             yield name, torch.stack(rows) if rows else None
+
+
+def num_segments(reader: Reader, num_tokens: int) -> int:
+    return num_tokens // reader.model.segment_length
+
+
+def readers_beside(reader: Reader, options: Options, num_context: int) -> dict[str, Reader]:
+    """The checkpoints beside, by label.
+
+    Raises:
+        ValueError: a label that is a form's own, another tokenizer, or no positions for the vectors of the context.
+    """
+    others: dict[str, Reader] = {}
+    for label, path in options.beside.items():
+        if label in (NONE, *WAYS, HELD):
+            raise ValueError(f"--beside {label}: the name is that of a form; what stands beside it needs another")
+        other = others[label] = Reader.load(path, options.device)
+        if tokenizer_identity(other.tokenizer) != tokenizer_identity(reader.tokenizer):
+            raise ValueError(f"{label} has another tokenizer: its losses cannot be compared")
+        if not other.can_summarise(max(1, num_segments(other, num_context))):
+            raise ValueError(
+                f"{label} has no vectors of {num_context:,} tokens in segments of {other.model.segment_length}, "
+                f"or more than fit its {other.model.max_positions} positions"
+            )
+    return others
 
 
 def run(reader: Reader, options: Options) -> Outcome:
@@ -56,8 +90,11 @@ def run(reader: Reader, options: Options) -> Outcome:
     windows = drawn_by_domain(
         options.documents(reader.tokenizer), num_context + SCORED + 1, options.number, seed=options.seed
     )
-    found = tallied(windows, InPlaceOfVectors(reader), options.suite)
+    others = readers_beside(reader, options, num_context)
+    found = tallied(windows, InPlaceOfVectors(reader, others), options.suite)
     costs = costs_of(reader, windows, SCORED + 1)
+    costs |= {label: costs_of(other, windows, SCORED + 1)[VECTORS] for label, other in others.items()}
+    ways = (*WAYS, *others)
     notes = [
         f"Loss of the next {SCORED} tokens, nats a token, after {num_context:,} tokens in full, or in forms with as "
         f"many positions as their vectors have: their last tokens, the tokens that the untouched base predicted worst, "
@@ -76,8 +113,8 @@ def run(reader: Reader, options: Options) -> Outcome:
         heading="other forms of a text in as many positions",
         counted="windows a domain",
         notes=notes,
-        tables=[_shares(found), _losses(found), _costs(costs)],
-        panels=[_panel(found), _seconds_panel(costs)],
+        tables=[_shares(found, ways), _losses(found, ways), _costs(costs)],
+        panels=[_panel(found, ways), _seconds_panel(costs)],
         measured={
             "windows": {name: each.digest() for name, each in windows.items()},
             "documents": as_json(found),
@@ -86,17 +123,17 @@ def run(reader: Reader, options: Options) -> Outcome:
     )
 
 
-def _shares(found: Mapping[str, Scores]) -> Table:
-    ways = WAYS[1:]
-    rows = [[domain, *(percent(share(scores, way, FULL)) for way in ways)] for domain, scores in found.items()]
-    return Table("Share of the gap closed, of as many positions", ["domain", *ways], rows)
+def _shares(found: Mapping[str, Scores], ways: Sequence[str]) -> Table:
+    rows = [[domain, *(percent(share(scores, way, FULL)) for way in ways[1:])] for domain, scores in found.items()]
+    note = "Of checkpoints beside, their own vectors, in as many positions as those have."
+    return Table("Share of the gap closed, of as many positions", ["domain", *ways[1:]], rows, note=note)
 
 
-def _losses(found: Mapping[str, Scores]) -> Table:
+def _losses(found: Mapping[str, Scores], ways: Sequence[str]) -> Table:
     rows = [
         [domain, way, loss(scores, way), signed(gain(scores, way))]
         for domain, scores in found.items()
-        for way in (NONE, *WAYS)
+        for way in (NONE, *ways)
         if way in scores
     ]
     return Table("Loss of the next tokens", ["domain", "form", "loss", "gain"], rows, num_text_columns=2)
@@ -111,11 +148,14 @@ def _costs(costs: Mapping[str, Costs]) -> Table:
             Number(mean(costs[way].seconds), "{:.3f}"),
             f"{np.mean(costs[way].num_bytes):,.0f}",
         ]
-        for way in COSTED
-        if way in costs
+        for way in _costed(costs)
     ]
     header = ["form", "positions", "prefill GFLOPs", "seconds to the first token", "bytes a document"]
     return Table("Costs of a document", header, rows)
+
+
+def _costed(costs: Mapping[str, Costs]) -> list[str]:
+    return [way for way in COSTED if way in costs] + [way for way in costs if way not in COSTED]
 
 
 def mean(values: Sequence[float]) -> Estimate:
@@ -123,10 +163,10 @@ def mean(values: Sequence[float]) -> Estimate:
     return ratio(np.array(values, np.float64), np.ones(len(values)))
 
 
-def _panel(found: Mapping[str, Scores]) -> Panel:
+def _panel(found: Mapping[str, Scores], ways: Sequence[str]) -> Panel:
     lines = [
         Line(way, [(domain, share(scores, way, FULL)) for domain, scores in found.items() if domain != TOGETHER])
-        for way in WAYS[1:]
+        for way in ways[1:]
     ]
     return Panel("share of the gap closed", "domain", "share", lines)
 

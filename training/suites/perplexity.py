@@ -70,6 +70,9 @@ def after(raw: int, condition: str) -> str:
 
 
 def run(reader: Reader, options: Options) -> Outcome:
+    others = [label for label in options.beside if label != BASE]
+    if others:
+        raise ValueError(f"--beside {others[0]}: beside this suite stands the untouched base alone, labelled {BASE!r}")
     length = max(SEGMENTS) * reader.model.segment_length + max(RAW) + SCORED
     windows = drawn_by_domain(options.documents(reader.tokenizer), length, options.number, seed=options.seed)
     base = Reader.load_base(options.beside[BASE], options.device) if BASE in options.beside else None
