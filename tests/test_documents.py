@@ -113,7 +113,7 @@ def shell(script: str, folder: Path) -> str:
 @pytest.mark.slow
 def test_the_training_page_works_as_written(newcomers_folder: Path) -> None:
     """With fewer tokens, and the server at a free port."""
-    documents, train, serve, planned, baselines, *several_machines = blocks("docs/training.md", "sh")
+    documents, train, serve, planned, baselines, *others = blocks("docs/training.md", "sh")
     assert "train: 8 documents" in shell(documents, newcomers_folder)
     told = shell(train.replace("--recipe tiny", f"--recipe tiny {FEW_TOKENS}"), newcomers_folder)
     assert "AutoCompressor" in told
@@ -130,7 +130,8 @@ def test_the_training_page_works_as_written(newcomers_folder: Path) -> None:
     told = shell(baselines.replace("--recipe tiny", "--recipe tiny --tokens 17408"), newcomers_folder)
     assert "AutoCompressor minus RMT" in told
     assert "extended full attention" in told
-    assert all("torchrun" in block for block in several_machines)
+    # several machines, and the bench, whose suites have tests of their own
+    assert sum("torchrun" in block for block in others) + sum("--suite" in block for block in others) == len(others) > 1
 
 
 def test_links_between_documents_lead_somewhere() -> None:
