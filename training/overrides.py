@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from training.bases import config_source
 from training.recipe import Base, Compression, Lora, Method, Precision, Recipe, Saved, Stage, Trained
+from training.refusals import require_gradient, require_savable
 
 DEFAULT_LORA = Lora(rank=16, alpha=16, dropout=0.05, modules=("q_proj", "k_proj", "v_proj", "o_proj", "out_proj"))
 NOT_SHAPE = ("model_type", "transformers_version", "architectures", "_name_or_path")
@@ -296,23 +297,3 @@ def _panel_number(parameter: inspect.Parameter) -> int:
     _, *metadata = get_args(parameter.annotation) or (None,)
     panels = [option.rich_help_panel for option in metadata if hasattr(option, "rich_help_panel")]
     return PANELS.index(panels[0]) if panels else 0
-
-
-def require_gradient(recipe: Recipe) -> None:
-    """Refuse what would train nothing: summary vectors get their gradient through the segment after theirs."""
-    compression = recipe.compression
-    is_distilled = compression.distillation is not None
-    if compression.has_summaries and compression.segments_per_substep < 2 and not is_distilled:
-        raise ValueError("with 1 segment a substep no gradient reaches the summary vectors; at least 2 are needed")
-    if recipe.trained == "summary" and not compression.has_summaries:
-        raise ValueError(f"--train summary leaves nothing to train with the method {compression.method}")
-
-
-def require_savable(recipe: Recipe) -> None:
-    """Refuse to save without its base what changes the base."""
-    is_apart = recipe.compression.distillation is not None or recipe.trained == "summary"
-    if recipe.saved == "adapter" and not is_apart:
-        raise ValueError(
-            f"--save adapter is for a base that stays as it is; --train {recipe.trained} of summary tokens changes it, "
-            "LoRA's adapters being merged: --save full"
-        )

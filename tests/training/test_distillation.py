@@ -16,7 +16,11 @@ from tests.tiny import cpu_accelerator, random_ids, tiny_anchored, tiny_base, ti
 from tests.training.runs import StopsAt, records_of, run_of
 from training.distillation import Distilling, divergence
 from training.layouts import Layout
+from training.overrides import Overrides
+from training.passes import Pass, passes_of
+from training.plan import DEVICES, plan
 from training.recipe import Compression, Distillation, Lora, Recipe
+from training.recipes import RECIPES
 from training.run import Run
 from training.stopping import StopRequest
 from training.trainer import Interrupted
@@ -154,6 +158,52 @@ def test_gradients_reach_the_bridge_and_the_adapter_and_nothing_else() -> None:
     assert float(model.bridge.states.weight.grad.abs().sum()) > 0
 
 
+# --- recipes and their flags
+
+
+@pytest.mark.parametrize("name", ["smollm", "smollm-gpu"])
+def test_the_recipes_are_planned(name: str) -> None:
+    recipe = RECIPES[name]()
+    planned = plan(recipe, DEVICES["h100-80gb"])
+    assert planned.does_fit
+    (stage,) = planned.stages
+    bridge = 4 * 576 * 576 + 576 + 1
+    a_layer = 16 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
+    assert stage.trained_parameters == bridge + 30 * a_layer
+
+
+def test_the_passes_of_a_row() -> None:
+    recipe = replace(tiny_recipe(), compression=COMPRESSION)
+    recipe = replace(recipe, adaptation=replace(recipe.adaptation, sequence_tokens=CONTEXT + TAIL))
+    ((teacher, *later, student),) = passes_of(recipe, "adaptation", has_longest_last=False)
+    assert teacher == Pass(0, CONTEXT + TAIL, is_teaching=True)
+    assert later == [Pass(0, 16, is_teaching=True)] * 2
+    assert student == Pass(12, TAIL)
+    for changed, message in (
+        (replace(recipe, adaptation=replace(recipe.adaptation, sequence_tokens=CONTEXT)), "needs more tokens"),
+        (replace(recipe, compression=replace(COMPRESSION, max_segment_tokens=32)), "up to 32 tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            passes_of(changed, "adaptation", has_longest_last=False)
+
+
+def test_flags_that_have_no_place_are_refused() -> None:
+    recipe = RECIPES["smollm"]()
+    for flags, message in (
+        (Overrides(method="rmt"), "--method has no place in smollm"),
+        (Overrides(has_fixed_segments=True), "--fixed-segments has no place"),
+        (Overrides(trained="summary", learning_rate=1e-3), "--train has no place"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            flags.apply(recipe)
+    with pytest.raises(ValueError, match="--save adapter is for a base that stays as it is; --train all"):
+        Overrides(saved="adapter").apply(tiny_recipe())
+    assert Overrides(saved="full").apply(recipe).saved == "full"
+    assert Overrides(precision="no").apply(recipe).base.dtype == "float32"
+    with pytest.raises(ValueError, match="50 tokens is not cut in multiples of 4"):
+        replace(DISTILLATION, context_tokens=50)
+
+
 # --- a run
 
 
@@ -206,13 +256,25 @@ def test_a_run_saves_what_it_trained_and_goes_on_from_it(tmp_path: Path) -> None
     whole = AutoCompressor.from_pretrained(in_full.checkpoint, dtype=torch.float32)
     assert torch.equal(whole.bridge.states.weight, model.bridge.states.weight)
 
-    onward = replace(recipe, base=replace(recipe.base, name=str(run.checkpoint)))
+    onward = Overrides(base=str(run.checkpoint)).apply(recipe)
+    assert onward.base.shape["hidden_size"] == 32
     again = run_of(tmp_path / "two", cpu_accelerator(), onward)
     start = again._adapted(run.checkpoint).model.eval()
     assert torch.equal(logits(start), logits(model))
     again.train(StopRequest())
     further = AutoCompressor.from_pretrained(again.checkpoint)
     assert not torch.equal(further.bridge.states.weight, model.bridge.states.weight)
+
+
+def test_summary_embeddings_are_saved_without_their_base_too(tmp_path: Path) -> None:
+    base = recipe_of(tmp_path / "base").base
+    recipe = replace(tiny_recipe(), base=base, pretraining=None, trained="summary", saved="adapter")
+    stage = replace(recipe.adaptation, matrix_learning_rate=None, tokens=3 * 2 * 64)
+    run = finished(tmp_path, replace(recipe, adaptation=stage))
+    assert {file.name for file in run.checkpoint.iterdir()} == {"autocompressor"}
+    model = AutoCompressor.from_pretrained(run.checkpoint)
+    assert model.embed_summary.weight.shape == (3, 32)
+    assert len({tuple(row) for row in model.embed_summary.weight.tolist()}) == 3  # they started alike
 
 
 def test_an_adapter_of_another_rank_is_not_gone_on_with(tmp_path: Path) -> None:
