@@ -19,6 +19,7 @@ from server.commands import session, summaries
 from server.commands.bases import fetch_base
 from server.commands.compress import compress
 from server.commands.generate import generate
+from server.commands.merge import merge
 from server.commands.rerank import rerank
 from server.commands.score import score
 from server.settings import ENVIRONMENT_PREFIX, Settings, load_settings
@@ -101,6 +102,7 @@ def print_version() -> None:
 
 
 app.command()(fetch_base)
+app.command()(merge)
 for command in (compress, generate, score, rerank):
     app.command(epilog=terminal.STATUS_HELP)(command)
 app.add_typer(summaries.make_app(), name="summaries")

@@ -117,7 +117,9 @@ def _within_reach(recipe: Recipe) -> Recipe:
     typer.echo(
         f"this {device.type} has no bfloat16 instructions: training in float32 (--precision bf16 insists)", err=True
     )
-    return replace(recipe, precision="no")
+    is_distilled = recipe.compression.distillation is not None
+    base = replace(recipe.base, dtype="float32") if is_distilled else recipe.base
+    return replace(recipe, base=base, precision="no")
 
 
 def _train_and_report(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -9,7 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from model import AutoCompressor
 from model.base import load_base
-from model.checkpoint import read_parts, resolve
+from model.base_reference import BaseReference, weights_digest
+from model.bases import BaseUnavailable, base_directory, find_base, known_bases, resolve_base
+from model.checkpoint import BASE_FILE, FOLDER, Parts, read_parts
 from training.recipe import Base
 
 logger = logging.getLogger(__name__)
@@ -39,19 +42,67 @@ def loaded_base(base: Base, path: str) -> tuple[PreTrainedModel, PreTrainedToken
     return model, tokenizer
 
 
-@torch.no_grad()
-def take_over_summaries(model: AutoCompressor, path: str) -> None:
-    """Go on with the summary embeddings of a base that is an AutoCompressor itself, where they are of the same kind."""
+def plain_base(path: Path) -> Path:
+    """The base of a checkpoint that does not hold one, and any other directory itself.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_base` says.
+    """
+    file = path / FOLDER / BASE_FILE
+    return find_base(BaseReference.read(file)) if file.is_file() else path
+
+
+def config_source(reference: str) -> str:
+    """Where transformers finds a base's configuration; no weights are fetched for it from the hub."""
+    is_here = Path(reference).is_dir() or reference in known_bases()
+    names = {base.hub: base.name for base in known_bases().values()}
+    if reference in names:
+        try:
+            return str(base_directory(names[reference]))
+        except BaseUnavailable:
+            return reference
+    return str(plain_base(resolve_base(reference))) if is_here else reference
+
+
+def reference_of(name: str, directory: Path) -> BaseReference:
+    """How an adapter checkpoint names its base: the hub's name of one that comes by pip, which all machines know.
+
+    Args:
+        directory: the base, or a checkpoint that names it already.
+        name: as it was asked for, a path, or a hub id with `@REVISION` or without.
+    """
+    file = directory / FOLDER / BASE_FILE
+    if file.is_file():
+        return BaseReference.read(file)
+    digest = weights_digest(directory)
+    for base in known_bases().values():
+        if base.weights == digest and config_source(base.hub) != base.hub:
+            return BaseReference(base.hub, None, digest)
+    if Path(name).is_dir():
+        return BaseReference(str(Path(name).resolve()), None, digest)
+    hub, _, revision = name.partition("@")
+    return BaseReference(hub, revision or None, digest)
+
+
+def parts_of(path: Path) -> Parts | None:
+    """What of ours is in a base's directory; None in a plain language model's."""
     try:
-        parts = read_parts(resolve(path))
-    except ValueError:  # a plain language model
-        return
+        return read_parts(path)
+    except ValueError:
+        return None
+
+
+def take_over(model: AutoCompressor, parts: Parts, path: Path) -> None:
+    """Go on with the summary embeddings, or the bridge, of a base that is an AutoCompressor of the same kind itself."""
     config = replace(parts.config, segment_length=model.segment_length)
+    if config.compressor != "summary_tokens":  # the bridge has no weights for each vector
+        config = replace(config, summary_length=model.summary_length)
     if parts.weights and config == model.config:
-        model.take_weights(parts.weights, resolve(path))
-        logger.info("going on with the %d summary embeddings of %s", config.summary_length, path)
+        model.take_weights(parts.weights, path)
+        what = "summary embeddings" if config.compressor == "summary_tokens" else "bridge"
+        logger.info("going on with the %s of %s", what, path)
     elif config.summary_length:
-        logger.warning("the summary embeddings of %s are of another kind: these start anew", path)
+        logger.warning("the summary vectors of %s are of another kind: what writes them starts anew", path)
 
 
 @torch.no_grad()

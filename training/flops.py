@@ -47,10 +47,14 @@ def step_flops(model: AutoCompressor, recipe: Recipe, name: str) -> Flops:
     def pairs(one: Pass) -> int:
         return one.positions * (one.positions + 1) // 2
 
+    def backward(one: Pass, flops: int) -> int:
+        return 0 if one.is_teaching else flops
+
+    through_layers, through_output = sum(map(_backward_flops, weights)), _backward_flops(output)
     return Flops(
-        linear=sequences * sum(one.positions for one in passes) * (forward + sum(map(_backward_flops, weights))),
-        output=sequences * sum(one.tokens for one in passes) * (2 * output.numel() + _backward_flops(output)),
-        attention=sequences * sum(map(pairs, passes)) * attention * 7 // 2,
+        linear=sequences * sum(one.positions * (forward + backward(one, through_layers)) for one in passes),
+        output=sequences * sum(one.tokens * (2 * output.numel() + backward(one, through_output)) for one in passes),
+        attention=sequences * sum(pairs(one) * (attention + backward(one, attention * 5 // 2)) for one in passes),
         recomputed=sequences
         * sum(one.positions * forward + pairs(one) * attention for one in passes if one.is_checkpointed),
     )

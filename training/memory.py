@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from model import AutoCompressor
+from model.adapter import AdaptedLinear
 from training.flops import matrices, output_matrix
 from training.optimisation import build_optimisers
 from training.passes import Pass, passes_of, stage_of
@@ -54,6 +55,8 @@ def peak_memory(
     substeps = passes_of(recipe, name, has_longest_last=True)
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     logit_bytes = 3 * 4 + _width(recipe.precision)
+    if recipe.compression.distillation is not None:
+        logit_bytes += 2 * 4 + _width(recipe.precision)  # the teacher's, their log-probabilities, and probabilities
     num_shards = num_devices if is_sharded else 1
     return Memory(
         weights=sum(parameter.nbytes for parameter in model.parameters()) // num_shards,
@@ -62,7 +65,7 @@ def peak_memory(
         moments=_moment_bytes(model, stage) // num_shards,
         activations=micro_batch * max(activation_bytes(model, recipe, substep) for substep in substeps),
         logits=micro_batch
-        * max(sum(one.tokens for one in substep) for substep in substeps)
+        * max(sum(one.tokens for one in substep if not one.is_teaching) for substep in substeps)
         * output_matrix(model).shape[0]
         * logit_bytes,
     )
@@ -95,7 +98,7 @@ def activation_bytes(model: AutoCompressor, recipe: Recipe, passes: list[Pass]) 
     num_layers: int = model.base.config.num_hidden_layers
     layers = num_layers * _layer_bytes(model, recipe)
     outside = (4 + 4 + _width(recipe.precision)) * hidden  # the final norm, and what the output layer reads
-    kept = sum(one.positions for one in passes if not one.is_checkpointed)
+    kept = sum(one.positions for one in passes if not (one.is_checkpointed or one.is_teaching))
     inputs = sum(4 * hidden * one.soft_prompt + 2 * 8 * one.tokens for one in passes if one.is_checkpointed)
     return kept * (layers + outside) + inputs
 
@@ -111,6 +114,11 @@ def _layer_bytes(model: AutoCompressor, recipe: Recipe) -> int:
         width * module.in_features + ("lora_A" in name and _has_dropout(recipe)) * module.in_features
         for name, module in linears.items()
         if "lora_" in name
+    )
+    adapters += sum(
+        width * (module.linear.in_features + module.lora_a.shape[0])
+        for module in layer.modules()
+        if isinstance(module, AdaptedLinear)
     )
     masks = 2 * shape.hidden if getattr(model.base.config, "dropout", 0.0) else 0  # a byte each
     return (

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.compressors import Bridge
 from training.recipe import Precision, Stage
 
 MUON_WEIGHT_DECAY = 0.01
@@ -55,13 +56,15 @@ def build_optimisers(model: nn.Module, stage: Stage, precision: Precision = "bf1
     """Muon for hidden matrices where the stage asks for it, AdamW for all else that trains.
 
     Muon (torch.optim.Muon) orthogonalises a matrix's momentum, in the given precision; embeddings and norms are not its
-    business. Every group keeps the peak of its learning rate under `initial_lr`, as torch's schedulers do.
+    business. The bridge of anchored vectors has rates in proportion to its scale. Every group keeps the peak of its
+    learning rate under `initial_lr`, as torch's schedulers do.
 
     Raises:
         ValueError: nothing trains.
     """
     matrices: list[nn.Parameter] = []
     summaries: list[nn.Parameter] = []
+    bridge: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.dim() == 2 and "embed" not in name and "lm_head" not in name
@@ -69,11 +72,15 @@ def build_optimisers(model: nn.Module, stage: Stage, precision: Precision = "bf1
             continue
         if is_matrix and stage.matrix_learning_rate is not None:
             matrices.append(parameter)
+        elif name.startswith("bridge."):
+            bridge.append(parameter)
         else:
             (summaries if "embed_summary" in name else others).append(parameter)
     optimisers: list[torch.optim.Optimizer] = []
     of_summaries = stage.summary_learning_rate or stage.learning_rate
-    if groups := _groups((others, stage.learning_rate), (summaries, of_summaries)):
+    # what a bridge adds to embeddings is of their size
+    of_bridge = of_summaries * sum(part.scale for part in model.modules() if isinstance(part, Bridge))
+    if groups := _groups((others, stage.learning_rate), (summaries, of_summaries), (bridge, of_bridge)):
         optimisers.append(torch.optim.AdamW(groups, betas=stage.adam_betas, weight_decay=stage.weight_decay))
     if groups := _groups((matrices, stage.matrix_learning_rate)):
         muon = Float32Muon if precision == "no" else torch.optim.Muon

@@ -8,7 +8,9 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import typer
 from transformers import AutoConfig
 
-from training.recipe import Base, Compression, Lora, Method, Precision, Recipe, Stage, Trained
+from training.bases import config_source
+from training.recipe import Base, Compression, Lora, Method, Precision, Recipe, Saved, Stage, Trained
+from training.refusals import require_gradient, require_savable
 
 DEFAULT_LORA = Lora(rank=16, alpha=16, dropout=0.05, modules=("q_proj", "k_proj", "v_proj", "o_proj", "out_proj"))
 NOT_SHAPE = ("model_type", "transformers_version", "architectures", "_name_or_path")
@@ -21,13 +23,24 @@ class Overrides:
 
     base: Annotated[
         str | None,
-        typer.Option(help="Adapt this base, a directory or a hub id, instead of the recipe's.", rich_help_panel=WHAT),
+        typer.Option(
+            help="Adapt this base, a directory or a hub id, or go on with a checkpoint, instead of the recipe's.",
+            rich_help_panel=WHAT,
+        ),
     ] = None
     trained: Annotated[
         Trained | None,
         typer.Option(
             "--train",
             help="Train all weights, LoRA's adapters and the summary embeddings, or those embeddings alone.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+    saved: Annotated[
+        Saved | None,
+        typer.Option(
+            "--save",
+            help="The checkpoint holds what was trained alone and the name of its base, or the base as well.",
             rich_help_panel=WHAT,
         ),
     ] = None
@@ -145,6 +158,8 @@ class Overrides:
             OSError: a base that is not there.
         """
         self._refuse_what_says_nothing(recipe)
+        if recipe.compression.distillation is not None:
+            self._refuse_what_is_not_distilled(recipe)
         pretraining = None if self.base is not None else recipe.pretraining
         if pretraining is not None:
             pretraining = _changed(
@@ -160,8 +175,10 @@ class Overrides:
             trained=trained,
             lora=self._lora(recipe.lora) if trained == "lora" else recipe.lora,
             precision=self.precision or recipe.precision,
+            saved=self.saved or recipe.saved,
         )
         require_gradient(changed)
+        require_savable(changed)
         return changed
 
     def _refuse_what_says_nothing(self, recipe: Recipe) -> None:
@@ -189,14 +206,29 @@ class Overrides:
         if self.has_no_stop_gradient and (self.substeps or self.segments_per_substep):
             raise ValueError("--no-stop-gradient is --substeps 1 with all segments in it; give one or the other")
 
+    def _refuse_what_is_not_distilled(self, recipe: Recipe) -> None:
+        asked = {
+            "--train": self.trained not in (None, "lora"),
+            "--method": self.method not in (None, "autocompressor"),
+            "--fixed-segments": self.has_fixed_segments,
+            "--no-stop-gradient": self.has_no_stop_gradient,
+            "--substeps": self.substeps not in (None, 1),
+            "--recompute-segments": self.has_recomputed_segments,
+        }
+        refused = [flag for flag, is_asked in asked.items() if is_asked]
+        if refused:
+            raise ValueError(f"{refused[0]} has no place in {recipe.name}, which distils segments that are read alone")
+
     def _base(self, recipe: Recipe) -> Base:
         base = _changed(recipe.base, name=self.base, max_positions=self.max_positions)
         if self.base is not None:
-            config = AutoConfig.from_pretrained(self.base)
+            config = AutoConfig.from_pretrained(config_source(self.base))
             shape = {name: value for name, value in config.to_dict().items() if name not in NOT_SHAPE}
             base = replace(base, architecture=config.model_type, shape=shape)
         if self.trained is not None:  # weights that train need float32, those that stand still do not
             base = replace(base, dtype="float32" if self.trained == "all" else "bfloat16")
+        if recipe.compression.distillation is not None and (self.precision or recipe.precision) == "no":
+            base = replace(base, dtype="float32")  # a frozen base computes in the format of its weights
         return base
 
     def _adaptation(self, stage: Stage, trained: Trained) -> Stage:
@@ -265,12 +297,3 @@ def _panel_number(parameter: inspect.Parameter) -> int:
     _, *metadata = get_args(parameter.annotation) or (None,)
     panels = [option.rich_help_panel for option in metadata if hasattr(option, "rich_help_panel")]
     return PANELS.index(panels[0]) if panels else 0
-
-
-def require_gradient(recipe: Recipe) -> None:
-    """Refuse what would train nothing: summary vectors get their gradient through the segment after theirs."""
-    compression = recipe.compression
-    if compression.has_summaries and compression.segments_per_substep < 2:
-        raise ValueError("with 1 segment a substep no gradient reaches the summary vectors; at least 2 are needed")
-    if recipe.trained == "summary" and not compression.has_summaries:
-        raise ValueError(f"--train summary leaves nothing to train with the method {compression.method}")

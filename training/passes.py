@@ -1,5 +1,6 @@
 """What a stage sends through the decoder: the segments of a sequence, with soft prompt and summary tokens."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,12 +12,13 @@ from training.segmenting import equal_lengths
 
 @dataclass(frozen=True)
 class Pass:
-    """One segment through the decoder, as `[soft prompt | tokens | summary tokens]`."""
+    """One segment through the decoder, as `[soft prompt | tokens | summary tokens]`; a teacher has no gradient."""
 
     soft_prompt: int
     tokens: int
     summary: int = 0
     is_checkpointed: bool = False
+    is_teaching: bool = False
 
     @property
     def positions(self) -> int:
@@ -56,6 +58,8 @@ def passes_of(recipe: Recipe, name: str, *, has_longest_last: bool) -> list[list
         substeps = [[Pass(0, tokens)]]
     elif compression.method == "full-attention":
         substeps = [[Pass(0, length)] for length in equal_lengths(tokens, num_pieces(recipe))]
+    elif compression.distillation is not None:
+        substeps = [_distilling_passes(compression, tokens, has_longest_last=has_longest_last)]
     else:
         substeps = list(_compressing_passes(compression, tokens, has_longest_last=has_longest_last))
     for one in (one for substep in substeps for one in substep):
@@ -88,3 +92,30 @@ def _compressing_passes(compression: Compression, tokens: int, *, has_longest_la
             passes.append(Pass(soft_prompt, length, summary, is_checkpointed))
             soft_prompt = summary if compression.method == "rmt" else soft_prompt + summary
         yield passes
+
+
+def _distilling_passes(compression: Compression, tokens: int, *, has_longest_last: bool) -> list[Pass]:
+    """Those of `Distilling`: the teacher's, of all segments but the first, and the student's; segments count as equal.
+
+    The longest student's pass has half of the context raw before the tail.
+
+    Raises:
+        ValueError: a row without a tail, more than one substep, or a context that may not be one segment.
+    """
+    distillation = compression.distillation
+    assert distillation is not None
+    context = distillation.context_tokens
+    if tokens <= context or compression.substeps != 1:
+        raise ValueError(
+            f"rows of {tokens} tokens in {compression.substeps} substeps: distillation has 1, and needs more tokens "
+            f"than the {context} of the context"
+        )
+    if compression.max_segment_tokens < context:
+        raise ValueError(
+            f"segments have up to {compression.max_segment_tokens} tokens; a context of {context} is one, sometimes"
+        )
+    later = equal_lengths(context, compression.segments_per_substep)[1:]
+    window = context // 2 if has_longest_last else 0
+    vectors = math.ceil((context - window) * compression.summary_length / compression.segment_length)
+    teaching = [Pass(0, length, is_teaching=True) for length in (tokens, *later)]
+    return [*teaching, Pass(vectors, window + tokens - context)]

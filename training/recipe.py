@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 Method = Literal["autocompressor", "rmt", "no-context", "full-attention"]
 Trained = Literal["all", "lora", "summary"]
 Precision = Literal["bf16", "no"]
+Saved = Literal["adapter", "full"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Stage:
         tokens: how many are read in all.
         sequence_tokens, batch_sequences: the shape of a step, over all devices.
         micro_batch_sequences: of them, in one forward pass of one device; the rest is accumulated.
-        learning_rate: of AdamW, at its peak. summary_learning_rate: of AdamW for the summary embeddings; None gives
-            them `learning_rate`. matrix_learning_rate: of Muon, for hidden matrices; None leaves them to AdamW as well.
+        learning_rate: of AdamW, at its peak. summary_learning_rate: of AdamW for the summary embeddings or the bridge,
+            the bridge's times the scale of the base's embeddings; None gives them `learning_rate`.
+            matrix_learning_rate: of Muon, for hidden matrices; None leaves them to AdamW as well.
         warmup_steps: of linear warm-up, at most a fifth of all steps. decay, final_share: how the learning rate falls
             after it, and to what share.
         adam_betas, weight_decay: of AdamW; the published script keeps its trainer's defaults.
@@ -93,6 +95,39 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """What the rows are of that the base teaches by reading them in full (`training.distillation`).
+
+    Of a row the first `context_tokens` are compressed; the rest, its tail, is scored. Shares are of all rows, each
+    drawn for itself, but that a tail is of one kind.
+
+    Attributes:
+        cut_tokens: lengths of segments and windows are multiples of it: equal ones are read together.
+        whole: share of contexts that are one segment; others are cut into 2 to `segments_per_substep`.
+        reciting, asking: shares of tails that repeat parts of the context, or are questions about it and answers.
+        windowed: share in which the end of the context, up to half of it, stays raw before the tail.
+        unrelated: share read with another row's vectors, as the base reads the tail alone.
+        thinned: share of which a part of the vectors is kept, drawn from `ratios`.
+    """
+
+    context_tokens: int
+    cut_tokens: int
+    whole: float = 0.5
+    reciting: float = 0.25
+    asking: float = 0.25
+    windowed: float = 0.15
+    unrelated: float = 0.05
+    thinned: float = 0.45
+    ratios: tuple[float, ...] = (0.25, 0.5, 0.5, 0.75)
+
+    def __post_init__(self) -> None:
+        if self.context_tokens < 1 or self.context_tokens % self.cut_tokens:
+            raise ValueError(f"a context of {self.context_tokens} tokens is not cut in multiples of {self.cut_tokens}")
+        if self.reciting + self.asking > 1:
+            raise ValueError(f"shares of tails, {self.reciting} and {self.asking}, are more than 1 together")
+
+
+@dataclass(frozen=True)
 class Compression:
     """How adaptation cuts sequences, and what passes from segment to segment (arXiv 2305.14788, sections 3.1 to 3.3).
 
@@ -105,6 +140,9 @@ class Compression:
         max_segment_tokens: the longest random segment. is_randomised: random lengths, else equal ones.
         segment_length: tokens a segment when serving and evaluating.
         segment_gradient_checkpointing: activations of a segment are computed again in the backward pass.
+        compressor: what writes vectors, by its name in `model.compressors`.
+        distillation: of vectors that are distilled; None of those that are trained by cross-entropy. There is one
+            substep then, of up to `segments_per_substep` segments.
     """
 
     summary_length: int
@@ -115,6 +153,8 @@ class Compression:
     method: Method = "autocompressor"
     is_randomised: bool = True
     segment_gradient_checkpointing: bool = False
+    compressor: str = "summary_tokens"
+    distillation: Distillation | None = None
 
     @property
     def num_segments(self) -> int:
@@ -143,6 +183,7 @@ class Recipe:
         trained: every weight, LoRA's and the summary embeddings, or the summary embeddings alone.
         precision: of matrix work; weights that train, norms and losses stay in float32.
         max_shard_size: of the checkpoint's weight files; None for transformers' default.
+        saved: what the checkpoint holds: what was trained alone, or the base as well.
     """
 
     name: str
@@ -154,3 +195,4 @@ class Recipe:
     lora: Lora | None = None
     precision: Precision = "bf16"
     max_shard_size: str | None = None
+    saved: Saved = "full"

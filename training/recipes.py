@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from training.recipe import Base, Compression, Lora, Recipe, Stage
+from training.smollm import smollm, smollm_gpu
 
 
 def tiny() -> Recipe:
@@ -244,6 +245,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny": tiny,
     "small": small,
     "small-cpu": small_cpu,
+    "smollm": smollm,
+    "smollm-gpu": smollm_gpu,
     "opt-1.3b-30k": opt_1_3b_30k,
     "opt-2.7b-6k": opt_2_7b_6k,
     "llama-2-7b-6k": llama_2_7b_6k,

@@ -1,6 +1,7 @@
 """A run in its directory: tokenizer, base, adaptation, checkpoint; what is found finished is not done again."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +12,20 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from model import AutoCompressor
 from model.atomic import written_aside
+from model.bases import resolve_base
 from model.checkpoint import share_weights
 from training.adapters import Adapted
-from training.bases import loaded_base, new_base, take_over_summaries
+from training.bases import loaded_base, new_base, parts_of, plain_base, reference_of, take_over
 from training.batches import Batches, Part
 from training.data import load_documents
+from training.distillation import Distilling
 from training.objectives import LanguageModelling, Objective, Segments
 from training.passes import num_pieces, require_fit
 from training.recipe import Recipe, Stage
 from training.sources import Source
 from training.stopping import StopRequest
 from training.tokenizer import train_tokenizer
-from training.trainer import Trainer
+from training.trainer import Interrupted, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,11 @@ class Run:
         """The AutoCompressor, once it is trained."""
         return self.directory / "checkpoint"
 
+    @property
+    def interim(self) -> Path:
+        """Of a run that was stopped what it has learned, where that is saved without the base."""
+        return self.directory / "interim"
+
     def train(self, stop: StopRequest) -> None:
         """Do all that is not done yet.
 
@@ -66,15 +74,21 @@ class Run:
         trainer = self._trainer(ADAPTATION, self.recipe.adaptation, self._objective())
         base = self._base_path(stop)
         adapted = self._adapted(base)
-        trainer.train(adapted.model, stop)
+        self._remove(self.interim)
+        try:
+            trainer.train(adapted.model, stop)
+        except Interrupted:
+            if self.recipe.saved == "adapter":
+                self._write(self.interim, lambda directory: self._export(base, trainer, directory))
+            raise
         del adapted
         self._write(self.checkpoint, lambda directory: self._export(base, trainer, directory))
         trainer.snapshots.clear()
 
-    def _base_path(self, stop: StopRequest) -> str:
-        """Where the base is; one that is ours is pretrained first."""
+    def _base_path(self, stop: StopRequest) -> Path:
+        """Where the base is, or a checkpoint that stands on one; one that is ours is pretrained first."""
         if self.recipe.base.name is not None:
-            return self.recipe.base.name
+            return resolve_base(self.recipe.base.name)
         directory = self.directory / "base"
         if not directory.is_dir():
             assert self.recipe.pretraining is not None
@@ -90,7 +104,7 @@ class Run:
 
             self._write(directory, write)
             trainer.snapshots.clear()
-        return str(directory)
+        return directory
 
     def _untrained(self) -> AutoCompressor:
         base = new_base(self.recipe.base, self.tokenizer, seed=self.seed)
@@ -98,25 +112,38 @@ class Run:
         model.embed_summary.requires_grad_(requires_grad=False)
         return model
 
-    def _adapted(self, path: str) -> Adapted:
-        base, tokenizer = loaded_base(self.recipe.base, path)
-        adapted = Adapted.of(base, self.recipe, tokenizer, seed=self.seed)
-        take_over_summaries(adapted.model, path)
+    def _adapted(self, path: Path) -> Adapted:
+        parts = parts_of(path)
+        base, tokenizer = loaded_base(self.recipe.base, str(plain_base(path)))
+        reader = None if parts is None else parts.adapter
+        adapted = Adapted.of(base, self.recipe, tokenizer, seed=self.seed, reader=reader)
+        if parts is not None:
+            take_over(adapted.model, parts, path)
         return adapted
 
-    def _export(self, base: str, trainer: Trainer, directory: Path) -> None:
-        """Write the trained model, adapters merged, in bfloat16.
+    def _export(self, base: Path, trainer: Trainer, directory: Path) -> None:
+        """Write what was trained alone, or the whole model, peft's adapters merged, in bfloat16.
 
         From the last snapshot into a model of its own, in one process: the one that trained may lie in shards.
         """
         adapted = self._adapted(base)
         trainer.snapshots.load(adapted.model)
-        model = adapted.merged().to(torch.bfloat16)
+        if self.recipe.saved == "adapter":
+            adapted.model.save_adapter(directory, reference_of(self.recipe.base.name or str(base), base))
+            return
+        model = adapted.merged()
+        # a bridge adds small differences to embeddings, and stays in float32
+        (model if self.recipe.compression.distillation is None else model.base).to(torch.bfloat16)
         model.save_pretrained(directory, max_shard_size=self.recipe.max_shard_size)
 
     def _objective(self) -> Objective:
         if self.recipe.compression.method == "full-attention":
             return LanguageModelling(num_pieces(self.recipe))
+        distillation = self.recipe.compression.distillation
+        if distillation is not None:
+            if self.accelerator.num_processes > 1:
+                raise ValueError(f"distillation trains in 1 process; these are {self.accelerator.num_processes}")
+            return Distilling(self.recipe.compression, distillation, self.tokenizer, seed=self.seed)
         return Segments(self.recipe.compression, seed=self.seed)
 
     def _trainer(self, name: str, stage: Stage, objective: Objective) -> Trainer:
@@ -158,7 +185,9 @@ class Run:
                     max_positions=shape["max_position_embeddings"],
                 ).save_pretrained(aside),
             )
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.recipe.base.name or directory)
+        name = self.recipe.base.name
+        place = directory if name is None else plain_base(resolve_base(name))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
         return tokenizer
 
     def _excerpts(self) -> Iterator[str]:
@@ -181,4 +210,10 @@ class Run:
         if self.accelerator.is_main_process:
             with written_aside(directory) as aside:
                 write(aside)
+        self.accelerator.wait_for_everyone()
+
+    def _remove(self, directory: Path) -> None:
+        """Have the first process remove a directory, if it is there."""
+        if self.accelerator.is_main_process:
+            shutil.rmtree(directory, ignore_errors=True)
         self.accelerator.wait_for_everyone()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from tests.tiny import random_base, random_ids, tiny_base, tiny_config, tiny_recipe, tiny_tokenizer
-from training.bases import extend_positions, loaded_base, new_base
+from tests.tiny import random_base, random_ids, tiny_anchored, tiny_base, tiny_config, tiny_recipe, tiny_tokenizer
+from training.bases import config_source, extend_positions, loaded_base, new_base, plain_base, reference_of
 from training.recipe import Base
 
 
@@ -107,3 +107,19 @@ def test_as_many_tokens_as_positions_are_no_learned_positions() -> None:
     model = random_base(tiny_config("llama", vocabulary_size=128))
     extend_positions(model, 256)
     assert model.config.max_position_embeddings == 256
+
+
+def test_an_adapter_checkpoint_leads_to_its_base(tmp_path: Path) -> None:
+    stored(tmp_path / "base")
+    reference = reference_of(str(tmp_path / "base"), tmp_path / "base")
+    assert reference.name == str((tmp_path / "base").resolve())
+    tiny_anchored().save_adapter(tmp_path / "adapter", reference)
+    assert plain_base(tmp_path / "base") == tmp_path / "base"
+    assert plain_base(tmp_path / "adapter") == tmp_path / "base"
+    assert config_source(str(tmp_path / "adapter")) == str(tmp_path / "base")
+    assert reference_of("whatever", tmp_path / "adapter") == reference
+    assert reference_of("owner/name@v2", tmp_path / "base") == replace(reference, name="owner/name", revision="v2")
+
+
+def test_a_hub_id_that_is_not_here_is_left_to_transformers() -> None:
+    assert config_source("owner/name") == "owner/name"

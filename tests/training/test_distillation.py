@@ -1,0 +1,304 @@
+"""Distillation: what is read, and that adapter and bridge train and the base, which teaches, does not."""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model import AutoCompressor
+from tests.tiny import cpu_accelerator, random_ids, tiny_anchored, tiny_base, tiny_recipe, tiny_tokenizer
+from tests.training.runs import StopsAt, records_of, run_of
+from training.distillation import Distilling, divergence
+from training.layouts import Layout
+from training.overrides import Overrides
+from training.passes import Pass, passes_of
+from training.plan import DEVICES, plan
+from training.recipe import Compression, Distillation, Lora, Recipe
+from training.recipes import RECIPES
+from training.run import Run
+from training.stopping import StopRequest
+from training.trainer import Interrupted
+
+CONTEXT, TAIL = 48, 16
+DISTILLATION = Distillation(context_tokens=CONTEXT, cut_tokens=4)
+COMPRESSION = Compression(
+    summary_length=4,
+    substeps=1,
+    segments_per_substep=3,
+    max_segment_tokens=CONTEXT,
+    segment_length=16,
+    compressor="anchored",
+    distillation=DISTILLATION,
+)
+SEEDS = range(300)
+
+
+@pytest.fixture(autouse=True)
+def random_state() -> Iterator[None]:
+    with torch.random.fork_rng():
+        yield
+
+
+def objective(**changes: float) -> Distilling:
+    return Distilling(COMPRESSION, replace(DISTILLATION, **changes), tiny_tokenizer(), seed=0)
+
+
+def layouts(**changes: float) -> list[Layout]:
+    distillation = replace(DISTILLATION, **changes)
+    return [Layout.draw(COMPRESSION, distillation, random.Random(seed)) for seed in SEEDS]
+
+
+@torch.no_grad()
+def losses(model: AutoCompressor, tokens: Tensor, *drawn: Layout) -> Tensor:
+    return objective().losses(model, tokens, drawn)
+
+
+def test_the_divergence_by_hand() -> None:
+    expected, found = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.25, 0.5])
+    by_hand = 0.5 * math.log(2) + 0.25 * math.log(0.5)
+    assert float(divergence(expected.log(), found.log())) == pytest.approx(by_hand)
+    assert float(divergence(expected.log(), expected.log() + 3)) == pytest.approx(0, abs=1e-7)
+
+
+def test_lengths_add_up_to_the_context_and_are_multiples() -> None:
+    drawn = layouts(windowed=0.5)
+    for layout in drawn:
+        assert layout.compressed_tokens + layout.window == CONTEXT
+        assert min(layout.lengths) > 0
+        assert not [length for length in (*layout.lengths, layout.window) if length % 4]
+        assert layout.window <= CONTEXT // 2
+        assert [end - start for start, end in layout.pieces()] == list(layout.lengths)
+    assert {len(layout.lengths) for layout in drawn} == {1, 2, 3}
+
+
+def test_shares_are_drawn() -> None:
+    drawn = layouts(whole=0.4, reciting=0.3, asking=0.2, windowed=0.3, unrelated=0.2, thinned=0.5)
+
+    def share(found: list[bool]) -> float:
+        return sum(found) / len(SEEDS)
+
+    assert share([len(each.lengths) == 1 for each in drawn]) == pytest.approx(0.4, abs=0.1)
+    assert share([each.kind == "reciting" for each in drawn]) == pytest.approx(0.3, abs=0.1)
+    assert share([each.kind == "asking" for each in drawn]) == pytest.approx(0.2, abs=0.1)
+    assert share([each.window > 0 for each in drawn]) == pytest.approx(0.3 * 0.8, abs=0.1)
+    assert share([each.is_unrelated for each in drawn]) == pytest.approx(0.2, abs=0.1)
+    assert share([each.ratio < 1 for each in drawn]) == pytest.approx(0.5, abs=0.1)
+    assert {each.ratio for each in drawn} == {0.25, 0.5, 0.75, 1.0}
+    assert not [each for each in drawn if each.is_unrelated and each.window]
+
+
+def test_draws_are_of_seed_and_step_alone() -> None:
+    one, same = objective(), objective()
+    torch.manual_seed(1)
+    tokens = random_ids(2, CONTEXT + TAIL)
+    first = [one.draw(8, step=step) for step in range(6)]
+    assert first == [same.draw(8, step=step) for step in range(6)]
+    assert first[0] != first[1]
+    reciting = [Layout("reciting", (CONTEXT,))] * 2
+    assert torch.equal(one.rewritten(tokens, reciting, step=3), same.rewritten(tokens, reciting, step=3))
+    assert not torch.equal(one.rewritten(tokens, reciting, step=3), same.rewritten(tokens, reciting, step=4))
+
+
+def test_a_lone_row_is_read_with_its_own_vectors() -> None:
+    assert not any(objective(unrelated=1.0).draw(1, step=step)[0].is_unrelated for step in range(5))
+    assert all(layout.is_unrelated for layout in objective(unrelated=1.0).draw(2, step=0))
+
+
+def test_the_student_who_reads_the_full_text_is_the_teacher() -> None:
+    tokens = random_ids(2, CONTEXT + TAIL)
+    in_full = Layout("continuing", (), window=CONTEXT)
+    compressed = Layout("continuing", (CONTEXT,))
+    found = losses(tiny_anchored(), tokens, in_full, compressed)
+    assert float(found[0]) == pytest.approx(0, abs=1e-5)
+    assert found[1] > 1e-2
+
+
+@torch.no_grad()
+def test_a_row_is_what_the_model_makes_of_it_alone() -> None:
+    """Rows read together, with different cuts, ratios and windows, against the model's own methods row by row."""
+    model, tokens = tiny_anchored(), random_ids(4, CONTEXT + TAIL)
+    drawn = (
+        Layout("continuing", (16, 16, 16)),
+        Layout("continuing", (32, 8), window=8, ratio=0.5),
+        Layout("continuing", (16, 32), ratio=0.75),
+        Layout("continuing", (48,), is_unrelated=True),
+    )
+    expected = []
+    for row, layout in enumerate(drawn):
+        source, of_source = (tokens[0], drawn[0]) if layout.is_unrelated else (tokens[row], layout)
+        segments = source[: of_source.compressed_tokens].split(list(of_source.lengths))
+        summaries = [model.summarise(segment, len(segment))[0] for segment in segments]
+        thinned = [summary.thinned(math.ceil(of_source.ratio * len(summary))).vectors for summary in summaries]
+        text = tokens[row, CONTEXT - layout.window :]
+        found = model(text[None], soft_prompt=torch.cat(thinned)[None]).logits[0, layout.window :]
+        taught = tokens[row, CONTEXT:] if layout.is_unrelated else tokens[row]
+        wanted = model(taught[None]).logits[0, -TAIL:]
+        divergences = functional.softmax(wanted, dim=-1) * (wanted.log_softmax(dim=-1) - found.log_softmax(dim=-1))
+        expected.append(divergences.sum(dim=-1).mean())
+    torch.testing.assert_close(losses(model, tokens, *drawn), torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_the_bridge_and_the_adapter_and_nothing_else() -> None:
+    model = tiny_anchored()
+    model.base.requires_grad_(requires_grad=False)
+    assert model.adapter is not None
+    for parameter in model.adapter.parameters():
+        parameter.requires_grad_(requires_grad=True)
+    (substep,) = objective().substeps(model, random_ids(2, CONTEXT + TAIL), step=0)
+    substep.loss.backward()
+    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert moved == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(name.startswith("bridge.") or ".lora_" in name for name in moved)
+    assert float(model.bridge.states.weight.grad.abs().sum()) > 0
+
+
+# --- recipes and their flags
+
+
+@pytest.mark.parametrize("name", ["smollm", "smollm-gpu"])
+def test_the_recipes_are_planned(name: str) -> None:
+    recipe = RECIPES[name]()
+    planned = plan(recipe, DEVICES["h100-80gb"])
+    assert planned.does_fit
+    (stage,) = planned.stages
+    bridge = 4 * 576 * 576 + 576 + 1
+    a_layer = 16 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
+    assert stage.trained_parameters == bridge + 30 * a_layer
+
+
+def test_the_passes_of_a_row() -> None:
+    recipe = replace(tiny_recipe(), compression=COMPRESSION)
+    recipe = replace(recipe, adaptation=replace(recipe.adaptation, sequence_tokens=CONTEXT + TAIL))
+    ((teacher, *later, student),) = passes_of(recipe, "adaptation", has_longest_last=False)
+    assert teacher == Pass(0, CONTEXT + TAIL, is_teaching=True)
+    assert later == [Pass(0, 16, is_teaching=True)] * 2
+    assert student == Pass(12, TAIL)
+    for changed, message in (
+        (replace(recipe, adaptation=replace(recipe.adaptation, sequence_tokens=CONTEXT)), "needs more tokens"),
+        (replace(recipe, compression=replace(COMPRESSION, max_segment_tokens=32)), "up to 32 tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            passes_of(changed, "adaptation", has_longest_last=False)
+
+
+def test_flags_that_have_no_place_are_refused() -> None:
+    recipe = RECIPES["smollm"]()
+    for flags, message in (
+        (Overrides(method="rmt"), "--method has no place in smollm"),
+        (Overrides(has_fixed_segments=True), "--fixed-segments has no place"),
+        (Overrides(trained="summary", learning_rate=1e-3), "--train has no place"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            flags.apply(recipe)
+    with pytest.raises(ValueError, match="--save adapter is for a base that stays as it is; --train all"):
+        Overrides(saved="adapter").apply(tiny_recipe())
+    assert Overrides(saved="full").apply(recipe).saved == "full"
+    assert Overrides(precision="no").apply(recipe).base.dtype == "float32"
+    with pytest.raises(ValueError, match="50 tokens is not cut in multiples of 4"):
+        replace(DISTILLATION, context_tokens=50)
+
+
+# --- a run
+
+
+def recipe_of(directory: Path) -> Recipe:
+    """Ten steps of a tiny base that is stored in a directory."""
+    tiny_base("llama").save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    recipe = tiny_recipe()
+    stage = replace(
+        recipe.adaptation, matrix_learning_rate=None, summary_learning_rate=2e-2, sequence_tokens=CONTEXT + TAIL
+    )
+    return replace(
+        recipe,
+        base=replace(recipe.base, name=str(directory)),
+        pretraining=None,
+        adaptation=replace(stage, tokens=10 * 2 * (CONTEXT + TAIL)),
+        compression=COMPRESSION,
+        trained="lora",
+        lora=Lora(rank=2, alpha=4, dropout=0.0, modules=("q_proj", "up_proj")),
+        saved="adapter",
+    )
+
+
+def finished(directory: Path, recipe: Recipe) -> Run:
+    run = run_of(directory, cpu_accelerator(), recipe)
+    run.train(StopRequest())
+    return run
+
+
+def logits(model: AutoCompressor) -> Tensor:
+    with torch.no_grad():
+        return model(random_ids(1, 48), segment_lengths=16).logits
+
+
+def test_a_run_saves_what_it_trained_and_goes_on_from_it(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path / "base")
+    run = finished(tmp_path / "one", recipe)
+    assert {file.name for file in run.checkpoint.iterdir()} == {"autocompressor"}
+    model = AutoCompressor.from_pretrained(run.checkpoint)
+    base = tiny_base("llama").state_dict()
+    for name, value in model.base.state_dict().items():
+        if ".lora_" not in name:
+            assert torch.equal(value, base[name.replace(".linear", "")]), name
+    assert model.adapter is not None
+    assert all(float(layer.lora_b.detach().abs().sum()) > 0 for layer in model.adapter.layers.values())
+    assert float(model.bridge.states.weight.detach().abs().sum()) > 0
+
+    in_full = finished(tmp_path / "full", replace(recipe, saved="full"))
+    assert (in_full.checkpoint / "model.safetensors").is_file()
+    whole = AutoCompressor.from_pretrained(in_full.checkpoint, dtype=torch.float32)
+    assert torch.equal(whole.bridge.states.weight, model.bridge.states.weight)
+
+    onward = Overrides(base=str(run.checkpoint)).apply(recipe)
+    assert onward.base.shape["hidden_size"] == 32
+    again = run_of(tmp_path / "two", cpu_accelerator(), onward)
+    start = again._adapted(run.checkpoint).model.eval()
+    assert torch.equal(logits(start), logits(model))
+    again.train(StopRequest())
+    further = AutoCompressor.from_pretrained(again.checkpoint)
+    assert not torch.equal(further.bridge.states.weight, model.bridge.states.weight)
+
+
+def test_summary_embeddings_are_saved_without_their_base_too(tmp_path: Path) -> None:
+    base = recipe_of(tmp_path / "base").base
+    recipe = replace(tiny_recipe(), base=base, pretraining=None, trained="summary", saved="adapter")
+    stage = replace(recipe.adaptation, matrix_learning_rate=None, tokens=3 * 2 * 64)
+    run = finished(tmp_path, replace(recipe, adaptation=stage))
+    assert {file.name for file in run.checkpoint.iterdir()} == {"autocompressor"}
+    model = AutoCompressor.from_pretrained(run.checkpoint)
+    assert model.embed_summary.weight.shape == (3, 32)
+    assert len({tuple(row) for row in model.embed_summary.weight.tolist()}) == 3  # they started alike
+
+
+def test_an_adapter_of_another_rank_is_not_gone_on_with(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path / "base")
+    tiny_anchored().save_pretrained(tmp_path / "other")
+    assert recipe.lora is not None
+    recipe = replace(recipe, base=replace(recipe.base, name=str(tmp_path / "other")), lora=replace(recipe.lora, rank=3))
+    with pytest.raises(ValueError, match="has rank 2, alpha 4 and 2 modules; the recipe's has rank 3"):
+        finished(tmp_path, recipe)
+
+
+def test_a_resumed_run_is_the_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(tmp_path / "base")
+    unbroken = finished(tmp_path / "unbroken", recipe)
+    run, stop = run_of(tmp_path / "resumed", cpu_accelerator(), recipe), StopRequest()
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_objective", lambda: StopsAt(Run._objective(run), 3, stop))
+        with pytest.raises(Interrupted):
+            run.train(stop)
+    stopped = AutoCompressor.from_pretrained(run.interim)
+    resumed = finished(tmp_path / "resumed", recipe)
+    assert not resumed.interim.exists()
+    one, other = (AutoCompressor.from_pretrained(each.checkpoint) for each in (unbroken, resumed))
+    assert torch.equal(logits(one), logits(other))
+    assert not torch.equal(logits(stopped), logits(other))
+    steps = [records_of(each.directory / "adaptation") for each in (unbroken, resumed)]
+    assert [record.loss for record in steps[0]] == [record.loss for record in steps[1]]

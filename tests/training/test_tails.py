@@ -1,0 +1,83 @@
+"""Tails that recite are of the segment's own tokens; those that ask have their answers in its text."""
+
+import random
+import re
+from itertools import islice
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tests.tiny import TEXT, tiny_tokenizer
+from training.chats import Question, conversation, request
+from training.questioning import ask_about, question_of
+from training.reciting import RUN_TOKENS, recite, runs
+
+CODE = (
+    "\nWe begin here with a sentence of code.\ndef count_ships(first_day, last_day=None):\n    return sum(shipsByDay)\n"
+)
+OTHER = "Paris and London in 1815 were not what Waterloo made of them afterwards."
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}"
+)
+
+
+def templated() -> PreTrainedTokenizerFast:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer().backend_tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def contains(segment: list[int], run: list[int]) -> bool:
+    return any(segment[start : start + len(run)] == run for start in range(len(segment) - len(run) + 1))
+
+
+@pytest.mark.parametrize("length", [1, 20, 200])
+def test_recited_rows_are_runs_of_the_segment(length: int) -> None:
+    segment = [random.Random(1).randrange(1, 300) for _ in range(length)]
+    drawn = list(islice(runs(segment, tiny_tokenizer(), random.Random(0)), 60))
+    assert all(contains(segment, run) for _, run in drawn)
+    assert {len(run) for _, run in drawn} == {min(length, tokens) for tokens in RUN_TOKENS}
+    flat = [token for cue, run in drawn for token in (*cue, *run)]
+    assert recite(segment, 100, tiny_tokenizer(), random.Random(0)) == flat[:100]
+
+
+def test_nothing_to_recite() -> None:
+    with pytest.raises(ValueError, match="0 tokens"):
+        recite([], 10, tiny_tokenizer(), random.Random(0))
+
+
+@pytest.mark.parametrize(("text", "num_kinds"), [(TEXT, 10), (TEXT + CODE, 10)], ids=["prose", "with code"])
+def test_every_answer_is_in_the_text(text: str, num_kinds: int) -> None:
+    asked = [question_of(text, OTHER, random.Random(seed)) for seed in range(400)]
+    kinds: set[str] = set()
+    for question in filter(None, asked):
+        mentioned = re.fullmatch(r"Does the text mention (.*)\?", question.text)
+        if mentioned:
+            assert question.answer == ("Yes" if mentioned[1] in text else "No")
+            kinds.add(question.answer)
+        else:
+            assert question.answer in text
+            kinds.add(question.text[:12])
+    assert len(kinds) == num_kinds, kinds
+    parameters = Question("What are the parameters of count_ships?", "first_day, last_day=None")
+    assert (parameters in asked) is (CODE in text)
+
+
+def test_a_text_without_sentences_is_not_asked_about() -> None:
+    assert ask_about("...", "...", 50, tiny_tokenizer(), random.Random(0)) == []
+
+
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), templated()], ids=["plain", "chat template"])
+def test_tails_have_the_tokens_asked_for(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert len(ask_about(TEXT, OTHER, 200, tokenizer, random.Random(0))) == 200
+    assert len(recite([5, 6, 7], 200, tokenizer, random.Random(0))) == 200
+
+
+def test_conversations_follow_the_template() -> None:
+    pairs = [Question("Who counts?", "The keeper"), Question("What?", "Ships")]
+    tokenizer = templated()
+    expected = "<user>Who counts?<assistant>The keeper<user>What?<assistant>Ships"
+    assert tokenizer.decode(conversation(tokenizer, pairs)) == expected
+    assert tokenizer.decode(request(tokenizer, "Repeat.")) == "<user>Repeat.<answer>"
+    plain = tiny_tokenizer().decode(conversation(tiny_tokenizer(), pairs))
+    assert plain == "\n\nQuestion: Who counts?\nAnswer: The keeper\n\nQuestion: What?\nAnswer: Ships"

@@ -1,0 +1,154 @@
+"""The base, which reads a context in full, teaches the same base reading it as vectors.
+
+As in context distillation (arXiv 2209.15189): the loss is the divergence of what is predicted next with vectors from
+what is predicted with the text. Both are one model here, with and without its adapter, so that no second one is kept.
+"""
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from model import AutoCompressor
+from model.compressors import SegmentSummary
+from training.layouts import Layout
+from training.objectives import Substep
+from training.questioning import ask_about
+from training.recipe import Compression, Distillation
+from training.reciting import recite
+
+Place = tuple[int, int]  # of a segment in a batch: its row, and its first token
+
+
+class Distilling:
+    """Divergence of the compressed reader from the full one, over the tails of rows; `Distillation` says how they are.
+
+    What is drawn at random depends on the seed, the step and the number of the row in its micro-batch alone.
+    """
+
+    num_substeps = 1
+
+    def __init__(
+        self,
+        compression: Compression,
+        distillation: Distillation,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        seed: int,
+    ) -> None:
+        self.compression, self.distillation = compression, distillation
+        self._tokenizer, self._seed = tokenizer, seed
+
+    def substeps(self, model: nn.Module, tokens: Tensor, *, step: int) -> Iterator[Substep]:
+        """See `Objective`; the model is an AutoCompressor of segments that are read alone."""
+        assert isinstance(model, AutoCompressor)
+        model.base.eval()  # a teacher with dropout would teach its noise
+        layouts = self.draw(len(tokens), step=step)
+        losses = self.losses(model, self.rewritten(tokens, layouts, step=step), layouts)
+        yield Substep(losses.mean(), losses.detach().mean()[None])
+
+    def draw(self, num_rows: int, *, step: int) -> list[Layout]:
+        """How the rows of a batch are read. A row is unrelated to another's vectors only where there is another."""
+        settings = self.compression, self.distillation
+        layouts = [Layout.draw(*settings, random.Random(f"{self._seed} {step} {row}")) for row in range(num_rows)]
+        if num_rows > 1:
+            return layouts
+        return [Layout(each.kind, each.lengths, each.window, each.ratio) for each in layouts]
+
+    def rewritten(self, tokens: Tensor, layouts: Sequence[Layout], *, step: int) -> Tensor:
+        """Rows (B, L) whose tails recite or ask where their layouts say so; the others as they are."""
+        rows = tokens.tolist()
+        for number, (row, layout) in enumerate(zip(rows, layouts, strict=True)):
+            if layout.kind != "continuing":
+                generator = random.Random(f"{self._seed} {step} {number} tail")
+                rows[number] = self._with_new_tail(row, layout, generator)
+        return torch.tensor(rows, device=tokens.device)
+
+    def _with_new_tail(self, row: list[int], layout: Layout, generator: random.Random) -> list[int]:
+        context, tail = row[: self.distillation.context_tokens], row[self.distillation.context_tokens :]
+        compressed = context[: layout.compressed_tokens]
+        if layout.kind == "reciting":
+            return context + recite(compressed, len(tail), self._tokenizer, generator)
+        text, other = self._tokenizer.decode(compressed), self._tokenizer.decode(tail)
+        asked = ask_about(text, other, len(tail), self._tokenizer, generator)
+        return context + (asked + tail)[: len(tail)]
+
+    def losses(self, model: AutoCompressor, tokens: Tensor, layouts: Sequence[Layout]) -> Tensor:
+        """The divergence of each row (B, L), the mean over its tail, (B,), in nats a token."""
+        expected, states = self._teach(model, tokens, layouts)
+        # whose vectors a row is read with
+        sources = [(row + layout.is_unrelated) % len(layouts) for row, layout in enumerate(layouts)]
+        written = _written(model, tokens, states, {row: layouts[row] for row in sources})
+        vectors = {row: _thinned(model, summaries, layouts[row].ratio) for row, summaries in written.items()}
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)  # by vectors and window: they are read together
+        for row, (layout, source) in enumerate(zip(layouts, sources, strict=True)):
+            alike[len(vectors[source]), layout.window].append(row)
+        losses: dict[int, Tensor] = {}
+        for (_, window), rows in alike.items():
+            soft_prompt = torch.stack([vectors[sources[row]] for row in rows])
+            raw = tokens[rows, self.distillation.context_tokens - window :]
+            hidden, _ = model.run_segment(raw, torch.ones_like(raw), soft_prompt, is_compressed=False)
+            found = divergence(expected[rows], model.logits(hidden[:, window:])).mean(dim=1)
+            losses |= dict(zip(rows, found, strict=True))
+        return torch.stack([losses[row] for row in range(len(layouts))])
+
+    @torch.no_grad()
+    def _teach(
+        self, model: AutoCompressor, tokens: Tensor, layouts: Sequence[Layout]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The teacher's logits at the tail, (B, T, V), and the states that the writer reads, of all (B, L) tokens."""
+        last, states = model.plain_states(tokens)
+        last = last[:, self.distillation.context_tokens :]
+        alone = [row for row, layout in enumerate(layouts) if layout.is_unrelated]
+        if alone:
+            last = last.clone()
+            last[alone], _ = model.plain_states(tokens[alone, self.distillation.context_tokens :])
+        return model.logits(last), states
+
+
+def divergence(expected: Tensor, found: Tensor) -> Tensor:
+    """KL(expected || found) of logits (..., V), (...,), in nats and in float32."""
+    wanted = functional.log_softmax(expected.float(), dim=-1)
+    divergences = functional.kl_div(
+        functional.log_softmax(found.float(), dim=-1), wanted, reduction="none", log_target=True
+    )
+    return divergences.sum(dim=-1)
+
+
+def _written(
+    model: AutoCompressor, tokens: Tensor, states: tuple[Tensor, ...], layouts: dict[int, Layout]
+) -> dict[int, list[SegmentSummary]]:
+    """The summaries of rows' segments; segments of equal length are read, and written, together.
+
+    A row's first segment was read already: what comes after it changes nothing of its states.
+
+    Args:
+        states: of all tokens, (B, L, H) each.
+    """
+    places: dict[int, list[Place]] = defaultdict(list)
+    for row, layout in layouts.items():
+        for start, end in layout.pieces():
+            places[end - start].append((row, start))
+    summaries: dict[Place, SegmentSummary] = {}
+    for length, equal in places.items():
+        equal.sort(key=lambda place: place[1] > 0)  # first segments first
+        segments = torch.stack([tokens[row, start : start + length] for row, start in equal])
+        first = [row for row, start in equal if not start]
+        read = tuple(each[first, :length] for each in states)
+        if len(first) < len(equal):
+            with torch.no_grad():
+                _, later = model.plain_states(segments[len(first) :])
+            read = tuple(torch.cat(parts) for parts in zip(read, later, strict=True))
+        summaries |= dict(zip(equal, model.write(segments, read), strict=True))
+    return {row: [summaries[row, start] for start, _ in layout.pieces()] for row, layout in layouts.items()}
+
+
+def _thinned(model: AutoCompressor, summaries: list[SegmentSummary], ratio: float) -> Tensor:
+    """The vectors that are kept of a row's segments, (P, D)."""
+    kept = [summary.thinned(math.ceil(ratio * len(summary))).vectors for summary in summaries]
+    return torch.cat([model.empty_soft_prompt()[0], *kept])

@@ -1,0 +1,79 @@
+"""Recipes for anchored vectors of SmolLM2: the base, which stays as it is, teaches an adapter to read them."""
+
+from dataclasses import replace
+
+from training.recipe import Base, Compression, Distillation, Lora, Recipe, Stage
+
+
+def smollm() -> Recipe:
+    """SmolLM2-135M-Instruct on two CPU cores: contexts of 512 tokens.
+
+    60 to 90 minutes at 400 to 600 tokens a second.
+    """
+    shape = {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"},
+        "tie_word_embeddings": True,
+    }
+    return Recipe(
+        name="smollm",
+        base=Base("llama", shape, name="HuggingFaceTB/SmolLM2-135M-Instruct", dtype="bfloat16"),
+        adaptation=Stage(
+            tokens=2_250_000,
+            sequence_tokens=704,
+            batch_sequences=2,
+            micro_batch_sequences=2,
+            learning_rate=8e-4,
+            summary_learning_rate=2e-3,
+            warmup_steps=25,
+            decay="linear",
+            final_share=0.05,
+        ),
+        compression=Compression(
+            summary_length=64,
+            substeps=1,
+            segments_per_substep=4,
+            max_segment_tokens=512,
+            segment_length=512,
+            compressor="anchored",
+            distillation=Distillation(context_tokens=512, cut_tokens=16),
+        ),
+        trained="lora",
+        lora=Lora(
+            rank=16,
+            alpha=32,
+            dropout=0.0,
+            modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        ),
+        saved="adapter",
+    )
+
+
+def smollm_gpu() -> Recipe:
+    """The same on an H100: contexts of 1,536 tokens in up to twelve segments, 100M tokens; meant for half an hour."""
+    recipe = smollm()
+    return replace(
+        recipe,
+        name="smollm-gpu",
+        adaptation=replace(
+            recipe.adaptation,
+            tokens=100_000_000,
+            sequence_tokens=1792,
+            batch_sequences=64,
+            micro_batch_sequences=32,
+            warmup_steps=50,
+        ),
+        compression=replace(
+            recipe.compression,
+            segments_per_substep=12,
+            max_segment_tokens=1536,
+            # coarse cuts: of 32 rows' segments many are equal then, and a small model is waited for by the call
+            distillation=Distillation(context_tokens=1536, cut_tokens=64, whole=0.15),
+        ),
+    )
