@@ -91,8 +91,7 @@ class AutoCompressor(nn.Module):
                 self.bridge,
                 Vocabulary.of(self.tokenizer, base.config.vocab_size),
                 config.layers,
-                summary_length=config.summary_length,
-                segment_length=config.segment_length,
+                config.num_vectors,
             )
         raise ValueError(f"the compressor {config.compressor!r} is not known; there are {', '.join(WRITERS)}")
 
@@ -242,8 +241,8 @@ class AutoCompressor(nn.Module):
             soft_prompt: (B or 1, P, D), what stands before the first segment.
 
         Returns:
-            (B, P', D), the vectors this call made, oldest first: P' is `summary_length` times the segments. In RMT
-            mode only the last `summary_length` of them condition what follows.
+            (B, P', D), the vectors this call made, oldest first: of each segment as many as `config.num_vectors` says.
+            In RMT mode only the last segment's condition what follows.
         """
         if self.summary_length == 0:
             raise ValueError("summary_length is 0: a plain language model makes no summary vectors")

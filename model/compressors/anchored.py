@@ -5,7 +5,7 @@ Unlike summary tokens these mean something to the base before any training, and 
 and an adapter that is on where vectors are read. The base that writes stays as it is.
 """
 
-import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -79,26 +79,22 @@ class Anchored:
         bridge: Bridge,
         vocabulary: Vocabulary,
         layers: tuple[int, ...],
-        *,
-        summary_length: int,
-        segment_length: int,
+        num_vectors: Callable[[int], int],
     ) -> None:
+        """Args: num_vectors: of a segment of so many tokens, `SummaryConfig.num_vectors`."""
         self.layers = layers
         self._bridge = bridge
         self._vocabulary = vocabulary
-        self._summary_length, self._segment_length = summary_length, segment_length
+        self._num_vectors = num_vectors
 
     def appended(self) -> Tensor:
         return self._bridge.states.weight.new_zeros(0, self._bridge.states.out_features)
-
-    def num_vectors(self, num_tokens: int) -> int:
-        return min(num_tokens, math.ceil(num_tokens * self._summary_length / self._segment_length))
 
     def write(self, reading: Reading) -> list[SegmentSummary]:
         assert reading.losses is not None
         device = reading.input_ids.device
         orders = [
-            by_importance(ids, losses, self._vocabulary, self.num_vectors(len(ids)))
+            by_importance(ids, losses, self._vocabulary, self._num_vectors(len(ids)))
             for ids, losses in zip(reading.input_ids.tolist(), reading.losses.tolist(), strict=True)
         ]
         ranked = torch.tensor(orders, device=device)  # (B, S)

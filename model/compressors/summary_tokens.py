@@ -23,8 +23,5 @@ class SummaryTokens:
     def appended(self) -> Tensor:
         return self._embed_summary.weight
 
-    def num_vectors(self, num_tokens: int) -> int:  # noqa: ARG002  # as many for any segment
-        return self.num_appended
-
     def write(self, reading: Reading) -> list[SegmentSummary]:
         return [SegmentSummary(vectors) for vectors in reading.appended]

@@ -87,10 +87,6 @@ class Writer(Protocol):
         """What stands there, (num_appended, D) input embeddings."""
         ...
 
-    def num_vectors(self, num_tokens: int) -> int:
-        """How many vectors a segment of so many tokens is written into."""
-        ...
-
     def write(self, reading: Reading) -> list[SegmentSummary]:
         """The summary of each of the B segments; gradients flow to the writer's own parameters."""
         ...

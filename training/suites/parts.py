@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,9 +49,8 @@ def _anchored(reader: Reader, ids: Tensor, ratio: float, length: int) -> list[Se
     if wanted > model.summary_length:
         finer = copy.copy(model)  # the same weights; only what is counted differs
         vocabulary = Vocabulary.of(reader.tokenizer, model.base.config.vocab_size)
-        finer.writer = Anchored(
-            model.bridge, vocabulary, model.config.layers, summary_length=wanted, segment_length=model.segment_length
-        )
+        counted = replace(model.config, summary_length=wanted).num_vectors
+        finer.writer = Anchored(model.bridge, vocabulary, model.config.layers, counted)
         return Reader.of(finer).summaries(ids[None], length)[0]
     (found,) = reader.summaries(ids[None], length)
     parts = ids.split(length)
