@@ -1,9 +1,9 @@
 """Keys and values of what the engine has read: rows of running generations, and strips that stand alone."""
 
 import math
+import mmap
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,11 +66,13 @@ class KvPool:
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros of a tensor's dtype on its device; on a CPU numpy's, which take memory from the system as they are used."""
+    """Zeros of a tensor's dtype on its device; on a CPU pages of their own, taken from the system as they are used."""
     if not like.is_cpu:
         return like.new_zeros(shape)
-    num_bytes = math.prod(shape) * like.element_size()
-    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(like.dtype).view(shape)
+    pages = mmap.mmap(-1, math.prod(shape) * like.element_size())
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux's huge ones would take 2 MiB for the first positions of each head
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 def other_like(tensors: tuple[Tensor, Tensor]) -> Tensor:
