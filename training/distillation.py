@@ -58,7 +58,7 @@ class Distilling:
         layouts = [Layout.draw(*settings, random.Random(f"{self._seed} {step} {row}")) for row in range(num_rows)]
         if num_rows > 1:
             return layouts
-        return [Layout(each.kind, each.lengths, each.window, each.ratio) for each in layouts]
+        return [layout.on_its_own() for layout in layouts]
 
     def rewritten(self, tokens: Tensor, layouts: Sequence[Layout], *, step: int) -> Tensor:
         """Rows (B, L) whose tails recite or ask where their layouts say so; the others as they are."""
@@ -82,15 +82,23 @@ class Distilling:
         """The divergence of each row (B, L), the mean over its tail, (B,), in nats a token."""
         expected, states = self._teach(model, tokens, layouts)
         # whose vectors a row is read with
-        sources = [(row + layout.is_unrelated) % len(layouts) for row, layout in enumerate(layouts)]
-        written = _written(model, tokens, states, {row: layouts[row] for row in sources})
-        vectors = {row: _thinned(model, summaries, layouts[row].ratio) for row, summaries in written.items()}
+        sources = [_sources(row, layout, len(layouts)) for row, layout in enumerate(layouts)]
+        written = _written(model, tokens, states, {row: layouts[row] for read in sources for row in read})
+        prompts = [
+            torch.cat(
+                [
+                    model.empty_soft_prompt()[0],
+                    *(_shown(model, tokens[source], written[source], layouts[source], source == row) for source in read),
+                ]
+            )
+            for row, read in enumerate(sources)
+        ]
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)  # by vectors and window: they are read together
-        for row, (layout, source) in enumerate(zip(layouts, sources, strict=True)):
-            alike[len(vectors[source]), layout.window].append(row)
+        for row, layout in enumerate(layouts):
+            alike[len(prompts[row]), layout.window].append(row)
         losses: dict[int, Tensor] = {}
         for (_, window), rows in alike.items():
-            soft_prompt = torch.stack([vectors[sources[row]] for row in rows])
+            soft_prompt = torch.stack([prompts[row] for row in rows])
             raw = tokens[rows, self.distillation.context_tokens - window :]
             hidden, _ = model.run_segment(raw, torch.ones_like(raw), soft_prompt, is_compressed=False)
             found = divergence(expected[rows], model.logits(hidden[:, window:])).mean(dim=1)
@@ -148,7 +156,24 @@ def _written(
     return {row: [summaries[row, start] for start, _ in layout.pieces()] for row, layout in layouts.items()}
 
 
-def _thinned(model: AutoCompressor, summaries: list[SegmentSummary], ratio: float) -> Tensor:
-    """The vectors that are kept of a row's segments, (P, D)."""
-    kept = [summary.thinned(math.ceil(ratio * len(summary))).vectors for summary in summaries]
-    return torch.cat([model.empty_soft_prompt()[0], *kept])
+def _sources(row: int, layout: Layout, num_rows: int) -> tuple[int, ...]:
+    """The rows whose vectors one row is read with, in order."""
+    other = (row + 1) % num_rows
+    if layout.is_unrelated:
+        return (other,)
+    return {None: (row,), "before": (other, row), "after": (row, other)}[layout.among]
+
+
+def _shown(
+    model: AutoCompressor, tokens: Tensor, summaries: list[SegmentSummary], layout: Layout, is_own: bool
+) -> Tensor:
+    """What a student reads of a row's segments, (P, D): what is kept of their vectors, and embeddings of a raw one.
+
+    Args:
+        tokens: of the row, (L,). is_own: whose own they are; others' are never raw.
+    """
+    shown = [summary.thinned(math.ceil(layout.ratio * len(summary))).vectors for summary in summaries]
+    if is_own and layout.raw is not None:
+        start, end = list(layout.pieces())[layout.raw]
+        shown[layout.raw] = model.embed(tokens[None, start:end])[0]
+    return torch.cat([model.empty_soft_prompt()[0], *shown])

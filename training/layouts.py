@@ -2,13 +2,15 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Literal
 
 from training.recipe import Compression, Distillation
 
 Kind = Literal["continuing", "reciting", "asking"]
+Side = Literal["before", "after"]
+SIDES: tuple[Side, ...] = ("before", "after")
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Layout:
         lengths: of the segments, in tokens. window: tokens of the context that stay raw, its last.
         ratio: the share of a segment's vectors that is kept.
         is_unrelated: the student reads another row's vectors, and the teacher none of the context.
+        raw: the segment that stays raw, in its place among the vectors of the others.
+        among: where the student reads another row's vectors besides its own.
     """
 
     kind: Kind
@@ -27,6 +31,8 @@ class Layout:
     window: int = 0
     ratio: float = 1.0
     is_unrelated: bool = False
+    raw: int | None = None
+    among: Side | None = None
 
     @classmethod
     def draw(cls, compression: Compression, distillation: Distillation, generator: random.Random) -> "Layout":
@@ -41,7 +47,15 @@ class Layout:
         lengths = _cut(units - window, 1 if is_whole else compression.segments_per_substep, generator)
         is_thinned = generator.random() < distillation.thinned
         ratio = generator.choice(distillation.ratios) if is_thinned else 1.0
-        return cls(kind, tuple(unit * length for length in lengths), unit * window, ratio, is_unrelated)
+        is_expanded = generator.random() < distillation.expanded and not is_unrelated and len(lengths) > 1
+        raw = generator.randrange(len(lengths)) if is_expanded else None
+        is_among = generator.random() < distillation.among and not is_unrelated
+        among: Side | None = generator.choice(SIDES) if is_among else None
+        return cls(kind, tuple(unit * length for length in lengths), unit * window, ratio, is_unrelated, raw, among)
+
+    def on_its_own(self) -> "Layout":
+        """The same with no other row's vectors."""
+        return replace(self, is_unrelated=False, among=None)
 
     @property
     def compressed_tokens(self) -> int:

@@ -16,8 +16,10 @@ SENTENCE_CHARACTERS = range(31, 300)
 BREAK = re.compile(r"(?<=[.!?;:])\s+|\n+")
 # names, numbers, and identifiers of code
 TELLING = re.compile(r"\b(?:[A-Z][a-z]{2,}(?: [A-Z][a-z]+)*|\d[\d,.]*\d|\d+|[a-z_]+_[a-z_]+|[A-Za-z]+[A-Z][A-Za-z]+)\b")
+YEAR = re.compile(r"1\d{3}|20\d\d")
 FUNCTION = re.compile(r"(?:def|func|fn|function) (\w+)\s*\(([^)]{3,80})\)")
 BLANKS = ("Fill in the blank: {}", "Complete the sentence from the text: {}", "Which word is missing? {}")
+ASKED = ("{}", "According to the text, {}", "Answer in a few words: {}", "From the text above: {}")
 NEXT_WORDS = ('What comes after "{}"?', 'How does the text go on after "{}"?')
 SENTENCES = ('Repeat the sentence that begins with "{}".', 'Quote the sentence starting with "{}".')
 
@@ -63,6 +65,26 @@ def _blank(sentence: str, text: str, generator: random.Random) -> Question | Non
     return Question(generator.choice(BLANKS).format(blank), found.group())
 
 
+def _asked(sentence: str, text: str, generator: random.Random) -> Question | None:  # noqa: ARG001
+    """A sentence with a question word where its name or number stood."""
+    found = _telling(sentence, generator)
+    if found is None:
+        return None
+    word = _question_word(found.group(), generator)
+    asked = f"{sentence[: found.start()]}{word}{sentence[found.end() :]}".rstrip(".;:,!? ")
+    return Question(generator.choice(ASKED).format(f"{asked}?"), found.group())
+
+
+def _question_word(answer: str, generator: random.Random) -> str:
+    if YEAR.fullmatch(answer):
+        return generator.choice(("which year", "what year"))
+    if answer[0].isdigit():
+        return generator.choice(("how many", "which number", "what number"))
+    if "_" in answer or not answer.istitle():
+        return "which name"
+    return generator.choice(("who or what", "who", "what", "which name"))
+
+
 def _next_words(sentence: str, text: str, generator: random.Random) -> Question | None:  # noqa: ARG001
     words = [found.span() for found in re.finditer(r"\S+", sentence)]
     if len(words) < 9:
@@ -106,8 +128,9 @@ def _telling(sentence: str, generator: random.Random) -> re.Match[str] | None:
 
 MENTIONED = 0.15  # the share of questions that are answered yes or no
 ABOUT_SENTENCES: tuple[tuple[float, Callable[[str, str, random.Random], Question | None]], ...] = (
-    (0.40, _blank),
-    (0.20, _next_words),
-    (0.15, _sentence),
+    (0.20, _blank),
+    (0.30, _asked),
+    (0.15, _next_words),
+    (0.10, _sentence),
     (0.10, _parameters_or_next),
 )

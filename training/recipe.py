@@ -106,17 +106,21 @@ class Distillation:
         whole: share of contexts that are one segment; others are cut into 2 to `segments_per_substep`.
         reciting, asking: shares of tails that repeat parts of the context, or are questions about it and answers.
         windowed: share in which the end of the context, up to half of it, stays raw before the tail.
+        expanded: share in which one of several segments stays raw in place.
         unrelated: share read with another row's vectors, as the base reads the tail alone.
+        among: share read with another row's vectors before or after its own, of which the teacher knows nothing.
         thinned: share of which a part of the vectors is kept, drawn from `ratios`.
     """
 
     context_tokens: int
     cut_tokens: int
     whole: float = 0.5
-    reciting: float = 0.25
-    asking: float = 0.25
+    reciting: float = 0.2
+    asking: float = 0.3
     windowed: float = 0.15
+    expanded: float = 0.15
     unrelated: float = 0.05
+    among: float = 0.15
     thinned: float = 0.45
     ratios: tuple[float, ...] = (0.25, 0.5, 0.5, 0.75)
 
