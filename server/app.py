@@ -31,6 +31,7 @@ from server.prompting import Prompter
 from server.reranking import Reranker
 from server.routes import chat, completions, compress, health, jobs, native, openai, page, rerank, tokens
 from server.routes import summaries as summary_routes
+from server.retention import Retainer
 from server.served_model import ServedModel
 from server.services import Services
 from server.settings import Settings
@@ -96,6 +97,7 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
     intake = Intake(
         served,
         compressor,
+        Retainer(served, engine, metrics),
         default_ttl_seconds=settings.default_ttl_seconds,
         max_together=max(1, settings.max_requests // QUEUE_SHARE),
     )

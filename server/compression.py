@@ -14,6 +14,7 @@ from server.engine.protocol import Engine
 from server.errors import InvalidRequest, NotReady
 from server.metrics import Metrics
 from server.progress import Progress, Report, Watchers
+from server.retention import Retention
 from server.served_model import ServedModel
 from server.single_flight import SingleFlight
 from server.store import MissingReferences
@@ -36,6 +37,7 @@ class Compressed:
         cached_segments, cached_tokens: of the text, what was not computed by this call.
         tokenize_seconds, engine_seconds: of `total_seconds`, spent on tokenising, and waited for the engine.
         queue_seconds: of `engine_seconds`, before the first forward pass.
+        retention: where it was measured.
     """
 
     summary: Summary
@@ -46,6 +48,7 @@ class Compressed:
     engine_seconds: float
     queue_seconds: float
     total_seconds: float
+    retention: Retention | None = None
 
 
 class Compressor:

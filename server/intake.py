@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from server.compression import Compressed, Compressor
 from server.errors import InvalidRequest, ServiceError
 from server.patience import patiently
 from server.progress import Progress, Report
+from server.retention import Retainer
 from server.served_model import ServedModel
 from server.together import together
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text or token ids; `ttl_seconds` None is the server's default. `renews`: as `Compressor.compress` has it."""
+    """A text or token ids; `ttl_seconds` None is the server's default. `renews`: as `Compressor.compress` has it.
+
+    `measures`: how much of the text its vectors keep is measured, whether it was stored before or not.
+    """
 
     text: str | None = None
     token_ids: Sequence[int] | None = None
@@ -24,6 +28,7 @@ class Document:
     metadata: dict[str, str] | None = None
     keep_text: bool = False
     renews: bool = True
+    measures: bool = False
 
 
 class Intake:
@@ -33,6 +38,7 @@ class Intake:
         self,
         model: ServedModel,
         compressor: Compressor,
+        retainer: Retainer,
         *,
         default_ttl_seconds: float | None,
         max_together: int,
@@ -40,6 +46,7 @@ class Intake:
         """`max_together`: how many documents of one request are in the engine's line; others' requests need room."""
         self._model = model
         self._compressor = compressor
+        self._retainer = retainer
         self._default_ttl_seconds = default_ttl_seconds
         self.max_together = max_together
 
@@ -47,7 +54,7 @@ class Intake:
         """As `Compressor.compress`; InvalidRequest for token ids outside the vocabulary."""
         ttl_seconds = self._ttl_seconds(document)
         if document.text is not None:
-            return await self._compressor.compress_text(
+            done = await self._compressor.compress_text(
                 document.text,
                 parent_id=document.parent,
                 ttl_seconds=ttl_seconds,
@@ -56,6 +63,7 @@ class Intake:
                 renews=document.renews,
                 report=report,
             )
+            return await self._measured(done, await self._token_ids(document)) if document.measures else done
         return await self._compress(document, await self._token_ids(document), report)
 
     async def many(self, documents: Sequence[Document], report: Report | None = None) -> list[Compressed]:
@@ -93,7 +101,7 @@ class Intake:
         return await asyncio.to_thread(self._model.tokenise_document, document.text, is_start=document.parent is None)
 
     async def _compress(self, document: Document, token_ids: Sequence[int], report: Report | None) -> Compressed:
-        return await self._compressor.compress(
+        done = await self._compressor.compress(
             token_ids,
             parent_id=document.parent,
             ttl_seconds=self._ttl_seconds(document),
@@ -102,6 +110,10 @@ class Intake:
             renews=document.renews,
             report=report,
         )
+        return await self._measured(done, token_ids) if document.measures else done
+
+    async def _measured(self, done: Compressed, token_ids: Sequence[int]) -> Compressed:
+        return replace(done, retention=await self._retainer.measured(token_ids))
 
     def _ttl_seconds(self, document: Document) -> float | None:
         return self._default_ttl_seconds if document.ttl_seconds is None else document.ttl_seconds

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
 RATIOS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+SHARES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
 
 class Metrics:
@@ -34,6 +35,9 @@ class Metrics:
         self.step_tokens = self._histogram("step_tokens", "Positions in one forward pass.", TOKENS)
         self.compression_ratio = self._histogram(
             "compression_ratio", "Document tokens for each summary vector.", RATIOS
+        )
+        self.retention = self._histogram(
+            "retention_ratio", "Share of the context's gain that vectors keep, where `measure` asked.", SHARES
         )
         self.tokens = self._counter("tokens", "Positions run: segment, prefill, decode, score.", "phase")
         self.segments = self._counter("segments", "Segments of documents: computed, or cached in the store.", "source")

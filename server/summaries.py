@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from model.compressors import SegmentSummary
 from server import chain
 from server.errors import InvalidRequest, SummaryNotFound
 from server.metrics import Metrics
@@ -138,13 +139,18 @@ class Summaries:
         Raises:
             SummaryNotFound: deleted since it was read. And as `get`.
         """
-        keys = self._model.conditioning(summary.manifest.segments)
-        lengths = map(self._model.config.num_vectors, self._model.conditioning(summary.manifest.segment_tokens))
-        found = await self.segments.read(keys, tuple(lengths))
-        parts = [each.vectors for each in found if each is not None]
+        numbers = self._model.conditioning(range(len(summary.manifest.segments)))
+        return torch.cat([each.vectors for each in await self.read_segments(summary, numbers)])
+
+    async def read_segments(self, summary: Summary, numbers: Sequence[int]) -> list[SegmentSummary]:
+        """What is stored of a document's segments of these numbers, from 0. Raises as `vectors`."""
+        keys = [summary.manifest.segments[number] for number in numbers]
+        lengths = [self._model.config.num_vectors(summary.manifest.segment_tokens[number]) for number in numbers]
+        found = await self.segments.read(keys, lengths)
+        parts = [each for each in found if each is not None]
         if len(parts) < len(found):
             raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired")
-        return torch.cat(parts)
+        return parts
 
     async def seconds_to_live(self, summary_id: str) -> float | None:
         """What is left of a summary's time to live, None for ever; SummaryNotFound where it is over."""

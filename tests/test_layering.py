@@ -29,7 +29,7 @@ FLOORS = [
     {"server.prompting", "server.intake", "server.portable"},
     {"server.gathering"},
     {"server.compression"},
-    {"server.summaries", "server.work"},
+    {"server.summaries", "server.work", "server.retention"},
     {"server.segments"},
     {"server.store_calls"},
     {"server.engine", "server.store", "server.served_model", "server.patience", "server.jobs"},

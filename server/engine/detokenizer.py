@@ -71,6 +71,16 @@ def _overlap(text: str, stop: str) -> int:
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
 
 
+def pieces(token_ids: Sequence[int], tokenizer: Decoder) -> list[str]:
+    """The text of each token, which together are the text of all; a character's is its last token's."""
+    if not token_ids:
+        return []
+    detokenizer = Detokenizer(tokenizer, (), ())
+    found = [detokenizer.add(token_id) for token_id in token_ids]
+    found[-1] += detokenizer.flush()
+    return found
+
+
 def _settled(text: str) -> str:
     """A text less the replacements at its end that further bytes may still turn into a character."""
     end = len(text)

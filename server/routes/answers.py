@@ -6,6 +6,7 @@ from fastapi import Depends, Path
 
 from server.compression import Compressed
 from server.errors import ServiceError
+from server.retention import Retention
 from server.routes.receipts import compressed_receipt
 from server.schemas import native, summaries
 from server.services import Services, services
@@ -54,7 +55,19 @@ def compressed(done: Compressed, served: Services) -> summaries.CompressResponse
     )
     return summaries.CompressResponse(
         **described(done.summary, served),
+        retention=None if done.retention is None else _retention(done.retention),
         cached_segments=done.cached_segments,
         timings=timings,
         receipt=compressed_receipt(done),
+    )
+
+
+def _retention(measured: Retention) -> summaries.Retention:
+    return summaries.Retention(
+        scored_tokens=measured.scored_tokens,
+        context_tokens=measured.context_tokens,
+        none=measured.none,
+        summary=measured.summary,
+        full=measured.full,
+        share=measured.share,
     )

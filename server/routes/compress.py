@@ -69,6 +69,7 @@ async def compress_file(body: Annotated[schemas.Upload, Form()], request: Reques
         ttl_seconds=body.ttl_seconds,
         metadata=body.metadata,
         keep_text=body.keep_text,
+        measures=body.measure,
     )
     return await _answered(request, served, _one(document, served), is_stream=body.stream)
 
@@ -104,6 +105,7 @@ async def append(summary_id: IdInPath, body: schemas.AppendRequest, request: Req
         ttl_seconds=body.ttl_seconds,
         metadata=body.metadata,
         keep_text=body.keep_text,
+        measures=body.measure,
     )
     return await _answered(request, served, _one(document, served), is_stream=body.stream)
 
@@ -112,7 +114,13 @@ def work_of(body: schemas.CompressRequest, served: Services) -> Run:
     """What a request asks for, to be run once."""
     if body.documents is None:
         document = Document(
-            body.text, body.token_ids, body.parent, body.ttl_seconds, body.metadata, keep_text=body.keep_text
+            body.text,
+            body.token_ids,
+            body.parent,
+            body.ttl_seconds,
+            body.metadata,
+            keep_text=body.keep_text,
+            measures=body.measure,
         )
         return _one(document, served)
     documents = [
@@ -123,6 +131,7 @@ def work_of(body: schemas.CompressRequest, served: Services) -> Run:
             body.ttl_seconds if each.ttl_seconds is None else each.ttl_seconds,
             each.metadata,
             keep_text=each.keep_text or body.keep_text,
+            measures=each.measure or body.measure,
         )
         for each in body.documents
     ]

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from server.engine.detokenizer import pieces
 from server.routes.answers import IdInPath, With, described, errors
 from server.schemas import summaries as schemas
 
@@ -44,6 +45,32 @@ async def get_summary(summary_id: IdInPath, served: With, asked: Annotated[schem
         segment_tokens=list(summary.manifest.segment_tokens),
         expires_in_seconds=await served.summaries.seconds_to_live(summary.id),
     )
+
+
+@router.get("/summaries/{summary_id}/segments")
+async def list_segments(
+    summary_id: IdInPath, served: With, asked: Annotated[schemas.SegmentsParameters, Query()]
+) -> schemas.SegmentList:
+    """A document's segments in order: which of their tokens their vectors stand at, and the text where it was kept."""
+    summary = await served.summaries.get(summary_id, param="id")
+    first = 0 if asked.after is None else asked.after + 1
+    numbers = range(len(summary.manifest.segments))[first : first + asked.limit]
+    found = await served.summaries.read_segments(summary, numbers)
+    texts: list[tuple[int, ...] | None] = [None] * len(numbers)
+    if summary.manifest.has_text:
+        texts = await served.summaries.segments.texts([summary.manifest.segments[number] for number in numbers])
+    data = [
+        schemas.SegmentResponse(
+            segment=number,
+            tokens=summary.manifest.segment_tokens[number],
+            vectors=len(each),
+            anchors=None if each.anchors is None else each.anchors.tolist(),
+            ranks=None if each.ranks is None else each.ranks.tolist(),
+            pieces=None if text is None else pieces(text, served.model.tokenizer),
+        )
+        for number, each, text in zip(numbers, found, texts, strict=True)
+    ]
+    return schemas.SegmentList(data=data, has_more=first + len(numbers) < len(summary.manifest.segments))
 
 
 @router.put(

@@ -13,6 +13,7 @@ MAX_METADATA = 16
 MAX_METADATA_NAME = 64
 MAX_METADATA_VALUE = 512
 MAX_LISTED = 1000
+MAX_SEGMENTS = 100
 
 Metadata = Annotated[
     dict[
@@ -39,7 +40,14 @@ class Kept(Body):
     )
 
 
-class DocumentBody(Kept):
+class Measured(Body):
+    measure: bool = Field(
+        default=False,
+        description="Measure what vectors keep: `retention`. It reads up to 2,240 of the text's tokens again.",
+    )
+
+
+class DocumentBody(Kept, Measured):
     """A document as text or as token ids."""
 
     text: Text | None = None
@@ -71,7 +79,7 @@ class CompressRequest(DocumentBody):
         return self
 
 
-class AppendRequest(Kept):
+class AppendRequest(Kept, Measured):
     model_config = example(text=" On the third day the lamp went out.")
 
     text: Text
@@ -88,6 +96,7 @@ class Upload(BaseModel):
     parent: SummaryId | None = Field(None, description="Id of the summary that this text continues.")
     metadata: Json[Metadata] | None = Field(None, description="A JSON object, kept with the summary.")
     keep_text: bool = False
+    measure: bool = False
     stream: bool = False
 
 
@@ -131,7 +140,23 @@ class SummaryResponse(BaseModel):
     metadata: dict[str, str]
 
 
+class Retention(BaseModel):
+    """Losses of a text's own last tokens, mean nats a token, by what is read before them."""
+
+    scored_tokens: int = Field(description="How many: a quarter of the text, at most 192.")
+    context_tokens: int = Field(description="Those before them, at most 2,048.")
+    none: float = Field(description="After one token.")
+    summary: float = Field(description="After the context as vectors, which know nothing of the scored tokens.")
+    full: float = Field(description="After the context as text.")
+    share: float | None = Field(
+        description="(none - summary) / (none - full); null where the text in full is no help."
+    )
+
+
 class CompressResponse(SummaryResponse):
+    retention: Retention | None = Field(
+        None, description="Where `measure` asked for it and the text has 64 tokens or more."
+    )
     cached_segments: int = Field(description="Segments of this text that the store had already.")
     timings: CompressTimings
     receipt: Receipt
@@ -158,6 +183,30 @@ class CompressProgress(BaseModel):
     tokens: int
     vectors: int
     elapsed_seconds: float
+
+
+class SegmentsParameters(Parameters):
+    limit: int = Field(20, ge=1, le=MAX_SEGMENTS)
+    after: int | None = Field(None, ge=0, description="The number of the last segment of the page before.")
+
+
+class SegmentResponse(BaseModel):
+    segment: int = Field(description="Its place in the document, from 0.")
+    tokens: int
+    vectors: int
+    anchors: list[int] | None = Field(
+        description="The places of the tokens that its vectors stand at; null where vectors have no such places."
+    )
+    ranks: list[int] | None = Field(
+        description="Of each vector, its rank in importance, from 0; null where vectors have no order."
+    )
+    pieces: list[str] | None = Field(description="The text of each token, which `keep_text` kept; null where not.")
+
+
+class SegmentList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[SegmentResponse]
+    has_more: bool
 
 
 class StoredSummaryResponse(SummaryResponse):
