@@ -22,11 +22,15 @@ DROPPED_SHARE = 4  # of a chain's segments, so many parts are dropped one at a t
 
 @dataclass(frozen=True)
 class Wish:
-    """What a request asks of the window; None for `max_tokens` and `raw_tokens` is the default."""
+    """What a request asks of the window; None for `max_tokens` and `raw_tokens` is the default.
+
+    `expanded_segments`: of what is compressed of its own tokens, so many are to be read as text again (`expanded`).
+    """
 
     max_tokens: int | None
     truncate: Truncate = "compress"
     raw_tokens: int | None = None
+    expanded_segments: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ class Endless:
             return None
         return max(1, min(self._window // 2 // config.summary_length, self._window if most is None else most))
 
+    @property
+    def most_expanded(self) -> int:
+        """How many segments of a prompt's own tokens can be read as text again: a quarter of the window."""
+        return max(1, self._window // 4 // self._model.config.segment_length)
+
     def fit(self, plan: Plan, wish: Wish) -> Fitted:
         """The plan with its oldest tokens compressed or dropped, as far as they and `max_tokens` exceed the window.
 
@@ -93,7 +102,20 @@ class Endless:
             return Fitted(shorter, given, 0, num_dropped, self._max_tokens(shorter, wish))
         if wish.truncate == "error":
             raise self._too_long(plan, wish, num_new, "`truncate` is 'error'")
+        num_new += wish.expanded_segments * self._model.config.segment_length
         return self._thinned(plan, wish, num_new) if self._model.is_ordered else self._compressed(plan, wish, num_new)
+
+    def expanded(self, fitted: Fitted, plan: Plan, wish: Wish) -> Fitted:
+        """The same with its plan's own tokens expanded, for which `fit` kept room as the wish said."""
+        again = sum(
+            tokens
+            for source, before, after in zip(plan.sources, fitted.plan.shares, plan.shares, strict=True)
+            for tokens, old, new in zip(self._prompter.tokens_of(source), before.lengths, after.lengths, strict=True)
+            if new and not old
+        )
+        plan = replace(plan, summarised_tokens=fitted.plan.summarised_tokens + again)
+        num_dropped = fitted.num_dropped - again
+        return replace(fitted, plan=plan, num_dropped=num_dropped, max_tokens=self._max_tokens(plan, wish))
 
     def _compressed(self, plan: Plan, wish: Wish, num_new: int) -> Fitted:
         raw_tokens = wish.raw_tokens or self._raw_tokens
@@ -212,8 +234,10 @@ class Endless:
                 f"{num_new} new tokens leave no room for a prompt in the window of {self._window} positions",
                 param="max_tokens",
             )
+        put_back = wish.expanded_segments * self._model.config.segment_length
+        also = f", among them {put_back} for segments that are expanded," if put_back else ""
         return TooLong(
-            f"{len(plan.token_ids)} prompt tokens, {plan.num_positions} summary vectors and {num_new} new tokens "
+            f"{len(plan.token_ids)} prompt tokens, {plan.num_positions} summary vectors and {num_new} new tokens{also} "
             f"exceed the window of {self._window} positions; {why}",
             param="raw_tokens" if wish.raw_tokens and wish.truncate == "compress" else plan.fields.tokens,
         )

@@ -46,12 +46,16 @@ class Gathered:
 
 @dataclass(frozen=True)
 class _Rows:
-    """A segment that is read: `key` in the store, `length` of its vectors, or of its tokens where it is expanded."""
+    """A segment that is read: `key` in the store, `length` of its vectors, or of its tokens where it is expanded.
+
+    `text`: those tokens, where they are known without the store.
+    """
 
     key: str
     length: int
     is_expanded: bool
     is_whole: bool
+    text: tuple[int, ...] | None = None
 
     @property
     def id(self) -> str:
@@ -77,7 +81,10 @@ class Gatherer:
             SummaryNotFound: deleted since it was read. And what the engine and the store raise.
         """
         stored = [await self._stored(source) for source in sources]
-        rows = [list(self._rows(summary, share)) for (summary, _), share in zip(stored, shares, strict=True)]
+        rows = [
+            list(self._rows(source, summary, share))
+            for source, (summary, _), share in zip(sources, stored, shares, strict=True)
+        ]
         vectors = await self._vectors([each for own in rows for each in own if not each.is_expanded])
         texts = await self._embedded([each for own in rows for each in own if each.is_expanded])
         gathered = []
@@ -97,14 +104,16 @@ class Gatherer:
         done = await self._compressor.compress(source, ttl_seconds=UNFINISHED_SECONDS)
         return done.summary, done.cached_segments
 
-    def _rows(self, summary: Summary, share: Share) -> Iterator[_Rows]:
+    def _rows(self, source: Source, summary: Summary, share: Share) -> Iterator[_Rows]:
         """What is read of each segment; nothing of one that has no share."""
         keys = self._model.conditioning(summary.manifest.segments)
         tokens = self._model.conditioning(summary.manifest.segment_tokens)
         for place, (key, num_tokens, length) in enumerate(zip(keys, tokens, share.lengths, strict=True)):
             if length:
                 is_whole = length == self._model.config.num_vectors(num_tokens)
-                yield _Rows(key, length, place in share.expanded, is_whole)
+                is_expanded = place in share.expanded
+                text = self._model.segment_of(source, place) if is_expanded and isinstance(source, tuple) else None
+                yield _Rows(key, length, is_expanded, is_whole, text)
 
     async def _vectors(self, rows: Sequence[_Rows]) -> Iterator[Tensor | None]:
         found = await self._summaries.segments.read([each.key for each in rows], [each.length for each in rows])
@@ -112,7 +121,8 @@ class Gatherer:
 
     async def _embedded(self, rows: Sequence[_Rows]) -> Iterator[Tensor | None]:
         """The input embeddings of these segments' tokens."""
-        texts = await self._summaries.segments.texts([each.key for each in rows])
+        stored = iter(await self._summaries.segments.texts([each.key for each in rows if each.text is None]))
+        texts = [each.text or next(stored) for each in rows]
         return iter([None if text is None else await asyncio.to_thread(self._engine.embed, text) for text in texts])
 
     def _gathered(self, rows: Sequence[_Rows], parts: Sequence[Tensor], cached_segments: int) -> Gathered:

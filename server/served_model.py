@@ -103,6 +103,11 @@ class ServedModel:
         """How many vectors condition what follows a document with segments of so many tokens."""
         return sum(map(self.config.num_vectors, self.conditioning(segment_tokens)))
 
+    def segment_of(self, token_ids: Sequence[int], place: int) -> tuple[int, ...]:
+        """The tokens of a text's segment at this place among those that condition what follows."""
+        starts = self.conditioning(range(0, len(token_ids), self.config.segment_length))
+        return tuple(token_ids[starts[place] : starts[place] + self.config.segment_length])
+
     def require_name(self, name: str | None) -> None:
         """Refuse a name that is not this model's; None asks for whichever is served."""
         if name is not None and name != self.name:

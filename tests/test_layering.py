@@ -19,8 +19,8 @@ FLOORS = [
     | {"server.routes.health", "server.routes.page"}
     | {"server.routes.summaries", "server.routes.rerank", "server.routes.jobs", "server.routes.tokens"},
     {"server.routes.compress"},
-    {"server.routes.choices", "server.routes.sse"},
-    {"server.routes.prepared", "server.routes.sampling", "server.routes.answers"},
+    {"server.routes.choices", "server.routes.sse", "server.routes.prepared"},
+    {"server.routes.sampling", "server.routes.answers"},
     {"server.routes.receipts"},
     {"server.routes.waiting", "server.services", "server.access", "server.log", "server.devices", "server.cores"}
     | {"server.checkpoints"},

@@ -25,9 +25,9 @@ def error_detail(error: ServiceError) -> native.ErrorDetail:
     return native.ErrorDetail(message=error.message, type=error.kind, param=error.param, code=error.code)
 
 
-def num_expanded(expand: native.Expand | None) -> int | None:
+def num_expanded(expand: native.Expand | None) -> int:
     """How many segments a request wants as text."""
-    return None if expand is None else expand.segments
+    return 0 if expand is None else expand.segments
 
 
 def described(summary: Summary, served: Services) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from fastapi import APIRouter, Request, Response
 from server.chat_template import Said, render
 from server.prompting import Fields
 from server.routes import sse
-from server.routes.answers import With, errors, num_expanded
+from server.routes.answers import With, errors
 from server.routes.choices import Choices, Piece, Scored, Whole, Words, finite
-from server.routes.prepared import Prepared, compression, prepare, usage, wish
+from server.routes.prepared import Prepared, compression, fit, prepare, usage
 from server.routes.receipts import Stopwatch
 from server.routes.sampling import biases, sampling_params, with_seed_of
 from server.schemas import openai_replies as replies
@@ -52,8 +52,7 @@ async def _answer(served: Services, body: ChatRequest, watch: Stopwatch) -> "_An
     plan = served.prompter.plan_tokens(
         summaries, rendered.token_ids, Fields("messages", "messages"), max_vectors=body.max_vectors
     )
-    plan = await served.expander.expanded(plan, num_expanded(body.expand), _question(body.messages))
-    fitted = served.endless.fit(plan, wish(body, body.wanted_tokens))
+    fitted = await fit(served, body, plan, body.wanted_tokens, query=_question(body.messages))
     prepared = await prepare(served, body, plan, fitted)
     params = sampling_params(body, max_tokens=fitted.max_tokens)
     params = replace(

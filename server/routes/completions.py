@@ -13,9 +13,9 @@ from fastapi import APIRouter, Request, Response
 
 from server.prompting import Fields, Part, Plan, SummaryPart, TextPart
 from server.routes import sse
-from server.routes.answers import With, errors, num_expanded
+from server.routes.answers import With, errors
 from server.routes.choices import Choices, Piece, Scored, Whole, Words, finite
-from server.routes.prepared import Prepared, compression, prepare, usage, wish
+from server.routes.prepared import Prepared, compression, fit, prepare, usage
 from server.routes.receipts import Stopwatch
 from server.routes.sampling import biases, sampling_params, with_seed_of
 from server.schemas import openai_replies as replies
@@ -53,8 +53,7 @@ async def _answer(served: Services, body: CompletionRequest, watch: Stopwatch) -
     logit_bias = biases(body, served.model)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     plans = [await _plan(served, *each, body.max_vectors) for each in zip(body.prompts, body.places, strict=True)]
-    plans = [await served.expander.expanded(plan, num_expanded(body.expand)) for plan in plans]
-    fitted = [served.endless.fit(plan, wish(body, max_tokens)) for plan in plans]
+    fitted = [await fit(served, body, plan, max_tokens) for plan in plans]
     work = [partial(prepare, served, body, *each) for each in zip(plans, fitted, strict=True)]
     prepared = await together(work, limit=MAX_PREPARED_TOGETHER)
     params = replace(

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.engine.protocol import Prompt, SamplingParams, TokenEvent, TokenLogprobs
+from server.errors import InvalidRequest
 from server.patience import patiently
 from server.prompting import Fields, Part, Plan, SummaryPart, TextPart
 from server.routes import sse
@@ -40,7 +41,7 @@ async def generate(body: schemas.GenerateRequest, request: Request, response: Re
     served.model.require_name(body.model)
     watch = Stopwatch()
     plan = await served.prompter.plan(_parts(body), _fields(body), max_vectors=body.max_vectors)
-    plan = await served.expander.expanded(plan, num_expanded(body.expand))
+    plan = await _expanded(plan, body, served)
     plan = served.prompter.fitted(plan, served.prompter.num_wanted(body.max_tokens))
     params = sampling_params(body, max_tokens=served.prompter.max_tokens(plan, body.max_tokens))
     prompt = await unless_disconnected(request, served.prompter.assemble(plan))
@@ -80,7 +81,7 @@ async def _scored(body: schemas.ScoreRequest, served: Services, watch: Stopwatch
     continuations = await asyncio.to_thread(
         lambda: [served.model.tokenise(text, is_start=False) for text in body.continuations or []]
     )
-    plan = await served.expander.expanded(plan, num_expanded(body.expand))
+    plan = await _expanded(plan, body, served)
     plan = served.prompter.fitted(plan, max(map(len, continuations)))
     for index, continuation in enumerate(continuations):
         served.prompter.require_fits(plan, continuation, param=f"continuations.{index}")
@@ -219,6 +220,13 @@ def _parts(body: schemas.Conditioned) -> list[Part]:
     return [
         TextPart(part.text or "") if part.summary_id is None else SummaryPart(part.summary_id) for part in body.parts
     ]
+
+
+async def _expanded(plan: Plan, body: schemas.Conditioned, served: Services) -> Plan:
+    """The plan with the segments as text that the request wants; InvalidRequest where it has no summary."""
+    if body.expand is not None and not plan.sources:
+        raise InvalidRequest("there is no summary whose segments could be expanded", param="expand")
+    return await served.expander.expanded(plan, num_expanded(body.expand))
 
 
 def _fields(body: schemas.Conditioned) -> Fields:

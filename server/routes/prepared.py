@@ -8,6 +8,7 @@ from server.engine.protocol import Prompt
 from server.expansion import Expanded, expanded_segments
 from server.gathering import Gathered, fused
 from server.prompting import Plan, Prompter
+from server.routes.answers import num_expanded
 from server.routes.receipts import described_expansion
 from server.schemas import openai_replies as replies
 from server.schemas.openai import Asked
@@ -43,8 +44,21 @@ class Prepared:
         return num_positions - sum(each.tokens for each in self.expanded)
 
 
-def wish(body: Asked, max_tokens: int | None) -> Wish:
-    return Wish(max_tokens, body.truncate, body.raw_tokens)
+async def fit(
+    served: Services, body: Asked, plan: Plan, max_tokens: int | None, *, query: str | None = None
+) -> Fitted:
+    """The plan fitted to the window, with the segments as text that the request wants.
+
+    Those of stored summaries come first; what is left is taken of what had to be compressed of the prompt itself.
+    """
+    wanted = num_expanded(body.expand)
+    plan = await served.expander.expanded(plan, wanted, query)
+    rest = min(wanted - len(expanded_segments(plan)), served.endless.most_expanded)
+    wish = Wish(max_tokens, body.truncate, body.raw_tokens, rest)
+    fitted = served.endless.fit(plan, wish)
+    if not rest or len(fitted.plan.sources) == fitted.num_given:
+        return fitted
+    return served.endless.expanded(fitted, await served.expander.expanded(fitted.plan, rest, query), wish)
 
 
 async def prepare(served: Services, body: Asked, plan: Plan, fitted: Fitted) -> Prepared:
@@ -81,10 +95,10 @@ class _Texts:
         for source, share, conditioning in zip(plan.sources, plan.shares, gathered, strict=True):
             if isinstance(source, tuple):
                 read = prompter.read_of(source, share)
-                self.tokens.append(sum(read))
-                self.segments.append(len(read))
-                self.cached.append(conditioning.cached_segments)
-                self.cached_tokens.append(sum(read[: conditioning.cached_segments]))
+                self.tokens.append(sum(read) - sum(share.lengths[place] for place in share.expanded))
+                self.segments.append(len(read) - len(share.expanded))
+                self.cached.append(min(conditioning.cached_segments, self.segments[-1]))
+                self.cached_tokens.append(min(self.tokens[-1], sum(read[: conditioning.cached_segments])))
 
 
 def usage(prepared: Sequence[Prepared], num_completion_tokens: int) -> replies.CompletionUsage:

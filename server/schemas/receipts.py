@@ -10,7 +10,7 @@ CacheTier = Literal["memory", "store", "computed"]
 class ExpandedSegment(BaseModel):
     """A segment that was read as its text."""
 
-    summary_id: str
+    summary_id: str | None = Field(description="Null of what was compressed of the prompt itself.")
     segment: int = Field(description="Its place in the summary, from 0.")
     tokens: int
 

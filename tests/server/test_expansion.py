@@ -199,7 +199,7 @@ async def test_without_kept_text_the_error_names_the_field(client: httpx.AsyncCl
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == "expand"
     assert "keep_text" in response.json()["error"]["message"]
-    response = await client.post(path, json={"prompt": "Who?", "expand": {"segments": 1}})
+    response = await client.post("/generate", json={"prompt": "Who?", "expand": {"segments": 1}})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "expand")
 
 
@@ -240,3 +240,28 @@ async def test_an_anchored_summary_is_exported_and_imported(
         assert taken.status_code == 201, taken.text
         assert not taken.json()["has_text"]
         assert (await post(other, "/generate", **asked))["text"] == answer["text"]
+
+
+async def test_what_was_compressed_of_the_prompt_itself_is_put_back(either: httpx.AsyncClient) -> None:
+    """A conversation that outgrew the window: the segment that the question speaks of is read as text."""
+    client = either
+    services = client.services  # type: ignore[attr-defined]
+    said = [
+        {"role": "user", "content": "My dog is called Zwpqz."},
+        *({"role": role, "content": f"{n} and then the wind."} for n in range(30) for role in ("assistant", "user")),
+        {"role": "user", "content": "Zwpqz?"},
+    ]
+    asked = {"messages": said, "max_tokens": 2, "temperature": 0}
+    plain = await post(client, "/v1/chat/completions", **asked)
+    answer = await post(client, "/v1/chat/completions", **asked, expand={"segments": 1})
+    assert plain["compression"]["compressed_tokens"] > 0
+    assert plain["compression"]["expanded"] == []
+    told = answer["compression"]
+    length = services.model.config.segment_length
+    (expanded,) = told["expanded"]
+    assert (expanded["summary_id"], expanded["tokens"]) == (None, length)
+    assert length * expanded["segment"] < len(services.model.tokenise(said[0]["content"], is_start=True)) + length
+    read = told["compressed_tokens"] + told["raw_tokens"] + told["dropped_tokens"] + length
+    assert read == answer["usage"]["prompt_tokens"]
+    short = await post(client, "/v1/chat/completions", **asked | {"messages": said[:1]}, expand={"segments": 2})
+    assert short["compression"]["expanded"] == []
