@@ -74,12 +74,14 @@ def compress(
     ttl_seconds: float | None = None,
     metadata: Mapping[str, str] | None = None,
     keep_text: bool = False,
+    measure: bool = False,
     progress: OnProgress | None = None,
 ) -> Call[Compressed]:
     """Compress a document, given as one of `text`, `file` (UTF-8) or `token_ids`, and store its summary.
 
     A document that is stored is found, not computed again. `parent` is the summary that it continues; `keep_text`
-    stores its tokens too, for `expand`; `progress` hears of every segment.
+    stores its tokens too, for `expand`; `measure` has the answer's `retention` say what its vectors keep; `progress`
+    hears of every segment.
     """
     if file is not None:
         if text is not None:
@@ -92,6 +94,7 @@ def compress(
         "ttl_seconds": ttl_seconds,
         "metadata": metadata,
         "keep_text": keep_text or None,
+        "measure": measure or None,
     }
     return _compression("/compress", body, progress)
 
@@ -103,10 +106,17 @@ def append(
     ttl_seconds: float | None = None,
     metadata: Mapping[str, str] | None = None,
     keep_text: bool = False,
+    measure: bool = False,
     progress: OnProgress | None = None,
 ) -> Call[Compressed]:
     """Compress a text that continues a stored document; the new summary stands for both."""
-    body = {"text": text, "ttl_seconds": ttl_seconds, "metadata": metadata, "keep_text": keep_text or None}
+    body = {
+        "text": text,
+        "ttl_seconds": ttl_seconds,
+        "metadata": metadata,
+        "keep_text": keep_text or None,
+        "measure": measure or None,
+    }
     return _compression(f"{_path(summary_id)}/append", body, progress)
 
 

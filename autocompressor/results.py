@@ -46,9 +46,14 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Compressed(Summary):
-    """A summary just made; `cached_segments` of its text were stored before."""
+    """A summary just made; `cached_segments` of its text were stored before.
+
+    `retention`: where it was measured, losses in nats a token after nothing (`none`), vectors and the full text, and
+    the `share` of the text's gain that vectors keep.
+    """
 
     cached_segments: int
+    retention: Json | None = None
     timings: Json = field(default_factory=dict)
     receipt: Json | None = None
 

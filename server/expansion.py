@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from server.bm25 import relevances
+from model.bm25 import Passages
 from server.errors import Internal, InvalidRequest
 from server.gathering import Share
 from server.prompting import Plan, Prompter
@@ -58,7 +58,7 @@ class Expander:
             return plan
         texts = await self._texts(plan, candidates)
         asked = self._decode(plan.token_ids[-QUERY_TOKENS:]) if query is None else query
-        scores = await asyncio.to_thread(lambda: relevances(asked, [self._decode(text) for text in texts]))
+        scores = await asyncio.to_thread(lambda: Passages([self._decode(text) for text in texts]).scores(asked))
         # of equal ones the newest
         order = sorted(range(len(candidates)), key=lambda place: (-scores[place], -place))
         chosen = [candidates[place] for place in order[:num_segments] if scores[place] > 0]

@@ -36,7 +36,6 @@ FLOORS = [
     {
         "server.chain",
         "server.forgetting",
-        "server.bm25",
         "server.schemas",
         "server.settings",
         "server.metrics",

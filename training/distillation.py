@@ -85,12 +85,7 @@ class Distilling:
         sources = [_sources(row, layout, len(layouts)) for row, layout in enumerate(layouts)]
         written = _written(model, tokens, states, {row: layouts[row] for read in sources for row in read})
         prompts = [
-            torch.cat(
-                [
-                    model.empty_soft_prompt()[0],
-                    *(_shown(model, tokens[source], written[source], layouts[source], source == row) for source in read),
-                ]
-            )
+            torch.cat([_shown(model, tokens[each], written[each], layouts[each], each == row) for each in read])
             for row, read in enumerate(sources)
         ]
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)  # by vectors and window: they are read together

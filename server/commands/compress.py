@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -35,6 +35,8 @@ async def compress(
     ttl_seconds: Annotated[
         float | None, typer.Option(help="How long to keep it; the server's default.", callback=positive)
     ] = None,
+    keep_text: Annotated[bool, typer.Option(help="Store the text too, for `generate --expand`.")] = False,
+    measure: Annotated[bool, typer.Option(help="Measure and print how much of each text its vectors keep.")] = False,
     concurrency: Annotated[int, typer.Option(help="Documents sent at a time.", min=1, max=64)] = 4,
 ) -> None:
     """Compress documents, and print the id of each beside its name.
@@ -49,7 +51,7 @@ async def compress(
     """
     found = documents.find(paths, pattern)
     with _bars() as bars:
-        work = _Compression(session, bars, parent, ttl_seconds)
+        work = _Compression(session, bars, parent, ttl_seconds, keep_text=keep_text, measure=measure)
         await work.run(found, concurrency)
     if len(found) != 1 or not work.counts["done"]:
         terminal.say(work.summary())
@@ -62,11 +64,21 @@ async def compress(
 class _Compression:
     """Several documents on their way to the server, at most `concurrency` at a time."""
 
-    def __init__(self, session: Session, bars: Bars, parent: str | None, ttl_seconds: float | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        bars: Bars,
+        parent: str | None,
+        ttl_seconds: float | None,
+        *,
+        keep_text: bool,
+        measure: bool,
+    ) -> None:
         self._session = session
         self._bars = bars
         self._parent = parent
         self._ttl_seconds = ttl_seconds
+        self._keep_text, self._measure = keep_text, measure
         self.counts: Counter[str] = Counter()
         self.status = Status.FAILED
 
@@ -107,6 +119,8 @@ class _Compression:
                 parent=self._parent,
                 ttl_seconds=self._ttl_seconds,
                 metadata=named if len(document.name) <= MAX_METADATA_CHARACTERS else None,
+                keep_text=self._keep_text,
+                measure=self._measure,
                 progress=None if self._bars.disable else show,
             )
         finally:
@@ -116,7 +130,8 @@ class _Compression:
         self.counts["done"] += 1
         self.counts["stored"] += made.was_stored
         with self._bars_away():
-            self._session.give(made, f"{made.id}  {document.name}", file=document.name)
+            kept = f"  {_kept(made.retention)}" if self._measure else ""
+            self._session.give(made, f"{made.id}  {document.name}{kept}", file=document.name)
 
     def _fail(self, document: Document, error: AutocompressorError) -> None:
         self.counts["failed"] += 1
@@ -140,6 +155,15 @@ class _Compression:
             f"{counts['done'] - counts['stored']} compressed, {counts['stored']} stored already, "
             f"{counts['skipped']} without text passed over, {counts['failed']} failed"
         )
+
+
+def _kept(retention: Mapping[str, Any] | None) -> str:
+    """What was measured, in words."""
+    if retention is None:
+        return "too short to measure"
+    losses = "{none:.2f} nats after nothing, {summary:.2f} after vectors, {full:.2f} after the text".format(**retention)
+    share = retention["share"]
+    return losses if share is None else f"keeps {share:.0%} ({losses})"
 
 
 def _bars() -> Bars:

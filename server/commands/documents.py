@@ -79,9 +79,11 @@ def _in(folder: Path, pattern: str) -> Iterator[Path]:
             yield path
 
 
-async def summary_ids(client: AsyncClient, ids: Sequence[str], files: Sequence[Path]) -> list[str]:
+async def summary_ids(
+    client: AsyncClient, ids: Sequence[str], files: Sequence[Path], *, keep_text: bool = False
+) -> list[str]:
     """The ids that are given, then those of the files, which are compressed where they are not stored."""
-    return [*ids, *[(await client.compress(text_of(path))).id for path in files]]
+    return [*ids, *[(await client.compress(text_of(path), keep_text=keep_text)).id for path in files]]
 
 
 def text_of(path: Path) -> str:

@@ -14,6 +14,10 @@ Summaries = Annotated[list[str] | None, typer.Option("--summary", "-s", help="A 
 Files = Annotated[
     list[Path] | None, typer.Option("--file", "-f", help="A document, compressed where it is not stored.")
 ]
+Expand = Annotated[
+    int | None,
+    typer.Option(help="Read so many segments, which the prompt speaks of most, as the text that was kept.", min=1),
+]
 
 
 @with_session
@@ -22,6 +26,7 @@ async def generate(
     prompt: Annotated[str, typer.Argument(help="What to continue; - for stdin.")],
     summary: Summaries = None,
     file: Files = None,
+    expand: Expand = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens.", min=1)] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the most likely token.", min=0, callback=finite)] = 1.0,
     top_p: Annotated[
@@ -36,15 +41,15 @@ async def generate(
 ) -> None:
     """Continue a prompt, conditioned on summaries; the text is printed as it comes."""
     text = documents.piped(prompt)
-    ids = await documents.summary_ids(session.client, summary or (), file or ())
+    ids = await documents.summary_ids(session.client, summary or (), file or (), keep_text=expand is not None)
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "min_p": min_p}
     choices = sampling | {"top_k": top_k, "seed": seed, "stop": stop}
     if session.is_json:
-        session.give(await session.client.generate(text, summary_ids=ids, **choices), "")  # type: ignore[arg-type]
+        session.give(await session.client.generate(text, summary_ids=ids, expand=expand, **choices), "")  # type: ignore[arg-type]
         return
     has_begun = False
     try:
-        async for chunk in session.client.stream(text, summary_ids=ids, **choices):  # type: ignore[arg-type]
+        async for chunk in session.client.stream(text, summary_ids=ids, expand=expand, **choices):  # type: ignore[arg-type]
             has_begun = True
             typer.echo(chunk.text, nl=False)
     except AutocompressorError:

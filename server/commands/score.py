@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from server.commands import documents
-from server.commands.generate import Files, Summaries
+from server.commands.generate import Expand, Files, Summaries
 from server.commands.session import Session, with_session
 
 
@@ -16,10 +16,11 @@ async def score(
     prompt: Annotated[str, typer.Option(help="What they continue.")] = "",
     summary: Summaries = None,
     file: Files = None,
+    expand: Expand = None,
 ) -> None:
     """Print the log-probability of each continuation after a prompt, conditioned on summaries."""
     texts = [documents.piped(text) for text in continuations]
-    ids = await documents.summary_ids(session.client, summary or (), file or ())
-    result = await session.client.score(texts, prompt=prompt, summary_ids=ids)
+    ids = await documents.summary_ids(session.client, summary or (), file or (), keep_text=expand is not None)
+    result = await session.client.score(texts, prompt=prompt, summary_ids=ids, expand=expand)
     for text, one in zip(texts, result.scores, strict=True):
         session.give(one, f"{one.logprob:10.4f}  {text}", continuation=text)

@@ -44,9 +44,7 @@ class Prepared:
         return num_positions - sum(each.tokens for each in self.expanded)
 
 
-async def fit(
-    served: Services, body: Asked, plan: Plan, max_tokens: int | None, *, query: str | None = None
-) -> Fitted:
+async def fit(served: Services, body: Asked, plan: Plan, max_tokens: int | None, *, query: str | None = None) -> Fitted:
     """The plan fitted to the window, with the segments as text that the request wants.
 
     Those of stored summaries come first; what is left is taken of what had to be compressed of the prompt itself.

@@ -153,6 +153,26 @@ def test_generate_streams_what_json_has_whole(run: Run, folder: Path) -> None:
     assert lines(run(*piped, given=" On"))[0]["text"] == whole["text"]
 
 
+def test_text_is_kept_measured_and_expanded(run: Run, folder: Path) -> None:
+    long = folder / "long.txt"
+    long.write_text("The keeper wrote one line a day: wind from the north, eleven ships, no fog. " * 9)
+    made = run("compress", "--keep-text", "--measure", str(long))
+    number, name, kept = made.stdout.split(maxsplit=2)
+    assert name.endswith("long.txt")
+    assert "nats after nothing" in kept
+    told = json.loads(run("compress", "--json", "--measure", str(long)).stdout)
+    assert f"{told['retention']['summary']:.2f} after vectors" in kept
+    short = run("compress", "--measure", "-", given="A short one.")
+    assert short.stdout.strip().endswith("too short to measure")
+    for source in (("--summary", number), ("--file", str(long))):
+        asked = json.loads(run("generate", "--json", *source, "--expand", "1", "--max-tokens", "4", "the ships").stdout)
+        assert len(asked["receipt"]["expanded"]) == 1
+    scored = run("score", "--summary", number, "--expand", "1", "--prompt", "the ships", " a")
+    assert scored.stdout != run("score", "--summary", number, "--prompt", "the ships", " a").stdout
+    refused = run("generate", "--expand", "1", "the ships")
+    assert (refused.exit_code, "no summary" in refused.stderr) == (1, True), refused.stderr
+
+
 def test_score_gives_a_line_for_each_continuation(run: Run) -> None:
     scores = lines(run("score", " the fog", " a ship", "--prompt", "On", "--json"))
     assert [one["continuation"] for one in scores] == [" the fog", " a ship"]

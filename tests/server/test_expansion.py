@@ -8,7 +8,7 @@ import httpx
 import pytest
 import torch
 
-from server.bm25 import relevances
+from model.bm25 import Passages
 from server.engine.protocol import Prompt, SamplingParams
 from server.errors import InvalidRequest
 from server.expansion import Expander, expanded_segments
@@ -65,11 +65,11 @@ async def post(client: httpx.AsyncClient, path: str, **body: Any) -> dict[str, A
 
 def test_relevance_is_of_rare_words_that_come_often() -> None:
     texts = ["the stove", "the sea and the ships", "ships, ships, ships", "The fog"]
-    scores = relevances("The ships?", texts)
+    scores = Passages(texts).scores("The ships?")
     assert sorted(range(4), key=lambda place: -scores[place])[0] == 2
-    assert scores[1] > scores[0] > 0
-    assert relevances("nothing", texts) == [0.0] * 4
-    assert relevances("anything", []) == []
+    assert scores[1] > scores[0] == 0, "the word that all have says nothing"
+    assert not Passages(texts).scores("nothing").any()
+    assert not Passages(["", "!"]).scores("anything").any()
 
 
 @pytest.mark.parametrize("max_vectors", [None, 4])

@@ -90,7 +90,17 @@ def test_shares_are_drawn() -> None:
     assert share([each.is_unrelated for each in drawn]) == pytest.approx(0.2, abs=0.1)
     assert share([each.ratio < 1 for each in drawn]) == pytest.approx(0.5, abs=0.1)
     assert {each.ratio for each in drawn} == {0.25, 0.5, 0.75, 1.0}
-    assert not [each for each in drawn if each.is_unrelated and each.window]
+    assert not [each for each in drawn if each.is_unrelated and (each.window or each.among or each.raw is not None)]
+
+
+def test_raw_segments_and_company_are_drawn() -> None:
+    drawn = layouts(whole=0.0, expanded=0.5, among=0.4, unrelated=0.0)
+    assert sum(each.raw is not None for each in drawn) / len(SEEDS) == pytest.approx(0.5, abs=0.1)
+    assert sum(each.among is not None for each in drawn) / len(SEEDS) == pytest.approx(0.4, abs=0.1)
+    assert {each.among for each in drawn} == {None, "before", "after"}
+    assert all(each.raw is None or each.raw < len(each.lengths) for each in drawn)
+    assert not [each for each in layouts(whole=1.0, expanded=1.0) if each.raw is not None], "others must stay vectors"
+    assert all(each.among is None for each in objective(among=1.0).draw(1, step=0))
 
 
 def test_draws_are_of_seed_and_step_alone() -> None:
@@ -122,19 +132,30 @@ def test_the_student_who_reads_the_full_text_is_the_teacher() -> None:
 @torch.no_grad()
 def test_a_row_is_what_the_model_makes_of_it_alone() -> None:
     """Rows read together, with different cuts, ratios and windows, against the model's own methods row by row."""
-    model, tokens = tiny_anchored(), random_ids(4, CONTEXT + TAIL)
+    model, tokens = tiny_anchored(), random_ids(7, CONTEXT + TAIL)
     drawn = (
         Layout("continuing", (16, 16, 16)),
         Layout("continuing", (32, 8), window=8, ratio=0.5),
         Layout("continuing", (16, 32), ratio=0.75),
+        Layout("continuing", (16, 20, 12), raw=1),
+        Layout("continuing", (24, 24), among="before"),
+        Layout("continuing", (24, 24), among="after"),
         Layout("continuing", (48,), is_unrelated=True),
     )
     expected = []
     for row, layout in enumerate(drawn):
-        source, of_source = (tokens[0], drawn[0]) if layout.is_unrelated else (tokens[row], layout)
-        segments = source[: of_source.compressed_tokens].split(list(of_source.lengths))
-        summaries = [model.summarise(segment, len(segment))[0] for segment in segments]
-        thinned = [summary.thinned(math.ceil(of_source.ratio * len(summary))).vectors for summary in summaries]
+        other = (row + 1) % len(drawn)
+        sources = [other] if layout.is_unrelated else [row]
+        if layout.among is not None:
+            sources.insert(0 if layout.among == "before" else 1, other)
+        thinned = []
+        for source in sources:
+            segments = tokens[source, : drawn[source].compressed_tokens].split(list(drawn[source].lengths))
+            summaries = [model.summarise(segment, len(segment))[0] for segment in segments]
+            kept = [each.thinned(math.ceil(drawn[source].ratio * len(each))).vectors for each in summaries]
+            if source == row and layout.raw is not None:
+                kept[layout.raw] = model.embed(segments[layout.raw][None])[0]
+            thinned += kept
         text = tokens[row, CONTEXT - layout.window :]
         found = model(text[None], soft_prompt=torch.cat(thinned)[None]).logits[0, layout.window :]
         taught = tokens[row, CONTEXT:] if layout.is_unrelated else tokens[row]

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 from typer.testing import CliRunner
 
+from model.bm25 import Passages
 from model.compressors import SegmentSummary
 from tests.tiny import FAMILIES, random_ids, tiny_compressor
 from tests.training.bench import (
@@ -23,7 +24,6 @@ from training.data import TokenisedDocuments
 from training.intervals import Estimate
 from training.scores import DocumentScore
 from training.suites.bench import SUITES, run_suite
-from training.suites.bm25 import Passages
 from training.suites.drawing import drawn, drawn_by_domain
 from training.suites.figure import Line, Panel
 from training.suites.outcome import Number, Outcome, Table

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from model.bm25 import Passages
 from model.compressors import Anchored, SegmentSummary, Vocabulary
-from training.suites.bm25 import Passages
 from training.suites.reader import Reader
 
 TOLERANCE = 1.25  # how far from a wanted ratio one that was made may be

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from model.bm25 import Passages
 from training.intervals import Estimate
 from training.intervals import ratio as mean_of
-from training.suites.bm25 import Passages
 from training.suites.drawing import described, drawn_by_domain
 from training.suites.figure import Line, Panel
 from training.suites.options import Options

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from model.bm25 import Passages
 from training.intervals import Estimate
 from training.intervals import ratio as mean_of
-from training.suites.bm25 import Passages
 from training.suites.figure import Line, Panel
 from training.suites.options import Options
 from training.suites.outcome import Cell, Number, Outcome, Table

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from model.bm25 import Passages
 from training.data import TokenisedDocuments
 from training.intervals import Estimate
 from training.scorer import by_document
-from training.suites.bm25 import Passages
 from training.suites.drawing import described, drawn_by_domain, places
 from training.suites.figure import Line, Panel
 from training.suites.options import Options
