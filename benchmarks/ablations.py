@@ -1,0 +1,370 @@
+"""Which parts of anchored vectors earn their place: each taken away, or changed, and trained for as many tokens.
+
+    python -m benchmarks.ablations --data CORPUS --out runs/ablations
+
+Every trial begins from the untouched base, takes the same rows in the same order, and is asked about the same windows
+of the `valid` documents. A trial that is in OUT is not run again; the table is written anew after each.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from model import AutoCompressor
+from model.bases import resolve_base
+from model.compressors import Reading, SegmentSummary
+from model.compressors.anchored import Anchored
+from model.compressors.anchors import by_importance
+from training.adapters import Adapted
+from training.bases import loaded_base, plain_base
+from training.batches import Batches, Part
+from training.data import load_documents
+from training.distillation import Distilling, divergence
+from training.layouts import Kind, Layout
+from training.optimisation import build_optimisers, set_learning_rates
+from training.recipe import Compression, Distillation, Recipe
+from training.smollm import smollm
+from training.sources import Source
+
+KINDS: tuple[Kind, ...] = ("continuing", "reciting", "asking")
+TRAINED = {"continuing": 0.5, "reciting": 0.2, "asking": 0.3}  # shares, as the recipe has them
+RATIO = 8
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A way to write and to train; the default is the one that is shipped.
+
+    Attributes:
+        writer: `anchored`; `uniform`, anchors at equal distances; `appended`, the anchors once more after the segment,
+            and their states read there; or `summary tokens`, with LoRA where they are written, too.
+        loss: `kl` to the base with the text, or `next`, the cross-entropy of the tail; of summary tokens of all tokens.
+        is_cut: the context is two segments; `accumulates`: the second is read with the vectors of the first.
+    """
+
+    name: str
+    writer: str = "anchored"
+    loss: str = "kl"
+    ratio: int = RATIO
+    has_bridge: bool = True
+    has_spans: bool = True
+    has_lora: bool = True
+    reciting: float = TRAINED["reciting"]
+    asking: float = TRAINED["asking"]
+    is_cut: bool = False
+    accumulates: bool = False
+
+
+TRIALS = (
+    Trial("anchored, as shipped"),
+    Trial("without the means over spans", has_spans=False),
+    Trial("without the map: embeddings of the anchors", has_bridge=False),
+    Trial("without LoRA", has_lora=False),
+    Trial("anchors at equal distances", writer="uniform"),
+    Trial("cross-entropy in place of KL", loss="next"),
+    Trial("anchors appended, states read there", writer="appended"),
+    Trial("summary tokens, the paper's loss", writer="summary tokens", loss="next"),
+    Trial("summary tokens, KL", writer="summary tokens"),
+    Trial("no reciting, no questions", reciting=0.0, asking=0.0),
+    Trial("half reciting, no questions", reciting=0.5, asking=0.0),
+    Trial("half questions, no reciting", reciting=0.0, asking=0.5),
+    Trial("4 tokens a vector", ratio=4),
+    Trial("16 tokens a vector", ratio=16),
+    Trial("32 tokens a vector", ratio=32),
+    Trial("two segments, read alone", is_cut=True),
+    Trial("two segments, accumulated", is_cut=True, accumulates=True),
+)
+
+
+class Uniform(Anchored):
+    """Anchors at equal distances; of their order only that it is one."""
+
+    def places(self, reading: Reading) -> list[list[int]]:
+        length = reading.input_ids.shape[1]
+        count = self._num_vectors(length)
+        return [[(2 * place + 1) * length // (2 * count) for place in range(count)]] * len(reading.input_ids)
+
+    def write(self, reading: Reading) -> list[SegmentSummary]:
+        places = torch.tensor(self.places(reading))
+        vectors = self._bridge(_at(reading.embedded, places), self._bridge.features(reading.states, places))
+        return [SegmentSummary(each) for each in vectors.to(reading.embedded.dtype)]
+
+
+class Bench:
+    """The data, the base and the windows that all trials share."""
+
+    def __init__(self, data: Path, *, context: int, tail: int, batch: int, steps: int, windows: int, cache: Path):
+        self.context, self.tail, self.steps = context, tail, steps
+        recipe = smollm()
+        assert recipe.base.name is not None
+        self.path = plain_base(resolve_base(recipe.base.name))
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path)
+        source = Source.parse(str(data))
+        self.batches = Batches(
+            [Part(load_documents(source.files("train"), self.tokenizer, cache))],
+            sequence_tokens=context + tail,
+            batch_sequences=batch,
+            num_steps=steps,
+            seed=3,
+        )
+        self.stage = replace(
+            recipe.adaptation,
+            tokens=steps * batch * (context + tail),
+            sequence_tokens=context + tail,
+            batch_sequences=batch,
+            warmup_steps=8,
+        )
+        self.recipe = recipe
+        files = load_documents(source.files("valid"), self.tokenizer, cache)
+        self.windows = [row for file in files for row in _spread(file, context + tail, windows)]
+
+    def compression(self, trial: Trial) -> Compression:
+        distillation = Distillation(
+            context_tokens=self.context,
+            cut_tokens=self.context // 2,
+            whole=0.0 if trial.is_cut else 1.0,
+            reciting=trial.reciting,
+            asking=trial.asking,
+            windowed=0.0,
+            expanded=0.0,
+            unrelated=0.0,
+            among=0.0,
+            thinned=0.0,
+        )
+        is_anchored = trial.writer != "summary tokens"
+        return replace(
+            self.recipe.compression,
+            summary_length=self.context // trial.ratio,
+            segment_length=self.context,
+            segments_per_substep=2,
+            max_segment_tokens=self.context,
+            compressor="anchored" if is_anchored else "summary_tokens",
+            distillation=distillation if is_anchored else None,
+        )
+
+    def model(self, trial: Trial) -> Adapted:
+        recipe: Recipe = replace(self.recipe, compression=self.compression(trial), adaptation=self.stage)
+        base, _ = loaded_base(recipe.base, str(self.path))
+        adapted = Adapted.of(base, recipe, self.tokenizer, seed=0)
+        model = adapted.model
+        if trial.writer == "uniform":
+            assert isinstance(model.writer, Anchored)
+            writer = model.writer
+            model.writer = Uniform(model.bridge, writer._vocabulary, writer.layers, writer._num_vectors)
+        if not trial.has_bridge:
+            model.bridge.requires_grad_(requires_grad=False)
+        if not trial.has_lora and model.adapter is not None:
+            for parameter in model.adapter.parameters():
+                parameter.requires_grad_(requires_grad=False)
+        if not trial.has_spans:
+            features = model.bridge.features
+            model.bridge.features = lambda states, places: _without_spans(features(states, places))  # type: ignore[method-assign]
+        return adapted
+
+
+@dataclass
+class Reader:
+    """One trial's model, and how it reads a context and what follows."""
+
+    trial: Trial
+    adapted: Adapted
+    context: int
+
+    @property
+    def model(self) -> AutoCompressor:
+        return self.adapted.model
+
+    @torch.no_grad()
+    def teach(self, tokens: Tensor) -> Tensor:
+        """Logits of the untouched base for the tail, the context read in full."""
+        with self._plain():
+            hidden = self.model.base.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+            return self.model.logits(hidden[:, self.context - 1 : -1])
+
+    @torch.no_grad()
+    def without(self, tokens: Tensor) -> Tensor:
+        """As `teach`, of the tail after one token of the context."""
+        with self._plain():
+            hidden = self.model.base.base_model(input_ids=tokens[:, self.context - 1 :], use_cache=False)
+            return self.model.logits(hidden.last_hidden_state[:, :-1])
+
+    def student(self, tokens: Tensor) -> Tensor:
+        """Logits for the tail after the context's vectors and its last token."""
+        rest = tokens[:, self.context - 1 : -1]
+        hidden, _ = self.model.run_segment(rest, torch.ones_like(rest), self.vectors(tokens), is_compressed=False)
+        return self.model.logits(hidden)
+
+    def vectors(self, tokens: Tensor) -> Tensor:
+        """(B, P, D) of the context's segments, one after the other."""
+        before = self.model.empty_soft_prompt(len(tokens))
+        pieces = tokens[:, : self.context].split(self.context // 2 if self.trial.is_cut else self.context, dim=1)
+        for piece in pieces:
+            if self.trial.writer == "summary tokens":
+                _, made = self.model.run_segment(piece, torch.ones_like(piece), before, is_compressed=True)
+            elif self.trial.writer == "appended":
+                made = self._appended(piece)
+            else:
+                made = self._written(piece, before)
+            before = torch.cat([before, made.to(before.dtype)], dim=1)
+        return before
+
+    def _written(self, piece: Tensor, before: Tensor) -> Tensor:
+        model = self.model
+        with torch.no_grad():
+            if not self.trial.accumulates or not before.shape[1]:
+                _, states = model.plain_states(piece)
+            else:
+                with model.reads_vectors(has_vectors=True):
+                    output = model.base.base_model(
+                        inputs_embeds=torch.cat([before, model.embed(piece)], dim=1),
+                        output_hidden_states=True,
+                        use_cache=False,
+                    )
+                states = tuple(output.hidden_states[layer][:, before.shape[1] :] for layer in model.writer.layers)
+        return torch.stack([summary.vectors for summary in model.write(piece, states)])
+
+    def _appended(self, piece: Tensor) -> Tensor:
+        """The map of states at the anchors where they stand a second time, and of the same means over spans."""
+        model, writer = self.model, self.model.writer
+        assert isinstance(writer, Anchored)
+        with torch.no_grad():
+            _, states = model.plain_states(piece)
+            losses = model.segment_losses(piece, states[-1])
+            count = model.config.num_vectors(piece.shape[1])
+            rows = zip(piece.tolist(), losses.tolist(), strict=True)
+            places = torch.tensor([sorted(by_importance(*row, writer._vocabulary, count)) for row in rows])
+            embedded = model.embed(piece)
+            anchors = _at(embedded, places)
+            output = model.base.base_model(
+                inputs_embeds=torch.cat([embedded, anchors], dim=1), output_hidden_states=True, use_cache=False
+            )
+            again = tuple(output.hidden_states[layer][:, -count:] for layer in writer.layers)
+            features = model.bridge.features(states, places)
+            half = features.shape[-1] // 2
+            every = torch.arange(count).expand(len(piece), -1)
+            features = torch.cat([model.bridge.features(again, every)[..., :half], features[..., half:]], dim=-1)
+        return model.bridge(anchors, features)
+
+    def _plain(self) -> Any:
+        if self.adapted.adapters is not None:
+            return self.adapted.adapters.disable_adapter()
+        return self.model.reads_vectors(has_vectors=False)
+
+
+def run(bench: Bench, trial: Trial) -> dict[str, Any]:
+    """Train a trial, and its share of the gap by what the tail is."""
+    reader = Reader(trial, bench.model(trial), bench.context)
+    compression = bench.compression(trial)
+    settings = compression.distillation or bench.compression(replace(trial, writer="anchored")).distillation
+    assert settings is not None
+    objective = Distilling(compression, settings, bench.tokenizer, seed=0)
+    optimisers = build_optimisers(reader.model, bench.stage) if _trains(reader.model) else []
+    reader.model.base.eval()
+    divergences = []
+    for step in tqdm(range(bench.steps), desc=trial.name, unit=" steps"):
+        set_learning_rates(optimisers, step, bench.stage)
+        rows = bench.batches.batch(step)
+        tokens = objective.rewritten(rows, objective.draw(len(rows), step=step), step=step)
+        loss = _loss(reader, tokens)
+        loss.backward()
+        for optimiser in optimisers:
+            parameters = [each for group in optimiser.param_groups for each in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        divergences.append(float(loss.detach()))
+    return {"closed": dict(_closed(bench, reader, objective)), "losses": divergences}
+
+
+def _trains(model: AutoCompressor) -> bool:
+    return any(parameter.requires_grad for parameter in model.parameters())
+
+
+def _loss(reader: Reader, tokens: Tensor) -> Tensor:
+    if reader.trial.loss == "kl":
+        return divergence(reader.teach(tokens), reader.student(tokens)).mean()
+    if reader.trial.writer == "summary tokens":
+        lengths = [reader.context, tokens.shape[1] - reader.context]
+        output = reader.model(tokens, segment_lengths=lengths, labels=tokens)
+        assert output.loss is not None
+        loss: Tensor = output.loss
+        return loss
+    return functional.cross_entropy(reader.student(tokens).float().transpose(1, 2), tokens[:, reader.context :])
+
+
+@torch.no_grad()
+def _closed(bench: Bench, reader: Reader, objective: Distilling) -> Iterator[tuple[str, float]]:
+    """(none - vectors) / (none - in full) of the summed losses of all windows, by the kind of tail."""
+    forms: Sequence[Callable[[Tensor], Tensor]] = (reader.without, reader.student, reader.teach)
+    for kind in KINDS:
+        sums = [0.0, 0.0, 0.0]
+        for number, row in enumerate(bench.windows):
+            layout = Layout(kind, (bench.context,))
+            tokens = objective.rewritten(row[None], [layout], step=10**6 + number)
+            for place, form in enumerate(forms):
+                logits = form(tokens).float().transpose(1, 2)
+                sums[place] += float(functional.cross_entropy(logits, tokens[:, bench.context :]))
+        yield kind, (sums[0] - sums[1]) / (sums[0] - sums[2])
+
+
+def _spread(file: Any, length: int, count: int) -> list[Tensor]:
+    """Windows of a file of documents at equal distances."""
+    starts = file.windows(length)
+    chosen = starts[:: max(1, len(starts) // count)][:count]
+    return [torch.from_numpy(file.run(int(start), length)) for start in chosen]
+
+
+def _at(sequence: Tensor, places: Tensor) -> Tensor:
+    return sequence.gather(1, places[..., None].expand(-1, -1, sequence.shape[-1]))
+
+
+def _without_spans(features: Tensor) -> Tensor:
+    half = features.shape[-1] // 2
+    return torch.cat([features[..., :half], torch.zeros_like(features[..., half:])], dim=-1)
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    lines = ["| | goes on | recites | answers | training loss, last fifth |", "|---|---:|---:|---:|---:|"]
+    for name, result in found.items():
+        shares = " | ".join(f"{result['closed'][kind]:.0%}" for kind in KINDS)
+        last = result["losses"][-len(result["losses"]) // 5 :] or [float("nan")]
+        lines.append(f"| {name} | {shares} | {sum(last) / len(last):.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="A folder with `train` and `valid` files.")],
+    out: Annotated[Path, typer.Option(help="Where results are kept.")],
+    steps: Annotated[int, typer.Option(help="Of each trial.", min=1)] = 96,
+    batch: Annotated[int, typer.Option(help="Rows a step.", min=1)] = 2,
+    context: Annotated[int, typer.Option(help="Tokens that become vectors.", min=32)] = 256,
+    tail: Annotated[int, typer.Option(help="Tokens after them, which are scored.", min=8)] = 96,
+    windows: Annotated[int, typer.Option(help="Of each `valid` file.", min=1)] = 12,
+    only: Annotated[list[str] | None, typer.Option(help="Trials whose names contain this; may be repeated.")] = None,
+) -> None:
+    """Train every trial for equally many tokens, and print what share of the gap each closes."""
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / "ablations.json"
+    found: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
+    cache = Path("~/.cache/autocompressor/tokens").expanduser()
+    bench = Bench(data, context=context, tail=tail, batch=batch, steps=steps, windows=windows, cache=cache)
+    for trial in TRIALS:
+        if trial.name in found or (only and not any(part in trial.name for part in only)):
+            continue
+        found[trial.name] = run(bench, trial)
+        results.write_text(json.dumps(found, indent=1))
+        (out / "ablations.md").write_text(table(found))
+        typer.echo(table({trial.name: found[trial.name]}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
