@@ -29,9 +29,9 @@ from server.metrics import Metrics
 from server.portable import Portable
 from server.prompting import Prompter
 from server.reranking import Reranker
+from server.retention import Retainer
 from server.routes import chat, completions, compress, health, jobs, native, openai, page, rerank, tokens
 from server.routes import summaries as summary_routes
-from server.retention import Retainer
 from server.served_model import ServedModel
 from server.services import Services
 from server.settings import Settings

@@ -148,9 +148,7 @@ class Retention(BaseModel):
     none: float = Field(description="After one token.")
     summary: float = Field(description="After the context as vectors, which know nothing of the scored tokens.")
     full: float = Field(description="After the context as text.")
-    share: float | None = Field(
-        description="(none - summary) / (none - full); null where the text in full is no help."
-    )
+    share: float | None = Field(description="(none - summary) / (none - full); null where the text in full is no help.")
 
 
 class CompressResponse(SummaryResponse):

@@ -22,6 +22,7 @@ class Segments {
   constructor(source) {
     this.source = source;
     this.segments = [];
+    this.number = null; // of the one that is shown
     this.blocks = el("div.blocks", {
       role: "tablist",
       "aria-label": `Segments of ${source.title}`,
@@ -56,7 +57,9 @@ class Segments {
   }
 
   #block(segment) {
-    const show = () => this.#show(segment.segment);
+    const show = () => {
+      if (this.number !== segment.segment) this.#show(segment.segment);
+    };
     return el(
       "button.block",
       {
@@ -66,7 +69,7 @@ class Segments {
         "aria-selected": "false",
         "aria-controls": this.shown.id,
         "aria-label": captionOf(segment),
-        onpointerenter: show,
+        onpointermove: show, // not `enter`: a block that comes to lie under a still pointer is not pointed at
         onfocus: show,
         onclick: show,
       },
@@ -88,6 +91,7 @@ class Segments {
   }
 
   #show(number) {
+    this.number = number;
     const segment = this.segments[number];
     for (const [index, block] of [...this.blocks.children].entries()) {
       block.setAttribute("aria-selected", String(index === number));

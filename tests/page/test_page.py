@@ -2,16 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.page.conftest import ROOT, Visit
+from tests.page.conftest import ROOT, Open
 from tests.server.test_crash import Server
 
-Open = Callable[..., Visit]
 SOON = 20_000  # milliseconds: a machine may be busy
 EXAMPLE = json.loads((ROOT / "server" / "static" / "example.json").read_text())
 
