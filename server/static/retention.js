@@ -48,7 +48,7 @@ function figureOf(retention) {
   return el(
     "figure.scale",
     { role: "group", "aria-label": "What the vectors keep" },
-    el("strong.part", {}, verdict),
+    el(share < 0 ? "strong.part.lost" : "strong.part", {}, verdict),
     line,
     el("p.ends", {}, end("Nothing", none), end("Vectors", summary), end("Text in full", full)),
     el(
@@ -59,7 +59,7 @@ function figureOf(retention) {
   );
 }
 
-const percent = (share) => `${(share * 100).toFixed(0)} %`;
+const percent = (share) => `${(share * 100).toFixed(0).replace("-", "−")} %`;
 
 /** Vectors can be worse than nothing or better than the text; the line has two ends. */
 const clamped = (share) => Math.min(1, Math.max(0, share ?? 0)).toFixed(4);

@@ -127,9 +127,9 @@ function wordsOf({ pieces, anchors, ranks, vectors }) {
       continue;
     }
     const word = piece.trimStart();
-    const before = piece.slice(0, piece.length - word.length);
-    words.push(plain + (word ? before : ""), anchor(word || visible(piece), ranks?.[vectorAt.get(place)], vectors));
-    plain = word ? "" : before;
+    if (word) plain += piece.slice(0, piece.length - word.length);
+    words.push(plain, anchor(word || visible(piece), ranks?.[vectorAt.get(place)], vectors));
+    plain = "";
   }
   return [...words, plain];
 }
@@ -140,8 +140,7 @@ function anchor(word, rank, vectors) {
   return vary(el("mark", { title }, word), "--amount", amount.toFixed(2));
 }
 
-/** A sign for a token that shows nothing: a line's end, a space, a special token. */
+/** What a token of nothing but space, or of no text at all, shows. */
 function visible(piece) {
-  if (piece.includes("\n")) return "↵";
-  return piece ? "␣" : "·";
+  return piece.includes("\n") ? `↵${piece}` : piece || "·";
 }
