@@ -36,7 +36,7 @@ def render(model: ServedModel, messages: Sequence[Said]) -> Rendered:
     Raises:
         InvalidRequest: the tokenizer's template refuses the messages.
     """
-    if getattr(model.tokenizer, "chat_template", None) is None:
+    if not model.has_chat_template:
         lines = [f"{NAMES[message.role]}: {message.text}\n\n" for message in messages]
         token_ids = model.tokenise("".join([*lines, "Assistant:"]), is_start=True)
         return Rendered(tuple(token_ids), tuple(f"\n\n{name}:" for name in NAMES.values()))

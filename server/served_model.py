@@ -43,6 +43,11 @@ class ServedModel:
         """Whether summary vectors have an order of importance, so that there can be fewer of them."""
         return self.config.compressor != "summary_tokens"
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model was made to answer messages, and its tokenizer says how they are written."""
+        return getattr(self.tokenizer, "chat_template", None) is not None
+
     def tokenise(self, text: str, *, is_start: bool) -> list[int]:
         """Token ids of a text, after the tokenizer's start token where the text is the first of its context."""
         token_ids: list[int] = self.tokenizer(text, add_special_tokens=is_start, verbose=False)["input_ids"]

@@ -1,15 +1,26 @@
 /** One prompt, answered from the summary, from the text, and from nothing. */
 
-import { stream } from "./api.js";
+import { Answer } from "./answer.js";
 import { el, setBusy } from "./dom.js";
-import { plural, seconds } from "./format.js";
-import { showError } from "./notice.js";
+import { Expansion, whyNoExpansion } from "./expansion.js";
+import { plural } from "./format.js";
+import { questionsOf } from "./questions.js";
+
+const WORDS = {
+  question: { label: "Question", placeholder: "Who lit the lamp?" },
+  continue: { label: "Text to continue", placeholder: "The last thing she remembered was" },
+};
+const OF_A_QUESTION = { temperature: "0", max_tokens: "48" }; // the likeliest answer, and a short one
 
 export class AskPanel {
   constructor(root, session) {
     this.root = root;
     this.session = session;
     this.form = root.querySelector("form");
+    this.prompt = root.querySelector("#prompt");
+    this.expected = root.querySelector(".expected");
+    this.expansion = new Expansion();
+    root.querySelector(".options").append(this.expansion.element);
     this.answers = ["summary", "text", "nothing"].map((kind) => new Answer(kind));
     root.querySelector(".answers").append(...this.answers.map((answer) => answer.element));
     this.form.addEventListener("submit", (event) => {
@@ -18,7 +29,27 @@ export class AskPanel {
     });
     root.querySelector("[data-do=stop]").addEventListener("click", () => this.abort.abort());
     session.addEventListener("sources", () => this.#showSources());
+    session.addEventListener("model", () => this.#showForm());
+    session.addEventListener("example", () => this.#fillIn());
     this.#showSources();
+  }
+
+  get #wording() {
+    return this.session.model?.has_chat_template ? "question" : "continue";
+  }
+
+  #showForm() {
+    const { label, placeholder } = WORDS[this.#wording];
+    this.root.querySelector("label[for=prompt]").textContent = label;
+    this.prompt.placeholder = placeholder;
+    if (this.#wording !== "question") return;
+    // what a user has typed already stays
+    for (const [name, value] of Object.entries(OF_A_QUESTION)) this.form.elements[name].defaultValue = value;
+  }
+
+  /** The example's own question, unless another was typed. */
+  #fillIn() {
+    if (!this.prompt.value) this.prompt.value = this.session.example[this.#wording];
   }
 
   #showSources() {
@@ -29,6 +60,8 @@ export class AskPanel {
         ? sources.map(chip)
         : [el("span.facts", {}, "No document yet: only the model itself will answer.")]),
     );
+    this.expected.textContent = "";
+    this.expansion.allow(whyNoExpansion(sources));
     for (const answer of this.answers) answer.reset(this.#why(answer.kind));
   }
 
@@ -37,46 +70,31 @@ export class AskPanel {
     if (kind === "nothing") return null;
     if (!this.session.sources.length) return "Compress a document, or choose a stored summary.";
     if (kind === "text" && this.session.sourceText() === null)
-      return "The server keeps vectors and no text; this one was compressed elsewhere.";
+      return "The text is not on this page; it was compressed elsewhere.";
     return null;
   }
 
   async ask() {
-    const { value: prompt } = this.root.querySelector("#prompt");
+    const prompt = this.prompt.value.trim();
     const number = (name) => Number(this.form.elements[name].value);
-    const common = {
+    const sampling = {
       max_tokens: number("max_tokens"),
       temperature: number("temperature"),
       top_p: 0.95,
       seed: number("seed"),
     };
-    const calls = {
-      summary: [
-        "/generate",
-        { ...common, summary_ids: this.session.sources.map((source) => source.id), prompt: ` ${prompt}` },
-      ],
-      text: [
-        "/v1/completions",
-        {
-          ...common,
-          model: this.session.model?.name,
-          prompt: `${this.session.sourceText()}\n\n${prompt}`,
-          truncate: "left",
-          stream_options: { include_usage: true },
-        },
-      ],
-      nothing: ["/generate", { ...common, prompt }],
-    };
+    const questions = questionsOf(this.session, prompt, { sampling, expand: this.expansion.value });
+    this.#showExpected(prompt);
     this.abort = new AbortController();
+    const shared = { prompt, sources: this.session.sources, signal: this.abort.signal, retry: () => this.ask() };
     setBusy(this.root, true);
     const running = [];
     try {
       for (const answer of this.answers) {
         if (this.#why(answer.kind) !== null) continue;
-        const [path, body] = calls[answer.kind];
         // the next waits for this one's first token: else a step of the engine would read both, and time both alike
         await new Promise((started) => {
-          running.push(answer.run(path, body, { signal: this.abort.signal, started, retry: () => this.ask() }));
+          running.push(answer.run(questions[answer.kind], { ...shared, started }));
         });
       }
       await Promise.all(running);
@@ -84,79 +102,15 @@ export class AskPanel {
       setBusy(this.root, false);
     }
   }
+
+  /** What the example's text says, beside what the answers say. */
+  #showExpected(prompt) {
+    const { question, answer } = this.session.example ?? {};
+    const isKnown = this.#wording === "question" && prompt === question && answer;
+    this.expected.textContent = isKnown ? `The text says: ${answer}` : "";
+  }
 }
 
 function chip(source) {
   return el("span.chip", {}, source.title, el("small", {}, plural(source.vectors, "vector")));
-}
-
-const NAMES = { summary: "From the summary", text: "From the full text", nothing: "From nothing" };
-
-/** One of the answers: its text as it comes, and how fast. */
-class Answer {
-  constructor(kind) {
-    this.kind = kind;
-    this.read = el("span.read");
-    this.body = el("div.body", { "aria-live": "polite", "aria-atomic": "false" });
-    this.first = el("dd", {}, "–");
-    this.speed = el("dd", {}, "–");
-    this.element = el(
-      `article.answer.${kind}`,
-      { "aria-label": NAMES[kind] },
-      el("header", {}, el("h3", {}, NAMES[kind]), this.read),
-      this.body,
-      el(
-        "dl",
-        {},
-        el("div", {}, el("dt", {}, "First token"), this.first),
-        el("div", {}, el("dt", {}, "Tokens/s"), this.speed),
-      ),
-    );
-  }
-
-  reset(why) {
-    this.element.classList.toggle("absent", why !== null);
-    this.read.textContent = "";
-    this.first.textContent = this.speed.textContent = "–";
-    this.body.replaceChildren(el("p.hint", {}, why ?? "The answer appears here."));
-  }
-
-  /** Stream one answer; `started` is called at its first token, or at its end where it had none. */
-  async run(path, body, { signal, started, retry }) {
-    this.reset(null);
-    this.element.setAttribute("aria-busy", "true");
-    const text = el("p");
-    this.body.replaceChildren(el("p.prompted", {}, body.prompt.split("\n").at(-1).trim()), text);
-    const sentAt = performance.now();
-    let firstAt = null;
-    let numTokens = 0;
-    try {
-      for await (const chunk of stream(path, body, signal)) {
-        const piece = chunk.text ?? chunk.choices?.[0]?.text ?? "";
-        if (piece && firstAt === null) {
-          firstAt = performance.now();
-          this.first.textContent = seconds((firstAt - sentAt) / 1000);
-          started();
-        }
-        text.append(piece);
-        numTokens = chunk.usage?.completion_tokens ?? numTokens + 1;
-        if (numTokens > 1)
-          this.speed.textContent = ((numTokens - 1) / ((performance.now() - firstAt) / 1000)).toFixed(0);
-        if (chunk.usage) this.read.textContent = readOf(chunk);
-      }
-    } catch (error) {
-      if (error.name === "AbortError") text.append(el("span.stopped", {}, " stopped"));
-      else showError(this.body, error, retry);
-    } finally {
-      started();
-      this.element.setAttribute("aria-busy", "false");
-    }
-  }
-}
-
-/** What an answer was read from. */
-function readOf({ usage, compression }) {
-  const dropped = compression?.dropped_tokens ? `, ${plural(compression.dropped_tokens, "token")} left out` : "";
-  const vectors = usage.summary_vectors ? `${plural(usage.summary_vectors, "vector")} + ` : "";
-  return `${vectors}${plural(usage.prompt_tokens, "token")}${dropped}`;
 }

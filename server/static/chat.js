@@ -2,6 +2,7 @@
 
 import { stream } from "./api.js";
 import { el, setBusy } from "./dom.js";
+import { Expansion, whyNoExpansion } from "./expansion.js";
 import { Meter } from "./meter.js";
 import { clearNotice, showError } from "./notice.js";
 
@@ -16,6 +17,12 @@ export class ChatPanel {
     this.input = root.querySelector("textarea");
     this.notices = root.querySelector(".notices");
     this.meter = new Meter(root.querySelector(".meter"), session);
+    this.reading = el("input", { type: "checkbox", onchange: () => this.#showOptions() });
+    this.expansion = new Expansion();
+    const reading = el("p.switch", {}, el("label", {}, this.reading, "Read the summary above too"));
+    root.querySelector(".options").append(reading, this.expansion.element);
+    session.addEventListener("sources", () => this.#showOptions());
+    this.#showOptions();
     this.#listen();
     this.clear();
   }
@@ -34,6 +41,14 @@ export class ChatPanel {
       event.preventDefault();
       this.root.querySelector("form").requestSubmit();
     });
+  }
+
+  #showOptions() {
+    const { sources } = this.session;
+    this.reading.disabled = !sources.length;
+    if (!sources.length) this.reading.checked = false;
+    const isReading = this.reading.checked || !sources.length;
+    this.expansion.allow(isReading ? whyNoExpansion(sources) : "The chat does not read the summary.");
   }
 
   clear() {
@@ -69,6 +84,13 @@ export class ChatPanel {
     this.#answer();
   }
 
+  /** What was said, after the summaries where these are read: they condition all of it, wherever they stand. */
+  #said() {
+    if (!this.reading.checked) return this.messages;
+    const [{ role, content }, ...rest] = this.messages;
+    return [{ role, content: [...this.session.summaryParts(), { type: "text", text: content }] }, ...rest];
+  }
+
   async #answer() {
     clearNotice(this.notices);
     setBusy(this.root, true);
@@ -79,10 +101,11 @@ export class ChatPanel {
     this.#scroll();
     const body = {
       model: this.session.model?.name,
-      messages,
+      messages: this.#said(),
       max_tokens: MAX_TOKENS,
       temperature: 0.7,
       stream_options: { include_usage: true },
+      ...(this.expansion.value && { expand: this.expansion.value }),
     };
     let content = "";
     try {
@@ -91,7 +114,7 @@ export class ChatPanel {
         const piece = content ? written : written.trimStart();
         content += piece;
         said.lastChild.append(piece);
-        if (chunk.compression) this.meter.show(chunk.compression, chunk.usage);
+        if (chunk.compression) this.meter.show(chunk.compression);
         this.#scroll();
       }
     } catch (error) {

@@ -1,16 +1,14 @@
 /** The document: from text to segments to vectors, watched. */
 
-import { load, stream } from "./api.js";
-import { copy, el, setBusy, vary } from "./dom.js";
-import { bytes, count, plural, seconds, shortId, titleOf } from "./format.js";
+import { call, load, stream } from "./api.js";
+import { Cells } from "./cells.js";
+import { comparison } from "./comparison.js";
+import { copy, el, setBusy } from "./dom.js";
+import { bytes, count, plural, shortId, titleOf } from "./format.js";
 import { clearNotice, showError } from "./notice.js";
+import { Retention } from "./retention.js";
 
-const EXAMPLE = {
-  path: "/static/example.txt",
-  title: "Kipling, The Light That Failed",
-  prompt: "Maisie looked at Dick and said",
-};
-const BYTES_OF = { float32: 4, bfloat16: 2, float16: 2 };
+const EXAMPLE = "/static/example.json";
 
 export class DocumentPanel {
   constructor(root, session) {
@@ -52,9 +50,9 @@ export class DocumentPanel {
 
   async #loadExample() {
     try {
-      this.#setText(await load(EXAMPLE.path), EXAMPLE.title);
-      const prompt = document.getElementById("prompt");
-      if (!prompt.value) prompt.value = EXAMPLE.prompt;
+      const example = await call(EXAMPLE);
+      this.#setText(example.text ?? (await load(`/static/${example.file}`)), example.title);
+      this.session.setExample(example);
     } catch (error) {
       showError(this.notices, error, () => this.#loadExample());
     }
@@ -92,13 +90,14 @@ export class DocumentPanel {
       return;
     }
     const title = this.title ?? titleOf(text);
+    const body = { text, metadata: { title }, keep_text: this.form.elements.keep_text.checked };
     clearNotice(this.notices);
     setBusy(this.root, true);
     this.abort = new AbortController();
     const cells = new Cells();
     this.result.replaceChildren(cells.element);
     try {
-      for await (const event of stream("/compress", { text, metadata: { title } }, this.abort.signal)) {
+      for await (const event of stream("/compress", body, this.abort.signal)) {
         if (event.object === "compress.progress") cells.show(event);
         else this.#finish(event, cells, { text, title });
       }
@@ -112,30 +111,12 @@ export class DocumentPanel {
 
   #finish(done, cells, { text, title }) {
     cells.finish(done);
-    this.result.append(this.#comparison(done, new TextEncoder().encode(text).length));
+    this.result.append(comparison(done, new TextEncoder().encode(text).length, this.session.model));
+    this.result.append(new Retention(text).element);
     const copyButton = el("button.link", { type: "button", onclick: () => copy(done.id, copyButton) }, "Copy id");
     this.result.append(el("p.under", {}, el("code", { title: done.id }, shortId(done.id)), copyButton));
-    this.session.addDocument({ id: done.id, title, tokens: done.tokens, vectors: done.vectors }, text);
-  }
-
-  /** Text against vectors, to scale, in positions of a prompt and in bytes. */
-  #comparison(done, textBytes) {
-    const { hidden_size: width, dtype } = this.session.model ?? {};
-    const rows = [
-      ["Text", "ink", done.tokens, "token"],
-      ["Summary", "accent", done.vectors, "vector"],
-    ].map(([name, kind, number, noun]) => bar(name, kind, number / done.tokens, plural(number, noun)));
-    const stored = done.vectors * width * BYTES_OF[dtype];
-    const most = Math.max(stored, textBytes);
-    const sizes = Number.isNaN(stored)
-      ? []
-      : [
-          el("h3", {}, "Bytes to keep"),
-          bar("Text", "ink", textBytes / most, bytes(textBytes)),
-          bar("Summary", "accent", stored / most, bytes(stored)),
-        ];
-    const ratio = el("strong.ratio", {}, `${done.compression_ratio.toFixed(1)}×`);
-    return el("div.comparison", {}, el("h3", {}, "Positions in the window ", ratio, " fewer"), ...rows, ...sizes);
+    const { id, tokens, vectors, has_text: hasText } = done;
+    this.session.addDocument({ id, title, tokens, vectors, hasText }, text);
   }
 
   #showEmpty() {
@@ -150,42 +131,5 @@ export class DocumentPanel {
         el("p", {}, `${size} They appear here as they are made.`),
       ),
     );
-  }
-}
-
-function bar(name, kind, share, label) {
-  const fill = vary(el(`span.fill.${kind}`), "--share", Math.max(share, 0.004).toFixed(4));
-  return el("div.bar-row", {}, el("span.name", {}, name), el("span.track", {}, fill), el("span.value", {}, label));
-}
-
-/** A row of cells, one for each segment: waiting, at work, made, or there already. */
-class Cells {
-  isDone = false;
-
-  constructor() {
-    this.row = el("div.cells", { "aria-hidden": true }, el("span.cell.working"));
-    this.line = el("p.facts", {}, "Reading the text…");
-    this.element = el("div.progress", {}, this.row, this.line);
-  }
-
-  show({ segments, tokens, vectors, elapsed_seconds: elapsed }) {
-    this.#draw(segments);
-    const made = `${plural(tokens, "token")} → ${plural(vectors, "vector")}`;
-    this.line.textContent = `Segment ${segments.done} of ${segments.total} · ${made} · ${seconds(elapsed)}`;
-  }
-
-  finish(done) {
-    this.isDone = true;
-    this.#draw({ done: done.segments, total: done.segments, cached: done.cached_segments });
-    const cached = done.cached_segments ? `, ${done.cached_segments} of them from the store` : "";
-    this.line.textContent = `${plural(done.segments, "segment")}${cached} · ${seconds(done.timings.total_seconds)}`;
-  }
-
-  #draw({ done, total, cached }) {
-    while (this.row.childElementCount < total) this.row.append(el("span.cell"));
-    [...this.row.children].forEach((cell, index) => {
-      const state = index < cached ? "cached" : index < done ? "made" : index === done ? "working" : "waiting";
-      cell.className = `cell ${state}`;
-    });
   }
 }

@@ -67,7 +67,7 @@ export class LibraryPanel {
 
   #row(summary) {
     const title = summary.metadata.title ?? summary.metadata.file ?? "Untitled, or the start of a chat";
-    const source = { id: summary.id, title, tokens: summary.tokens, vectors: summary.vectors };
+    const source = { id: summary.id, title, tokens: summary.tokens, vectors: summary.vectors, hasText: summary.has_text };
     const box = el("input", {
       type: "checkbox",
       onchange: () => {

@@ -20,11 +20,17 @@ export class Meter {
   /** @param {Object} compression as the server's reply has it */
   show(compression) {
     this.isEmpty = false;
-    const { segments, cached_segments: cached, dropped_tokens: dropped } = compression;
+    const { segments, cached_segments: cached, dropped_tokens: dropped, expanded } = compression;
     const work = segments
       ? `${plural(segments, "segment")}, ${cached} from the store, ${segments - cached} computed now.`
       : "All of it still fits.";
-    this.#draw(compression, dropped ? `${work} ${plural(dropped, "token")} left out.` : work);
+    const asText = expanded.reduce((sum, segment) => sum + segment.tokens, 0);
+    const notes = [
+      work,
+      dropped ? `${plural(dropped, "token")} left out.` : "",
+      expanded.length ? `${plural(expanded.length, "segment")} of the summary read as text.` : "",
+    ];
+    this.#draw({ ...compression, raw_tokens: compression.raw_tokens + asText }, notes.filter(Boolean).join(" "));
   }
 
   #draw({ summary_vectors: vectors, raw_tokens: raw, compressed_tokens: compressed }, note) {

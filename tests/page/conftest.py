@@ -1,5 +1,6 @@
-"""A browser, and a live server with the bundled `paper` model for it to visit."""
+"""A browser, and live servers for it to visit: with the bundled `paper` model, and with one that answers messages."""
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,17 +11,40 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from model import AutoCompressor
 from tests.server.test_crash import Server
+from tests.tiny import tiny_base, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+Open = Callable[..., "Visit"]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("page")
     running = Server(ROOT / "model" / "paper", f"sqlite:{folder}/store.sqlite3", folder / "server.log")
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With a tiny model that nobody trained: a chat template, anchored vectors, 4 for 32 tokens read alone."""
+    folder = tmp_path_factory.mktemp("answering")
+    tokenizer = copy.deepcopy(tiny_tokenizer())  # that one is shared
+    tokenizer.chat_template = TEMPLATE
+    base = tiny_base("llama", max_positions=1024)
+    model = AutoCompressor.from_base(base, 4, segment_length=32, compressor="anchored", tokenizer=tokenizer)
+    model.save_pretrained(folder / "tiny")
+    running = Server(folder / "tiny", f"sqlite:{folder}/store.sqlite3", folder / "server.log")
     try:
         yield running
     finally:
@@ -63,10 +87,16 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
-    """Opens the page in a browser context of its own, with Playwright's options of one."""
-    contexts = []
+def contexts(browser: Browser) -> Iterator[list[BrowserContext]]:
+    """Those that a test opens, closed at its end."""
+    opened: list[BrowserContext] = []
+    yield opened
+    for context in opened:
+        with suppress(Exception):  # a browser that a failed test has closed
+            context.close()
 
+
+def opener(browser: Browser, contexts: list[BrowserContext], server: Server) -> Open:
     def open_page(**options: Any) -> Visit:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
@@ -83,7 +113,16 @@ def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
         opened.page.get_by_text("window of").wait_for()  # the model is known
         return opened
 
-    yield open_page
-    for context in contexts:
-        with suppress(Exception):  # a browser that a failed test has closed
-            context.close()
+    return open_page
+
+
+@pytest.fixture
+def visit(browser: Browser, contexts: list[BrowserContext], server: Server) -> Open:
+    """Opens the page in a browser context of its own, with Playwright's options of one."""
+    return opener(browser, contexts, server)
+
+
+@pytest.fixture
+def visit_answering(browser: Browser, contexts: list[BrowserContext], answering: Server) -> Open:
+    """As `visit`, of the server whose model answers messages."""
+    return opener(browser, contexts, answering)

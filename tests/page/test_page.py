@@ -1,22 +1,23 @@
 """The page in a browser: a whole session, what it shows when refused, a phone, the dark."""
 
+import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.page.conftest import Visit
+from tests.page.conftest import ROOT, Open
 from tests.server.test_crash import Server
 
-Open = Callable[..., Visit]
 SOON = 20_000  # milliseconds: a machine may be busy
+EXAMPLE = json.loads((ROOT / "server" / "static" / "example.json").read_text())
 
 
 def compress_example(page: Page) -> None:
     page.get_by_role("button", name="Load an example").click()
-    expect(page.get_by_label("The document's text")).to_have_value(re.compile("Maisie"))
+    expect(page.get_by_label("The document's text")).not_to_have_value("")
+    expect(page.get_by_label("Text to continue")).to_have_value(EXAMPLE["continue"])
     page.get_by_role("button", name="Compress", exact=True).click()
     expect(page.locator(".comparison")).to_contain_text("vectors", timeout=SOON)
     expect(page.locator(".stored")).not_to_have_count(0, timeout=SOON)
@@ -31,7 +32,7 @@ def ask(page: Page) -> None:
 
 
 def measure(page: Page) -> None:
-    page.get_by_role("button", name="Measure").click()
+    page.get_by_role("button", name="Measure", exact=True).click()
     expect(page.locator(".verdict")).to_contain_text("nats", timeout=SOON)
 
 
@@ -91,7 +92,7 @@ def test_a_whole_session(visit: Open, server: Server, artifacts: Path) -> None:
     expect(page.locator(".meter")).to_contain_text(re.compile(r" [1-9]\d* from the store, [01] computed now"))
     screenshot(page, artifacts / "page-light.png")
 
-    example = page.locator(".stored", has_text="Kipling")
+    example = page.locator(".stored", has_text=EXAMPLE["title"])
     example.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Keep it").click()
     expect(example).to_have_count(1)

@@ -63,11 +63,13 @@ async def test_the_plain_template_stops_where_another_would_speak(client: httpx.
 
 async def test_the_tokenizer_s_own_template_is_used(client: httpx.AsyncClient) -> None:
     tokenizer = services(client).model.tokenizer
+    assert (await client.get("/info")).json()["model"]["has_chat_template"] is False
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('not so') }}{% endif %}"
         "<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     try:
+        assert (await client.get("/info")).json()["model"]["has_chat_template"] is True
         answer = await chat(client)
         plain = await complete(client, prompt="<system>Be short.<user>Who counts ships?<assistant>")
         assert answer["choices"][0]["message"]["content"] == plain["choices"][0]["text"]
