@@ -110,6 +110,10 @@ class Adapter:
         finally:
             self._switch.is_on = before
 
+    def let_go(self) -> None:
+        """Forget the layers, once others compute in their place: their weights go with them."""
+        self.layers = {}
+
     @property
     def modules(self) -> tuple[str, ...]:
         """The names of the layers, without where they are."""

@@ -12,6 +12,7 @@ from model import AutoCompressor
 from model.compressors import SegmentSummary
 from server.engine.attention import Kernels, PackedAttention, Span
 from server.engine.kv_cache import KvPool, KvStrip
+from server.engine.memory import let_go_of_checkpoint
 from server.engine.packed_linear import pack_linear_layers
 from server.engine.protocol import TokenLogprobs
 from server.engine.requests import Compression, Generation, Phase, Piece, Request, Scoring
@@ -276,6 +277,7 @@ class Runner:
         difference = float((actual - expected[: len(actual)]).float().square().mean().sqrt())
         if not difference <= CHECK_TOLERANCE[model.dtype] * max(1.0, float(expected.abs().max())):
             raise ValueError(f"the engine cannot run {name}: its logits are {difference:.3g} off the model's own")
+        let_go_of_checkpoint(model)
         logger.debug("attention taken over; logits differ by %.2g", difference)
 
     def _reference_logits(self, sequence: Tensor, *, is_reading: bool) -> Tensor:
