@@ -11,14 +11,14 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import compression, conversation, generation, interference, machine, questions, serving
+from benchmarks import anchored, compression, conversation, generation, interference, machine, questions, serving
 from benchmarks.measuring import Row, as_markdown
 from benchmarks.subject import Subject, make_model
 from benchmarks.transformers_peer import Transformers
 from benchmarks.vllm_peer import Vllm
 from server.cores import in_a_thread_that_ends
 
-GROUPS = ("generation", "compression", "questions", "serving", "interference", "conversation")
+GROUPS = ("generation", "compression", "questions", "serving", "interference", "conversation", "anchored")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -80,6 +80,8 @@ def _measured(
         yield from serving.run(subject, model, folder, rounds=rounds)
     if "conversation" in groups:
         yield from conversation.run(model, folder, rounds=rounds)
+    if "anchored" in groups:
+        yield from anchored.run(machine.ROOT / "model" / "default", folder, rounds=rounds)
 
 
 if __name__ == "__main__":

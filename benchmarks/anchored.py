@@ -1,0 +1,75 @@
+"""E3 of the default model: compressing beside one plain pass of its base, and what it costs that an adapter reads."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.measuring import Row, Spread, ratios, take_turns
+from benchmarks.subject import Subject, random_ids
+from benchmarks.transformers_peer import Transformers
+from server.engine.protocol import Prompt
+from training.bases import plain_base
+
+NUM_SEGMENTS, SEGMENT_LENGTH = 4, 512
+READ = 256  # positions of a prompt
+MAX_TOKENS = 48
+
+
+def run(checkpoint: Path, folder: Path, *, rounds: int) -> Iterator[Row]:
+    with Subject(checkpoint, folder / "anchored.sqlite3") as subject:
+        with Transformers(plain_base(checkpoint), subject.dtype) as transformers:
+            yield _compression(subject, transformers, rounds)
+        yield from _reading(subject, rounds)
+
+
+def _compression(subject: Subject, transformers: Transformers, rounds: int) -> Row:
+    segments = [random_ids(SEGMENT_LENGTH, seed) for seed in range(NUM_SEGMENTS)]
+    embedded = [subject.services.engine.embed(segment)[None] for segment in segments]
+
+    def ours() -> float:
+        started = time.perf_counter()
+        subject.run(subject.compress(segments))
+        return time.perf_counter() - started
+
+    measured = take_turns({"ours": ours, "transformers forward": lambda: transformers.forward(embedded)}, rounds)
+    return Row(
+        "E3",
+        f"the default: compress {NUM_SEGMENTS} segments of {SEGMENT_LENGTH} tokens: speed, ours / plain transformers "
+        "forward",
+        ratios(measured["transformers forward"], measured["ours"]),
+        "×",
+        0.95,
+        sides={name: Spread.of(values) for name, values in measured.items()},
+        side_unit="s",
+    )
+
+
+def _reading(subject: Subject, rounds: int) -> Iterator[Row]:
+    def prompts(count: int, *, has_vectors: bool) -> list[Prompt]:
+        ids = [tuple(random_ids(READ + 1, seed)) for seed in range(count)]
+        if not has_vectors:
+            return [Prompt(None, each) for each in ids]
+        return [Prompt(subject.services.engine.embed(each[:-1]), each[-1:]) for each in ids]
+
+    mixed = [*prompts(4, has_vectors=True), *prompts(4, has_vectors=False)]
+    forms = {
+        "1 at once": (prompts(1, has_vectors=True), prompts(1, has_vectors=False)),
+        "8 at once": (prompts(8, has_vectors=True), prompts(8, has_vectors=False)),
+        "8 at once, of which 4 read vectors": (mixed, prompts(8, has_vectors=False)),
+    }
+    for name, (reading, plain) in forms.items():
+        sides = {
+            "adapter": lambda reading=reading: subject.generate(reading, MAX_TOKENS),
+            "base": lambda plain=plain: subject.generate(plain, MAX_TOKENS),
+        }
+        measured = take_turns(sides, rounds)
+        yield Row(
+            "E3",
+            f"the default: generate {MAX_TOKENS} tokens after {READ} positions, {name}: speed, read with the adapter / "
+            "without",
+            ratios(measured["adapter"], measured["base"]),
+            "×",
+            0.95,
+            sides={side: Spread.of(values) for side, values in measured.items()},
+            side_unit="tokens/s",
+        )
