@@ -31,7 +31,7 @@ SUITES = {
     "budget": Suite(budget.run, 16),
     "hybrid": Suite(hybrid.run, 8),
     "recall": Suite(recall.run, 7),
-    "qa": Suite(qa.run, 120, reads=frozenset({"questions"})),
+    "qa": Suite(qa.run, 60, reads=frozenset({"questions"})),
     "retrieval": Suite(retrieval.run, 7),
     "rerank": Suite(rerank.run, 60, reads=frozenset({"questions"})),
     "icl": Suite(icl.run, 100, reads=frozenset({"tasks"})),
