@@ -49,9 +49,9 @@ def answer(client: OpenAI, model: str, messages: list[Any], *, expand: dict[str,
     assert reply.usage is not None
     read = (reply.model_extra or {})["compression"]
     print(
-        f"{reply.usage.prompt_tokens:7,} tokens as {read['summary_vectors']:,} vectors (of {read['thinned_vectors']:,} "
-        f"more the less important left out) and {read['raw_tokens']:,} tokens, {len(read['expanded'])} segments as text,"
-        f" {time.monotonic() - started:.1f} s: {said!r}",
+        f"{reply.usage.prompt_tokens:7,} tokens as {read['summary_vectors']:,} vectors, {read['thinned_vectors']:,} "
+        f"left out, and {read['raw_tokens']:,} tokens; {len(read['expanded'])} segments as text; "
+        f"{time.monotonic() - started:.1f} s: {said!r}",
         flush=True,
     )
     return reply.usage.prompt_tokens
