@@ -19,9 +19,9 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from benchmarks.trials import TRIALS, Trial, Uniform, at
 from model import AutoCompressor
 from model.bases import resolve_base
-from model.compressors import Reading, SegmentSummary
 from model.compressors.anchored import Anchored
 from model.compressors.anchors import by_importance
 from training.adapters import Adapted
@@ -36,67 +36,6 @@ from training.smollm import smollm
 from training.sources import Source
 
 KINDS: tuple[Kind, ...] = ("continuing", "reciting", "asking")
-TRAINED = {"continuing": 0.5, "reciting": 0.2, "asking": 0.3}  # shares, as the recipe has them
-RATIO = 8
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A way to write and to train; the default is the one that is shipped.
-
-    Attributes:
-        writer: `anchored`; `uniform`, anchors at equal distances; `appended`, the anchors once more after the segment,
-            and their states read there; or `summary tokens`, with LoRA where they are written, too.
-        loss: `kl` to the base with the text, or `next`, the cross-entropy of the tail; of summary tokens of all tokens.
-        is_cut: the context is two segments; `accumulates`: the second is read with the vectors of the first.
-    """
-
-    name: str
-    writer: str = "anchored"
-    loss: str = "kl"
-    ratio: int = RATIO
-    has_bridge: bool = True
-    has_spans: bool = True
-    has_lora: bool = True
-    reciting: float = TRAINED["reciting"]
-    asking: float = TRAINED["asking"]
-    is_cut: bool = False
-    accumulates: bool = False
-
-
-TRIALS = (
-    Trial("anchored, as shipped"),
-    Trial("without the means over spans", has_spans=False),
-    Trial("without the map: embeddings of the anchors", has_bridge=False),
-    Trial("without LoRA", has_lora=False),
-    Trial("anchors at equal distances", writer="uniform"),
-    Trial("cross-entropy in place of KL", loss="next"),
-    Trial("anchors appended, states read there", writer="appended"),
-    Trial("summary tokens, the paper's loss", writer="summary tokens", loss="next"),
-    Trial("summary tokens, KL", writer="summary tokens"),
-    Trial("no reciting, no questions", reciting=0.0, asking=0.0),
-    Trial("half reciting, no questions", reciting=0.5, asking=0.0),
-    Trial("half questions, no reciting", reciting=0.0, asking=0.5),
-    Trial("4 tokens a vector", ratio=4),
-    Trial("16 tokens a vector", ratio=16),
-    Trial("32 tokens a vector", ratio=32),
-    Trial("two segments, read alone", is_cut=True),
-    Trial("two segments, accumulated", is_cut=True, accumulates=True),
-)
-
-
-class Uniform(Anchored):
-    """Anchors at equal distances; of their order only that it is one."""
-
-    def places(self, reading: Reading) -> list[list[int]]:
-        length = reading.input_ids.shape[1]
-        count = self._num_vectors(length)
-        return [[(2 * place + 1) * length // (2 * count) for place in range(count)]] * len(reading.input_ids)
-
-    def write(self, reading: Reading) -> list[SegmentSummary]:
-        places = torch.tensor(self.places(reading))
-        vectors = self._bridge(_at(reading.embedded, places), self._bridge.features(reading.states, places))
-        return [SegmentSummary(each) for each in vectors.to(reading.embedded.dtype)]
 
 
 class Bench:
@@ -244,7 +183,7 @@ class Reader:
             rows = zip(piece.tolist(), losses.tolist(), strict=True)
             places = torch.tensor([sorted(by_importance(*row, writer._vocabulary, count)) for row in rows])
             embedded = model.embed(piece)
-            anchors = _at(embedded, places)
+            anchors = at(embedded, places)
             output = model.base.base_model(
                 inputs_embeds=torch.cat([embedded, anchors], dim=1), output_hidden_states=True, use_cache=False
             )
@@ -330,10 +269,6 @@ def _spread(file: Any, length: int, count: int) -> list[Tensor]:
     return [torch.from_numpy(file.run(int(start), length)) for start in chosen]
 
 
-def _at(sequence: Tensor, places: Tensor) -> Tensor:
-    return sequence.gather(1, places[..., None].expand(-1, -1, sequence.shape[-1]))
-
-
 def _without_spans(features: Tensor) -> Tensor:
     half = features.shape[-1] // 2
     return torch.cat([features[..., :half], torch.zeros_like(features[..., half:])], dim=-1)
@@ -361,14 +296,18 @@ def main(
     """Train every trial for equally many tokens, and print what share of the gap each closes."""
     out.mkdir(parents=True, exist_ok=True)
     results = out / "ablations.json"
-    found: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
+    settings = {"steps": steps, "batch": batch, "context": context, "tail": tail, "windows": windows}
+    kept = json.loads(results.read_text()) if results.exists() else {"settings": settings, "trials": {}}
+    if kept["settings"] != settings:
+        raise typer.BadParameter(f"{results} is of {kept['settings']}, and these are {settings}; choose another --out")
+    found: dict[str, Any] = kept["trials"]
     cache = Path("~/.cache/autocompressor/tokens").expanduser()
     bench = Bench(data, context=context, tail=tail, batch=batch, steps=steps, windows=windows, cache=cache)
     for trial in TRIALS:
         if trial.name in found or (only and not any(part in trial.name for part in only)):
             continue
         found[trial.name] = run(bench, trial)
-        results.write_text(json.dumps(found, indent=1))
+        results.write_text(json.dumps(kept, indent=1))
         (out / "ablations.md").write_text(table(found))
         typer.echo(table({trial.name: found[trial.name]}))
 

@@ -1,4 +1,4 @@
-"""E3 of the default model: compressing beside one plain pass of its base, and what it costs that an adapter reads."""
+"""E3 and E17 of the default model: compressing beside a plain pass of its base, and what it costs to read vectors."""
 
 import time
 from collections.abc import Iterator
@@ -16,8 +16,9 @@ MAX_TOKENS = 48
 
 
 def run(checkpoint: Path, folder: Path, *, rounds: int) -> Iterator[Row]:
+    base = plain_base(checkpoint)  # BaseUnavailable, before anything is begun
     with Subject(checkpoint, folder / "anchored.sqlite3") as subject:
-        with Transformers(plain_base(checkpoint), subject.dtype) as transformers:
+        with Transformers(base, subject.dtype) as transformers:
             yield _compression(subject, transformers, rounds)
         yield from _reading(subject, rounds)
 
@@ -64,7 +65,7 @@ def _reading(subject: Subject, rounds: int) -> Iterator[Row]:
         }
         measured = take_turns(sides, rounds)
         yield Row(
-            "E3",
+            "E17",
             f"the default: generate {MAX_TOKENS} tokens after {READ} positions, {name}: speed, read with the adapter / "
             "without",
             ratios(measured["adapter"], measured["base"]),

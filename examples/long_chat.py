@@ -18,10 +18,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", type=Path, help="what is read out; over and over, where it is short")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="where the server answers")
+    parser.add_argument("--api-key", default="none", help="where the server wants one")
     parser.add_argument("--tokens", type=int, default=100_000, help="of the conversation, before the question")
     parser.add_argument("--expand", type=int, default=2, help="segments that are read as text for the question")
     options = parser.parse_args()
-    client = OpenAI(base_url=f"{options.url}/v1", api_key="none", timeout=600)
+    client = OpenAI(base_url=f"{options.url}/v1", api_key=options.api_key, timeout=600)
     model = client.models.list().data[0].id
     text = options.text.read_text(encoding="utf-8")
     messages: list[Any] = [{"role": "user", "content": FIRST}]

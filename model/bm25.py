@@ -1,6 +1,5 @@
 """Which passages a question's words speak of: BM25 (Robertson and Zaragoza, 2009), by the package `bm25s`."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # which else tells of every index it builds
+WORD = r"(?u)\b\w+\b"
 
 
 class Passages:
@@ -17,14 +16,15 @@ class Passages:
     def __init__(self, texts: Sequence[str]) -> None:
         self._num_passages = len(texts)
         self._index: Any = None
-        tokenised = bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
+        tokenised = bm25s.tokenize(list(texts), stopwords="en", token_pattern=WORD, show_progress=False)
         if any(tokenised.ids):
             self._index = bm25s.BM25()
             self._index.index(tokenised, show_progress=False)
 
     def scores(self, question: str) -> NDArray[np.float32]:
         """How much each passage speaks of a question; 0 where they share no word."""
-        (words,) = bm25s.tokenize([question], stopwords="en", show_progress=False, return_ids=False)
+        (words,) = bm25s.tokenize([question], stopwords="en", token_pattern=WORD, show_progress=False, return_ids=False)
+        words = list(dict.fromkeys(words))
         if self._index is None or not words:
             return np.zeros(self._num_passages, np.float32)
         scores: NDArray[np.float32] = self._index.get_scores(words)

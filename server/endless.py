@@ -39,14 +39,12 @@ class Fitted:
 
     Attributes:
         num_given: of the plan's sources, those that the request names; the rest are its oldest tokens.
-        skipped_segments: of the first of those, whose vectors are left out. Where vectors have an order, 0.
-        num_dropped: tokens that are not read, those of the skipped segments included.
+        num_dropped: tokens that are not read, those of segments without a share of the plan included.
         max_tokens: how many tokens to generate.
     """
 
     plan: Plan
     num_given: int
-    skipped_segments: int
     num_dropped: int
     max_tokens: int
 
@@ -80,8 +78,8 @@ class Endless:
 
     @property
     def most_expanded(self) -> int:
-        """How many segments of a prompt's own tokens can be read as text again: a quarter of the window."""
-        return max(1, self._window // 4 // self._model.config.segment_length)
+        """How many segments of a prompt's own tokens can be read as text again: a quarter of the window, or none."""
+        return self._window // 4 // self._model.config.segment_length
 
     def fit(self, plan: Plan, wish: Wish) -> Fitted:
         """The plan with its oldest tokens compressed or dropped, as far as they and `max_tokens` exceed the window.
@@ -92,16 +90,16 @@ class Endless:
         num_new = self._prompter.num_wanted(wish.max_tokens)
         given = len(plan.sources)
         if plan.room >= num_new:
-            return Fitted(plan, given, 0, 0, self._max_tokens(plan, wish))
+            return Fitted(plan, given, 0, self._max_tokens(plan, wish))
         if wish.truncate == "left":
             num_dropped = num_new - plan.room
             if num_dropped >= len(plan.token_ids):
-                raise self._too_long(plan, wish, num_new, "without the prompt they do, too")
+                raise self._too_long(plan, wish, "without the prompt they do, too")
             kept = plan.token_ids[num_dropped:]
             shorter = self._prompter.planned(plan.sources, plan.shares, kept, plan.fields)
-            return Fitted(shorter, given, 0, num_dropped, self._max_tokens(shorter, wish))
+            return Fitted(shorter, given, num_dropped, self._max_tokens(shorter, wish))
         if wish.truncate == "error":
-            raise self._too_long(plan, wish, num_new, "`truncate` is 'error'")
+            raise self._too_long(plan, wish, "`truncate` is 'error'")
         num_new += wish.expanded_segments * self._model.config.segment_length
         return self._thinned(plan, wish, num_new) if self._model.is_ordered else self._compressed(plan, wish, num_new)
 
@@ -124,7 +122,7 @@ class Endless:
         cuts = (self._cut(plan, tried, num_new) for tried in tries)
         cut = next((cut for cut in cuts if cut is not None), None) or self._cut_within(plan, wish, num_new)
         if cut is None:
-            raise self._too_long(plan, wish, num_new, f"with all but the last {tries[-1]} compressed, too")
+            raise self._too_long(plan, wish, f"with all but the last {tries[-1]} compressed, too")
         chains, skipped = self._chains(plan.token_ids[: cut.num_tokens], cut)
         kept = plan.token_ids[cut.num_tokens :]
         num_dropped = cut.num_dropped * self._model.config.segment_length
@@ -133,7 +131,7 @@ class Endless:
         shares = (*plan.shares, *(Share(tuple(own)) for own in counts))
         whole = self._prompter.planned((*plan.sources, *chains), shares, kept, plan.fields)
         whole = replace(whole, summarised_tokens=plan.summarised_tokens + cut.num_tokens - num_dropped)
-        return Fitted(whole, len(plan.sources), skipped, num_dropped, self._max_tokens(whole, wish))
+        return Fitted(whole, len(plan.sources), num_dropped, self._max_tokens(whole, wish))
 
     def _thinned(self, plan: Plan, wish: Wish, num_new: int) -> Fitted:
         """The plan with its oldest tokens compressed, however many, and of all vectors those that there is room for."""
@@ -152,7 +150,7 @@ class Endless:
             if not length
         )
         whole = replace(whole, summarised_tokens=whole.summarised_tokens - num_dropped)
-        return Fitted(whole, given, 0, num_dropped, self._max_tokens(whole, wish))
+        return Fitted(whole, given, num_dropped, self._max_tokens(whole, wish))
 
     def _cut_for_thinning(self, plan: Plan, wish: Wish, num_new: int) -> tuple[int, int]:
         """How many tokens to compress, whole segments where that will do, and how many vectors there is room for."""
@@ -176,7 +174,7 @@ class Endless:
         most_raw = self._prompter.room_for_vectors(num_new) - plan.expanded_tokens - least
         num_raw = min(raw_tokens, max(1, most_raw), len(plan.token_ids) - 1)
         if num_raw < (wish.raw_tokens or 1) or room(num_raw) < 1:
-            raise self._too_long(plan, wish, num_new, f"with all but the last {wish.raw_tokens or 1} compressed, too")
+            raise self._too_long(plan, wish, f"with all but the last {wish.raw_tokens or 1} compressed, too")
         return len(plan.token_ids) - num_raw, room(num_raw)
 
     def _cut(self, plan: Plan, raw_tokens: int, num_new: int) -> _Cut | None:
@@ -228,16 +226,17 @@ class Endless:
     def _max_tokens(self, plan: Plan, wish: Wish) -> int:
         return 0 if wish.max_tokens == 0 else self._prompter.max_tokens(plan, wish.max_tokens)
 
-    def _too_long(self, plan: Plan, wish: Wish, num_new: int, why: str) -> TooLong:
+    def _too_long(self, plan: Plan, wish: Wish, why: str) -> TooLong:
+        num_new = self._prompter.num_wanted(wish.max_tokens)
         if num_new >= self._window:
             return TooLong(
                 f"{num_new} new tokens leave no room for a prompt in the window of {self._window} positions",
                 param="max_tokens",
             )
         put_back = wish.expanded_segments * self._model.config.segment_length
-        also = f", among them {put_back} for segments that are expanded," if put_back else ""
+        expanded = f", {put_back} for segments that are expanded" if put_back else ""
         return TooLong(
-            f"{len(plan.token_ids)} prompt tokens, {plan.num_positions} summary vectors and {num_new} new tokens{also} "
+            f"{len(plan.token_ids)} prompt tokens, {plan.described_positions}{expanded} and {num_new} new tokens "
             f"exceed the window of {self._window} positions; {why}",
             param="raw_tokens" if wish.raw_tokens and wish.truncate == "compress" else plan.fields.tokens,
         )

@@ -18,7 +18,7 @@ QUERY_TOKENS = 128  # of a prompt's own text, its last
 class Expanded:
     """A segment that is read as its text: its place among its summary's, from 0, and how many tokens it has.
 
-    `summary_id`: None of a text that was compressed for the prompt.
+    `summary_id`: None of what was compressed of the prompt itself, whose segments are counted through.
     """
 
     summary_id: str | None
@@ -51,14 +51,16 @@ class Expander:
             query: what is asked; None is the prompt's own text, of a long one the end.
 
         Raises:
-            InvalidRequest: the text of a summary was not kept. And what the store raises.
+            InvalidRequest: the model cannot read text among vectors, or that of a summary was not kept. And what the
+                store raises.
         """
-        candidates = self._candidates(plan) if num_segments else []
+        if not num_segments:
+            return plan
+        self._require_possible()
+        candidates = self._candidates(plan)
         if not candidates:
             return plan
-        texts = await self._texts(plan, candidates)
-        asked = self._decode(plan.token_ids[-QUERY_TOKENS:]) if query is None else query
-        scores = await asyncio.to_thread(lambda: Passages([self._decode(text) for text in texts]).scores(asked))
+        scores = await asyncio.to_thread(self._scores, plan, await self._texts(plan, candidates), query)
         # of equal ones the newest
         order = sorted(range(len(candidates)), key=lambda place: (-scores[place], -place))
         chosen = [candidates[place] for place in order[:num_segments] if scores[place] > 0]
@@ -67,6 +69,26 @@ class Expander:
             for index, share in enumerate(plan.shares)
         ]
         return self._prompter.planned(plan.sources, shares, plan.token_ids, plan.fields)
+
+    def _require_possible(self) -> None:
+        """Refuse a model whose soft prompts have no order of their own, or whose last segment stands for all."""
+        config, positions = self._model.config, self._model.positions
+        if not positions.counts_soft_prompt:
+            raise InvalidRequest(
+                f"the soft prompts of {self._model.name!r} take no positions: text among them would lose its order",
+                param="expand",
+            )
+        if not config.accumulate_summary:
+            raise InvalidRequest(
+                f"{self._model.name!r} keeps the vectors of the last segment alone, which stand for all before it: "
+                "it cannot be expanded",
+                param="expand",
+            )
+
+    def _scores(self, plan: Plan, texts: Sequence[Sequence[int]], query: str | None) -> Sequence[float]:
+        asked = self._decode(plan.token_ids[-QUERY_TOKENS:]) if query is None else query
+        scores: list[float] = Passages([self._decode(text) for text in texts]).scores(asked).tolist()
+        return scores
 
     def _candidates(self, plan: Plan) -> list[_Candidate]:
         candidates = []
@@ -113,11 +135,13 @@ class Expander:
 
 
 def expanded_segments(plan: Plan) -> list[Expanded]:
-    """The segments that a plan reads as text, in their order."""
-    found = []
+    """The segments that a plan reads as text, in their order; those of its own texts are counted through."""
+    found, before = [], 0
     for source, share in zip(plan.sources, plan.shares, strict=True):
-        # in RMT mode only the last conditions
-        before = len(source.manifest.segments) - len(share.lengths) if isinstance(source, Summary) else 0
-        summary_id = source.id if isinstance(source, Summary) else None
-        found += [Expanded(summary_id, before + place, share.lengths[place]) for place in sorted(share.expanded)]
+        places = sorted(share.expanded)
+        if isinstance(source, Summary):
+            found += [Expanded(source.id, place, share.lengths[place]) for place in places]
+        else:
+            found += [Expanded(None, before + place, share.lengths[place]) for place in places]
+            before += len(share.lengths)
     return found

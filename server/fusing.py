@@ -35,7 +35,7 @@ class Fuser:
         if len(places) < 2:
             return fitted, list(gathered)
         prompt = (await self._prompter.gather_whole(fitted.plan.token_ids)).vectors
-        distances = {place: _distance(gathered[place].vectors, prompt) for place in places}
+        distances = {place: _distance(gathered[place].summary_vectors, prompt) for place in places}
         order = list(range(len(gathered)))
         for place, source in zip(places, sorted(places, key=lambda place: -distances[place]), strict=True):
             order[place] = source

@@ -36,12 +36,21 @@ class Gathered:
     """What a source conditions with: `vectors` (P, D), so many of each segment that `keys` name as `lengths` say.
 
     `cached_segments`: how many of a text's segments were not computed for it; 0 for a stored summary.
+    `is_expanded`: of each of those segments, whether the input embeddings of its text stand in place of vectors.
     """
 
     vectors: Tensor
     keys: tuple[str, ...]
     lengths: tuple[int, ...]
     cached_segments: int
+    is_expanded: tuple[bool, ...] = ()
+
+    @property
+    def summary_vectors(self) -> Tensor:
+        """`vectors` without the embeddings of texts."""
+        parts = self.vectors.split(list(self.lengths)) if self.lengths else ()
+        kept = [part for part, is_text in zip(parts, self.is_expanded, strict=True) if not is_text]
+        return torch.cat(kept) if kept else self.vectors[:0]
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ class Gatherer:
     async def _embedded(self, rows: Sequence[_Rows]) -> Iterator[Tensor | None]:
         """The input embeddings of these segments' tokens."""
         stored = iter(await self._summaries.segments.texts([each.key for each in rows if each.text is None]))
-        texts = [each.text or next(stored) for each in rows]
+        texts = [next(stored) if each.text is None else each.text for each in rows]
         return iter([None if text is None else await asyncio.to_thread(self._engine.embed, text) for text in texts])
 
     def _gathered(self, rows: Sequence[_Rows], parts: Sequence[Tensor], cached_segments: int) -> Gathered:
@@ -132,6 +141,7 @@ class Gatherer:
             tuple(each.id for each in rows),
             tuple(part.shape[0] for part in parts),
             cached_segments,
+            tuple(each.is_expanded for each in rows),
         )
 
 

@@ -64,7 +64,9 @@ class Intake:
                 report=report,
             )
             return await self._measured(done, await self._token_ids(document)) if document.measures else done
-        return await self._compress(document, await self._token_ids(document), report)
+        token_ids = await self._token_ids(document)
+        done = await self._compress(document, token_ids, report)
+        return await self._measured(done, token_ids) if document.measures else done
 
     async def many(self, documents: Sequence[Document], report: Report | None = None) -> list[Compressed]:
         """All of them, in order; what one of them is refused for is told before any is compressed.
@@ -82,13 +84,8 @@ class Intake:
                 raise
             prepared.append(token_ids)
         reports = _joined(totals, report)
-        return await together(
-            [
-                partial(patiently, partial(self._compress, *work))
-                for work in zip(documents, prepared, reports, strict=True)
-            ],
-            limit=self.max_together,
-        )
+        work = zip(documents, prepared, reports, strict=True)
+        return await together([partial(self._patiently, *each) for each in work], limit=self.max_together)
 
     async def _token_ids(self, document: Document) -> Sequence[int]:
         if document.token_ids is not None:
@@ -101,7 +98,7 @@ class Intake:
         return await asyncio.to_thread(self._model.tokenise_document, document.text, is_start=document.parent is None)
 
     async def _compress(self, document: Document, token_ids: Sequence[int], report: Report | None) -> Compressed:
-        done = await self._compressor.compress(
+        return await self._compressor.compress(
             token_ids,
             parent_id=document.parent,
             ttl_seconds=self._ttl_seconds(document),
@@ -110,6 +107,9 @@ class Intake:
             renews=document.renews,
             report=report,
         )
+
+    async def _patiently(self, document: Document, token_ids: Sequence[int], report: Report | None) -> Compressed:
+        done = await patiently(partial(self._compress, document, token_ids, report))
         return await self._measured(done, token_ids) if document.measures else done
 
     async def _measured(self, done: Compressed, token_ids: Sequence[int]) -> Compressed:

@@ -74,6 +74,12 @@ class Plan:
         """Of its soft prompt."""
         return self.num_positions - self.expanded_tokens
 
+    @property
+    def described_positions(self) -> str:
+        """Those of its soft prompt, in words."""
+        expanded = f" and {self.expanded_tokens} tokens of expanded segments" if self.expanded_tokens else ""
+        return f"{self.num_vectors} summary vectors{expanded}"
+
 
 class Prompter:
     """Plans prompts, refuses those that can never fit, and assembles the others."""
@@ -87,7 +93,7 @@ class Prompter:
     @property
     def window(self) -> int:
         """Positions of a prompt and what follows it."""
-        return self.room(0, 0)
+        return self._model.window
 
     async def plan(self, parts: Sequence[Part], fields: Fields = Fields(), *, max_vectors: int | None = None) -> Plan:
         """Look up the summaries and tokenise the texts; nothing is computed or stored yet.
@@ -272,7 +278,7 @@ class Prompter:
 
     def _described(self, plan: Plan) -> str:
         return (
-            f"{plan.num_positions} summary vectors and {len(plan.token_ids)} prompt tokens leave room for "
+            f"{plan.described_positions} and {len(plan.token_ids)} prompt tokens leave room for "
             f"{max(plan.room, 0)} tokens in {self._model.max_sequence_tokens} positions"
         )
 

@@ -1,6 +1,5 @@
 """How much of a text its vectors keep: the loss of its own last tokens after nothing, after vectors, after the text."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +8,7 @@ import torch
 
 from model.compressors import SegmentSummary
 from server.engine.protocol import Engine, Prompt
+from server.errors import NotReady, Overloaded
 from server.metrics import Metrics
 from server.patience import patiently
 from server.served_model import ServedModel
@@ -16,6 +16,7 @@ from server.served_model import ServedModel
 MIN_TOKENS = 64  # of a text that is measured
 MAX_SCORED = 192
 MAX_CONTEXT = 2048  # read in full, so that a long document is not
+LEAST_GAIN = 0.01  # nats a token: a share of less is noise
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Retention:
 
     @property
     def share(self) -> float | None:
-        """Of what the context in full gains, the share that its vectors gain; None where it gains nothing."""
+        """Of what the context in full gains, the share that its vectors gain; None where it gains next to nothing."""
         gained = self.none - self.full
-        return (self.none - self.summary) / gained if gained > 0 else None
+        return (self.none - self.summary) / gained if gained >= LEAST_GAIN else None
 
 
 class Retainer:
@@ -52,23 +53,26 @@ class Retainer:
         self._metrics = metrics
 
     async def measured(self, token_ids: Sequence[int]) -> Retention | None:
-        """Of a text's tokens, without its parents; None of fewer than 64. Raises what the engine raises."""
+        """Of a text's tokens, without its parents; None of fewer than 64.
+
+        Raises:
+            NotReady: the engine's line stayed full. And what else the engine raises.
+        """
         if len(token_ids) < MIN_TOKENS:
             return None
-        num_scored = min(MAX_SCORED, len(token_ids) // 4, self._model.max_sequence_tokens // 4)
-        num_context = min(MAX_CONTEXT, len(token_ids) - num_scored - 1, self._model.max_sequence_tokens // 2)
+        num_scored = min(MAX_SCORED, len(token_ids) // 4, self._model.window // 4)
+        num_context = min(MAX_CONTEXT, len(token_ids) - num_scored - 1, self._model.window // 2)
         *before, seam = token_ids[-num_scored - num_context - 1 : -num_scored]
         scored = token_ids[-num_scored:]
-        vectors = await patiently(partial(self._vectors, before))
-        prompts = (
-            Prompt(None, (seam,)),
-            Prompt(vectors, (seam,)),
-            Prompt(None, (*before, seam)),
-        )
-        losses = await asyncio.gather(*(patiently(partial(self._loss, prompt, scored)) for prompt in prompts))
+        try:
+            vectors = await patiently(partial(self._vectors, before))
+            prompts = (Prompt(None, (seam,)), Prompt(vectors, (seam,)), Prompt(None, (*before, seam)))
+            losses = [await patiently(partial(self._loss, prompt, scored)) for prompt in prompts]
+        except Overloaded as error:  # who waits for room would else compress again, and wait as long
+            raise NotReady(f"the document is stored, and was not measured: {error.message}") from error
         retention = Retention(num_scored, num_context, *losses)
         if retention.share is not None:
-            self._metrics.retention.observe(retention.share)
+            self._metrics.retention.observe(min(1.0, max(0.0, retention.share)))  # a histogram's sum must not fall
         return retention
 
     async def _vectors(self, token_ids: Sequence[int]) -> torch.Tensor:

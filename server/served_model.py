@@ -100,6 +100,11 @@ class ServedModel:
         whole, rest = divmod(num_tokens, self.config.segment_length)
         return (*(self.config.segment_length,) * whole, *((rest,) if rest else ()))
 
+    @property
+    def window(self) -> int:
+        """Positions of a prompt and what follows it."""
+        return min(self.positions.capacity(0, 0), self.max_sequence_tokens)
+
     def conditioning(self, segments: Sequence[T]) -> Sequence[T]:
         """Of a document's segments those whose vectors condition what follows: all, or in RMT mode the last."""
         return segments if self.config.accumulate_summary else segments[-1:]

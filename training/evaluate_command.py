@@ -58,6 +58,7 @@ def print_evaluation(
     With --suite, run one of the bench's suites and write its tables, its picture and its figures.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index that it builds
     try:
         others = dict(_labelled(each) for each in beside or ())
         given = {"out": out, "samples": samples, "seed": seed, "questions": questions, "tasks": tasks}

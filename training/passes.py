@@ -97,7 +97,8 @@ def _compressing_passes(compression: Compression, tokens: int, *, has_longest_la
 def _distilling_passes(compression: Compression, tokens: int, *, has_longest_last: bool) -> list[Pass]:
     """Those of `Distilling`: the teacher's, of all segments but the first, and the student's; segments count as equal.
 
-    The longest student's pass has half of the context raw before the tail.
+    The longest student's pass has all raw of the context but the least segment, before the tail, and another row's
+    vectors beside its own.
 
     Raises:
         ValueError: a row without a tail, more than one substep, or a context that may not be one segment.
@@ -115,7 +116,11 @@ def _distilling_passes(compression: Compression, tokens: int, *, has_longest_las
             f"segments have up to {compression.max_segment_tokens} tokens; a context of {context} is one, sometimes"
         )
     later = equal_lengths(context, compression.segments_per_substep)[1:]
-    window = context // 2 if has_longest_last else 0
-    vectors = math.ceil((context - window) * compression.summary_length / compression.segment_length)
+    raw = context - distillation.cut_tokens if has_longest_last and len(later) else 0
+
+    def vectors(num_tokens: int) -> int:
+        return math.ceil(num_tokens * compression.summary_length / compression.segment_length)
+
+    others = vectors(context) if has_longest_last else 0
     teaching = [Pass(0, length, is_teaching=True) for length in (tokens, *later)]
-    return [*teaching, Pass(vectors, window + tokens - context)]
+    return [*teaching, Pass(vectors(context - raw) + others, raw + tokens - context)]

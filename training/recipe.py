@@ -106,7 +106,7 @@ class Distillation:
         whole: share of contexts that are one segment; others are cut into 2 to `segments_per_substep`.
         reciting, asking: shares of tails that repeat parts of the context, or are questions about it and answers.
         windowed: share in which the end of the context, up to half of it, stays raw before the tail.
-        expanded: share in which one of several segments stays raw in place.
+        expanded: share, of those of several segments, in which one stays raw in its place.
         unrelated: share read with another row's vectors, as the base reads the tail alone.
         among: share read with another row's vectors before or after its own, of which the teacher knows nothing.
         thinned: share of which a part of the vectors is kept, drawn from `ratios`.

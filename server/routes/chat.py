@@ -74,7 +74,8 @@ def _said(message: Message) -> Said:
 
 def _question(messages: Sequence[Message]) -> str | None:
     """What was said last, but for the answers; None where nothing was."""
-    return next((_said(message).text for message in reversed(messages) if message.role != "assistant"), None)
+    said = (_said(message).text for message in reversed(messages) if message.role != "assistant")
+    return next((text for text in said if text.strip()), None)
 
 
 def _summary_ids(messages: Sequence[Message]) -> list[str]:

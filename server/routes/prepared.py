@@ -52,11 +52,16 @@ async def fit(served: Services, body: Asked, plan: Plan, max_tokens: int | None,
     wanted = num_expanded(body.expand)
     plan = await served.expander.expanded(plan, wanted, query)
     rest = min(wanted - len(expanded_segments(plan)), served.endless.most_expanded)
-    wish = Wish(max_tokens, body.truncate, body.raw_tokens, rest)
-    fitted = served.endless.fit(plan, wish)
-    if not rest or len(fitted.plan.sources) == fitted.num_given:
-        return fitted
-    return served.endless.expanded(fitted, await served.expander.expanded(fitted.plan, rest, query), wish)
+    while True:
+        wish = Wish(max_tokens, body.truncate, body.raw_tokens, rest)
+        fitted = served.endless.fit(plan, wish)
+        if not rest or len(fitted.plan.sources) == fitted.num_given:
+            return fitted
+        expanded = await served.expander.expanded(fitted.plan, rest, query)
+        num_found = len(expanded_segments(expanded)) - len(expanded_segments(plan))
+        if num_found == rest:
+            return served.endless.expanded(fitted, expanded, wish)
+        rest = num_found  # the room of those that speak of nothing is for vectors
 
 
 async def prepare(served: Services, body: Asked, plan: Plan, fitted: Fitted) -> Prepared:
@@ -93,10 +98,14 @@ class _Texts:
         for source, share, conditioning in zip(plan.sources, plan.shares, gathered, strict=True):
             if isinstance(source, tuple):
                 read = prompter.read_of(source, share)
-                self.tokens.append(sum(read) - sum(share.lengths[place] for place in share.expanded))
-                self.segments.append(len(read) - len(share.expanded))
-                self.cached.append(min(conditioning.cached_segments, self.segments[-1]))
-                self.cached_tokens.append(min(self.tokens[-1], sum(read[: conditioning.cached_segments])))
+                # in RMT mode nothing is expanded, and of many segments that are read one conditions
+                is_text = (False,) * (len(read) - len(conditioning.is_expanded)) + conditioning.is_expanded
+                tokens = [0 if expanded else length for length, expanded in zip(read, is_text, strict=True)]
+                cached = conditioning.cached_segments
+                self.tokens.append(sum(tokens))
+                self.segments.append(is_text.count(False))
+                self.cached.append(is_text[:cached].count(False))
+                self.cached_tokens.append(sum(tokens[:cached]))
 
 
 def usage(prepared: Sequence[Prepared], num_completion_tokens: int) -> replies.CompletionUsage:

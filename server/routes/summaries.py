@@ -1,5 +1,6 @@
 """Stored summaries: listed, described, deleted, exported, imported."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -59,17 +60,20 @@ async def list_segments(
     texts: list[tuple[int, ...] | None] = [None] * len(numbers)
     if summary.manifest.has_text:
         texts = await served.summaries.segments.texts([summary.manifest.segments[number] for number in numbers])
-    data = [
-        schemas.SegmentResponse(
-            segment=number,
-            tokens=summary.manifest.segment_tokens[number],
-            vectors=len(each),
-            anchors=None if each.anchors is None else each.anchors.tolist(),
-            ranks=None if each.ranks is None else each.ranks.tolist(),
-            pieces=None if text is None else pieces(text, served.model.tokenizer),
-        )
-        for number, each, text in zip(numbers, found, texts, strict=True)
-    ]
+    tokenizer = served.model.tokenizer
+    data = await asyncio.to_thread(
+        lambda: [
+            schemas.SegmentResponse(
+                segment=number,
+                tokens=summary.manifest.segment_tokens[number],
+                vectors=len(each),
+                anchors=None if each.anchors is None else each.anchors.tolist(),
+                ranks=None if each.ranks is None else each.ranks.tolist(),
+                pieces=None if text is None else pieces(text, tokenizer),
+            )
+            for number, each, text in zip(numbers, found, texts, strict=True)
+        ]
+    )
     return schemas.SegmentList(data=data, has_more=first + len(numbers) < len(summary.manifest.segments))
 
 

@@ -58,12 +58,21 @@ class Part(Body):
 
 
 class Expand(Body):
-    segments: int = Field(ge=1, le=MAX_EXPANDED, description="How many, of all summaries together.")
+    segments: int = Field(
+        ge=1,
+        le=MAX_EXPANDED,
+        description="How many, of all summaries together; of what was compressed of the prompt itself at most a "
+        "quarter of the window.",
+    )
 
 
 ExpandOrNot = Annotated[
     Expand | None,
-    Field(description="Read the segments that the prompt's words speak of most (BM25) as the text `keep_text` kept."),
+    Field(
+        description="Read the segments that the prompt speaks of most as text, in their place: of summaries whose text "
+        "was kept (`keep_text`), and of what had to be compressed of the prompt itself. By the words (BM25) of a "
+        "chat's last message, else of the prompt's last 128 tokens."
+    ),
 ]
 MaxVectors = Annotated[
     int | None,

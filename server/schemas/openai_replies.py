@@ -26,7 +26,8 @@ class Contribution(BaseModel):
 
 
 class Compression(BaseModel):
-    """What became of the prompts' tokens: `compressed_tokens`, `raw_tokens` and `dropped_tokens` are all of them."""
+    """What became of the prompts' tokens: `compressed_tokens`, `raw_tokens`, `dropped_tokens` and those of `expanded`
+    segments without a summary are all of them."""
 
     compressed_tokens: int = Field(description="Read as summary vectors.")
     segments: int = Field(description="Segments those are.")

@@ -11,7 +11,7 @@ class ExpandedSegment(BaseModel):
     """A segment that was read as its text."""
 
     summary_id: str | None = Field(description="Null of what was compressed of the prompt itself.")
-    segment: int = Field(description="Its place in the summary, from 0.")
+    segment: int = Field(description="Its place in the summary, or in the prompt's own text, from 0.")
     tokens: int
 
 

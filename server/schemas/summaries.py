@@ -43,7 +43,8 @@ class Kept(Body):
 class Measured(Body):
     measure: bool = Field(
         default=False,
-        description="Measure what vectors keep: `retention`. It reads up to 2,240 of the text's tokens again.",
+        description="Measure what vectors keep of this text, without its parents: `retention`. It runs up to some "
+        "4,700 positions, in addition to what is compressed.",
     )
 
 

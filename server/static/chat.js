@@ -47,8 +47,8 @@ export class ChatPanel {
     const { sources } = this.session;
     this.reading.disabled = !sources.length;
     if (!sources.length) this.reading.checked = false;
-    const isReading = this.reading.checked || !sources.length;
-    this.expansion.allow(isReading ? whyNoExpansion(sources) : "The chat does not read the summary.");
+    // what was compressed of the chat itself has its text; a summary may have none
+    this.expansion.allow(this.reading.checked ? whyNoExpansion(sources) : null);
   }
 
   clear() {

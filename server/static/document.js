@@ -112,7 +112,7 @@ export class DocumentPanel {
   #finish(done, cells, { text, title }) {
     cells.finish(done);
     this.result.append(comparison(done, new TextEncoder().encode(text).length, this.session.model));
-    this.result.append(new Retention(text).element);
+    this.result.append(new Retention(text, { id: done.id, title }).element);
     const copyButton = el("button.link", { type: "button", onclick: () => copy(done.id, copyButton) }, "Copy id");
     this.result.append(el("p.under", {}, el("code", { title: done.id }, shortId(done.id)), copyButton));
     const { id, tokens, vectors, has_text: hasText } = done;

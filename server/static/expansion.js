@@ -3,6 +3,7 @@
 import { el } from "./dom.js";
 
 const MOST = 8;
+let numExpansions = 0; // on this page, each with a reason of its own
 
 /** @returns {?string} why none of the sources' segments can be read as text; null where they can */
 export function whyNoExpansion(sources) {
@@ -15,7 +16,8 @@ export class Expansion {
   constructor() {
     this.box = el("input", { type: "checkbox", onchange: () => this.#show() });
     this.number = el("input", { type: "number", min: 1, max: MOST, value: 2, required: true });
-    this.reason = el("span.facts");
+    this.reason = el("span.facts", { id: `why-${(numExpansions += 1)}` });
+    this.box.setAttribute("aria-describedby", this.reason.id);
     this.element = el(
       "p.switch",
       {},

@@ -28,7 +28,7 @@ export class Meter {
     const notes = [
       work,
       dropped ? `${plural(dropped, "token")} left out.` : "",
-      expanded.length ? `${plural(expanded.length, "segment")} of the summary read as text.` : "",
+      expanded.length ? `${plural(expanded.length, "segment")} read as text.` : "",
     ];
     this.#draw({ ...compression, raw_tokens: compression.raw_tokens + asText }, notes.filter(Boolean).join(" "));
   }

@@ -8,10 +8,12 @@ import { clearNotice, showError } from "./notice.js";
 const LEAST_TOKENS = 64; // of a text that the server measures
 
 export class Retention {
-  constructor(text) {
+  constructor(text, { id, title }) {
     this.text = text;
+    this.id = id;
+    this.title = title;
     this.button = el("button.second", { type: "button", onclick: () => this.#measure() }, "Measure what was kept");
-    this.place = el("div", { "aria-live": "polite" });
+    this.place = el("div");
     this.notices = el("div.notices");
     this.element = el("div.retention", {}, el("p.actions", {}, this.button), this.place, this.notices);
   }
@@ -21,8 +23,8 @@ export class Retention {
     this.button.disabled = true;
     this.place.replaceChildren(el("p.facts", {}, "Reading the text's end after nothing, after vectors, after text…"));
     try {
-      // the summary is stored already: only the measure is new
-      const body = { text: this.text, measure: true };
+      await call(`/summaries/${this.id}`); // one that is gone is not to come back
+      const body = { text: this.text, metadata: { title: this.title }, measure: true };
       const { retention } = await call("/compress", { method: "POST", body });
       this.place.replaceChildren(retention ? figureOf(retention) : tooShort());
     } catch (error) {

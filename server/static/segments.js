@@ -60,6 +60,10 @@ class Segments {
     const show = () => {
       if (this.number !== segment.segment) this.#show(segment.segment);
     };
+    const preview = () => {
+      // whoever goes by keys is not moved by a pointer that lies there
+      if (!this.blocks.contains(document.activeElement)) show();
+    };
     return el(
       "button.block",
       {
@@ -69,7 +73,7 @@ class Segments {
         "aria-selected": "false",
         "aria-controls": this.shown.id,
         "aria-label": captionOf(segment),
-        onpointermove: show, // not `enter`: a block that comes to lie under a still pointer is not pointed at
+        onpointermove: preview, // not `enter`: a block that comes to lie under a still pointer is not pointed at
         onfocus: show,
         onclick: show,
       },

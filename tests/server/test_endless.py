@@ -166,7 +166,7 @@ async def test_every_fit_adds_up(client: httpx.AsyncClient, num_tokens: int, max
     fitted = fit(client, num_tokens, max_tokens=max_tokens)
     plan = fitted.plan
     chains = [source for source in plan.sources if isinstance(source, tuple)]
-    skipped = fitted.skipped_segments
+    skipped = sum(share.lengths.count(0) for share in plan.shares)
     assert sum(map(len, chains)) - skipped * LENGTH + fitted.num_dropped + len(plan.token_ids) == num_tokens
     assert plan.num_vectors == VECTORS * (sum(len(chain) // LENGTH for chain in chains) - skipped)
     assert all(len(chain) % LENGTH == 0 for chain in chains)

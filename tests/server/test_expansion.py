@@ -15,7 +15,7 @@ from server.expansion import Expander, expanded_segments
 from server.store import EmbeddedStore
 from tests.server.conftest import Serve
 from tests.server.test_alone import House
-from tests.tiny import tiny_anchored
+from tests.tiny import tiny_anchored, tiny_compressor
 
 DOCUMENT = (
     "The lighthouse keeper wrote one line a day. On Monday: wind from the north, eleven ships, no fog. "
@@ -201,6 +201,31 @@ async def test_without_kept_text_the_error_names_the_field(client: httpx.AsyncCl
     assert "keep_text" in response.json()["error"]["message"]
     response = await client.post("/generate", json={"prompt": "Who?", "expand": {"segments": 1}})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "expand")
+
+
+@pytest.mark.parametrize(("family", "accumulates"), [("opt", True), ("llama", False)])
+async def test_a_model_that_cannot_read_text_among_vectors_says_so(
+    serve: Serve, tmp_path: Path, *, family: str, accumulates: bool
+) -> None:
+    tiny_compressor(family, accumulate_summary=accumulates, max_positions=256).save_pretrained(tmp_path / "other")
+    async with serve(model=str(tmp_path / "other")) as client:
+        summary = await post(client, "/compress", text=DOCUMENT, keep_text=True)
+        asked = {"summary_ids": [summary["id"]], "prompt": "Who disliked the stairs?", "expand": {"segments": 1}}
+        refused = await client.post("/generate", json=asked)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "expand")
+
+
+async def test_nearness_is_of_vectors_not_of_texts_among_them(anchored: httpx.AsyncClient) -> None:
+    services = anchored.services  # type: ignore[attr-defined]
+    summary = await post(anchored, "/compress", text=DOCUMENT, keep_text=True)
+    stored = await services.summaries.get(summary["id"], param="id")
+    plan = await services.expander.expanded(services.prompter.plan_tokens((stored,), [5, 6]), 2, "the stairs")
+    (gathered,) = await services.prompter.gather(plan)
+    assert plan.expanded_tokens
+    assert len(gathered.vectors) == plan.num_positions
+    whole = await services.summaries.vectors(stored)
+    assert len(gathered.summary_vectors) == plan.num_vectors
+    torch.testing.assert_close(gathered.summary_vectors[0], whole[0])
 
 
 async def test_fewer_vectors_over_the_api(anchored: httpx.AsyncClient, client: httpx.AsyncClient) -> None:

@@ -200,6 +200,8 @@ def test_the_passes_of_a_row() -> None:
     assert teacher == Pass(0, CONTEXT + TAIL, is_teaching=True)
     assert later == [Pass(0, 16, is_teaching=True)] * 2
     assert student == Pass(12, TAIL)
+    ((*_, longest),) = passes_of(recipe, "adaptation", has_longest_last=True)
+    assert longest == Pass(12 + 1, CONTEXT - 4 + TAIL), "another row's vectors, one segment's, and the rest raw"
     for changed, message in (
         (replace(recipe, adaptation=replace(recipe.adaptation, sequence_tokens=CONTEXT)), "needs more tokens"),
         (replace(recipe, compression=replace(COMPRESSION, max_segment_tokens=32)), "up to 32 tokens"),
