@@ -66,14 +66,14 @@ def smollm_gpu() -> Recipe:
             tokens=100_000_000,
             sequence_tokens=1792,
             batch_sequences=64,
-            micro_batch_sequences=32,
+            micro_batch_sequences=16,
             warmup_steps=50,
         ),
         compression=replace(
             recipe.compression,
             segments_per_substep=12,
             max_segment_tokens=1536,
-            # coarse cuts: of 32 rows' segments many are equal then, and a small model is waited for by the call
+            # coarse cuts: of 16 rows' segments many are equal then, and a small model is waited for by the call
             distillation=Distillation(context_tokens=1536, cut_tokens=64, whole=0.15),
         ),
     )

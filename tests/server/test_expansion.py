@@ -219,7 +219,7 @@ async def test_nearness_is_of_vectors_not_of_texts_among_them(anchored: httpx.As
     services = anchored.services  # type: ignore[attr-defined]
     summary = await post(anchored, "/compress", text=DOCUMENT, keep_text=True)
     stored = await services.summaries.get(summary["id"], param="id")
-    plan = await services.expander.expanded(services.prompter.plan_tokens((stored,), [5, 6]), 2, "the stairs")
+    plan = await services.expander.expanded(services.prompter.plan_tokens((stored,), [5, 6]), 2, DOCUMENT)
     (gathered,) = await services.prompter.gather(plan)
     assert plan.expanded_tokens
     assert len(gathered.vectors) == plan.num_positions

@@ -24,10 +24,10 @@ async def compress(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
 async def measuring(serve: Serve, tmp_path: Any, request: pytest.FixtureRequest) -> Any:
     """A server whose window is shorter than the document; OPT numbers tokens alone, an RMT hands on one segment's."""
     if request.param == "anchored":
-        made = tiny_anchored(max_positions=128)
+        made = tiny_anchored(max_positions=160)
     else:
         family = "opt" if request.param == "opt" else "llama"
-        made = tiny_compressor(family, accumulate_summary=request.param != "rmt", max_positions=128)
+        made = tiny_compressor(family, accumulate_summary=request.param != "rmt", max_positions=160)
     made.save_pretrained(tmp_path / "measured")
     async with serve(model=str(tmp_path / "measured")) as client:
         yield client
