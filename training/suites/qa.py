@@ -25,7 +25,7 @@ RATIOS = (4, 8, 16)
 BEST = 2  # parts put back as text
 FULL = "in full"
 BEST_ALONE = f"the best {BEST} parts alone"
-ANSWERS, CHATS = 40, 100  # at most: greedy answers, and questions asked by chat
+ANSWERS, CHATS = 40, 40  # at most: greedy answers, and questions asked by chat
 ANSWER_TOKENS = 32
 ANSWERED = (NONE, FULL, BEST_ALONE, "8x", "8x, short segments, 2 in full")
 PARTS_OF_SEGMENT = 4  # a part is so much shorter than the model's segment
@@ -148,7 +148,7 @@ def run(reader: Reader, options: Options) -> Outcome:
             _answer(reader, group, number, given, of_group, tallies)
             asked_before += len(group.questions)
             progress.update(len(group.questions))
-    chats = Chats.held(reader, paragraphs, min(CHATS, 2 * options.number), seed=options.seed)
+    chats = Chats.held(reader, paragraphs, min(CHATS, options.number), seed=options.seed)
     scores = {name: tally.scores() for name, tally in tallies.items()}
     num_answers = sum(map(len, tallies[NONE].f1.values()))
     notes = [

@@ -1,0 +1,104 @@
+"""Questions by chat to stored documents of 30 paragraphs, against a running server.
+
+    python -m benchmarks.chat_questions squad.jsonl
+
+Each is asked from the document's vectors, with segments of it read as text, with the one right paragraph in the
+message and no summary (an adapted model is its untouched base there), and from nothing. Greedy answers; right is one
+that contains the words of the gold answer, as the suite `qa` judges.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+from tqdm import tqdm
+
+from training.intervals import ratio
+from training.suites.questions import Paragraph, Question, is_contained, read_paragraphs
+
+DOCUMENT = 30  # paragraphs
+VECTORS, PARAGRAPH, NOTHING = "document as vectors", "the right paragraph in the message", "nothing"
+
+
+def drawn(paragraphs: Sequence[Paragraph], count: int, seed: int) -> list[tuple[int, Question]]:
+    """So many questions, with the numbers of their paragraphs: one of each in a random order, then a second."""
+    random = np.random.default_rng(seed)
+    waiting = [list(random.permutation(len(each.questions))) for each in paragraphs]
+    chosen: list[tuple[int, Question]] = []
+    while len(chosen) < count and any(waiting):
+        for number in random.permutation(len(paragraphs)).tolist():
+            if waiting[number] and len(chosen) < count:
+                chosen.append((number, paragraphs[number].questions[waiting[number].pop()]))
+    return sorted(chosen, key=lambda each: each[0])
+
+
+class Server:
+    def __init__(self, url: str, max_tokens: int) -> None:
+        self._client = httpx.Client(base_url=url, timeout=600)
+        self._max_tokens = max_tokens
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        response = self._client.post(path, json=body)
+        response.raise_for_status()
+        return response.json()
+
+    def stored(self, text: str) -> str:
+        return str(self.post("/compress", {"text": text, "keep_text": True})["id"])
+
+    def answer(self, content: str | list[dict[str, str]], expand: int = 0) -> str:
+        body: dict[str, Any] = {
+            "messages": [{"role": "user", "content": content}],
+            "temperature": 0,
+            "max_tokens": self._max_tokens,
+        }
+        if expand:
+            body["expand"] = {"segments": expand}
+        return str(self.post("/v1/chat/completions", body)["choices"][0]["message"]["content"])
+
+
+def main(
+    questions: Annotated[Path, typer.Argument(help='JSONL of {"context", "questions": [{"question", "answer"}]}.')],
+    url: Annotated[str, typer.Option(help="Where the server answers.")] = "http://127.0.0.1:8000",
+    count: Annotated[int, typer.Option(help="Questions asked.", min=1)] = 100,
+    expand: Annotated[int, typer.Option(help="Segments read as text.", min=1)] = 2,
+    max_tokens: Annotated[int, typer.Option(help="Of an answer.", min=1)] = 32,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    out: Annotated[Path | None, typer.Option("--json", help="Where to write every answer.")] = None,
+) -> None:
+    """Ask, and print how many of each way of asking are answered rightly."""
+    paragraphs = read_paragraphs(questions, least=DOCUMENT)
+    server = Server(url, max_tokens)
+    expanded = f"{VECTORS}, {expand} segments as text"
+    found: dict[str, list[bool]] = {}
+    answers: list[dict[str, Any]] = []
+    ids: dict[int, str] = {}
+    for number, question in tqdm(drawn(paragraphs, count, seed), unit=" questions"):
+        start = number // DOCUMENT * DOCUMENT
+        if start not in ids:
+            ids[start] = server.stored("\n\n".join(each.text for each in paragraphs[start : start + DOCUMENT]))
+        asked = [{"type": "summary", "id": ids[start]}, {"type": "text", "text": question.text}]
+        said = {
+            expanded: server.answer(asked, expand),
+            VECTORS: server.answer(asked),
+            PARAGRAPH: server.answer(f"{paragraphs[number].text}\n\n{question.text}"),
+            NOTHING: server.answer(question.text),
+        }
+        for way, answer in said.items():
+            found.setdefault(way, []).append(is_contained(answer, question.answer))
+        answers.append({"paragraph": number, "question": question.text, "answer": question.answer, "said": said})
+        if out is not None:
+            out.write_text(json.dumps(answers, indent=1))
+    typer.echo("| read | right | share |\n|---|---:|---:|")
+    for way, right in found.items():
+        share = ratio(np.array(right, np.float64), np.ones(len(right), np.int64))
+        typer.echo(
+            f"| {way} | {sum(right)} of {len(right)} | {share.value:.0%} ({share.low:.0%} to {share.high:.0%}) |"
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)
