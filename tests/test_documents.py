@@ -47,12 +47,14 @@ def test_the_readme_s_calls_work_as_written(tmp_path: Path) -> None:
 def test_the_readme_s_recipes_work_as_written(tmp_path: Path) -> None:
     recipes = [block for block in blocks("README.md", "sh") if ".venv/bin/autocompressor compress" in block]
     programs = blocks("README.md", "python")
-    assert (len(recipes), len(programs)) == (1, 4)
+    assert (len(recipes), len(programs)) == (2, 4)
     server = Server(Path("paper"), f"sqlite:{tmp_path}/store.sqlite3", tmp_path / "server.log")
     try:
         address = str(server.client.base_url).rstrip("/")
         told = shell(f"export AUTOCOMPRESSOR_URL={address}\n{recipes[0]}", ROOT)
         assert "Stanard" in told
+        kept = shell(f"export AUTOCOMPRESSOR_URL={address}\n{recipes[1]}", ROOT)
+        assert "nats after nothing" in kept
         for program in programs:
             own = program.replace("http://127.0.0.1:8000", address).replace("-default", "-paper")
             done = subprocess.run(

@@ -231,6 +231,7 @@ async def test_openapi_describes_every_endpoint(client: httpx.AsyncClient) -> No
     paths = (await client.get("/openapi.json")).json()["paths"]
     expected = {"/compress", "/generate", "/score", "/rerank", "/tokenize", "/detokenize", "/info"}
     expected |= {"/summaries", "/summaries/{summary_id}", "/summaries/{summary_id}/append"}
+    expected |= {"/summaries/{summary_id}/segments"}
     expected |= {"/jobs/compress", "/jobs/{job_id}"}
     expected |= {"/v1/models", "/v1/models/{model_id}", "/v1/completions", "/v1/chat/completions"}
     assert expected | {"/health", "/livez", "/readyz", "/metrics"} == set(paths)
