@@ -51,7 +51,7 @@ export class DocumentPanel {
   async #loadExample() {
     try {
       const example = await call(EXAMPLE);
-      this.#setText(example.text ?? (await load(`/static/${example.file}`)), example.title);
+      this.#setText(example.text, example.title);
       this.session.setExample(example);
     } catch (error) {
       showError(this.notices, error, () => this.#loadExample());
