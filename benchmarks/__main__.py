@@ -65,6 +65,10 @@ def main(
 def _measured(
     groups: set[str], python: Path | None, folder: Path, rounds: int, stack: ExitStack, surroundings: dict[str, object]
 ) -> Iterator[Row]:
+    if "anchored" in groups:  # alone: a second engine beside it would take its cores
+        yield from anchored.run(machine.ROOT / "model" / "default", folder, rounds=rounds)
+    if not groups - {"anchored"}:
+        return
     model = folder / "random-30m"
     asyncio.run(in_a_thread_that_ends(make_model, model))
     subject = stack.enter_context(Subject(model, folder / "summaries.sqlite3"))
@@ -86,8 +90,6 @@ def _measured(
         yield from serving.run(subject, model, folder, rounds=rounds)
     if "conversation" in groups:
         yield from conversation.run(model, folder, rounds=rounds)
-    if "anchored" in groups:
-        yield from anchored.run(machine.ROOT / "model" / "default", folder, rounds=rounds)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,6 @@ export async function call(path, { method = "GET", body, signal } = {}) {
   return (await request(path, { method, body, signal })).json();
 }
 
-/** @returns {Promise<string>} a file of the page's own */
-export async function load(path) {
-  return (await request(path, { method: "GET" })).text();
-}
-
 /** POST with `stream`; yields each event's JSON until the server says it is done. */
 export async function* stream(path, body, signal) {
   const response = await request(path, { method: "POST", body: { ...body, stream: true }, signal });

@@ -1,6 +1,6 @@
 /** The document: from text to segments to vectors, watched. */
 
-import { call, load, stream } from "./api.js";
+import { call, stream } from "./api.js";
 import { Cells } from "./cells.js";
 import { comparison } from "./comparison.js";
 import { copy, el, setBusy } from "./dom.js";
