@@ -138,7 +138,7 @@ def test_the_chat_reads_the_summary_and_its_segments_where_asked(visit_answering
     reading.uncheck()
     say(page, "And of the ships?")
     assert [message["content"] for message in sent[1][1]["messages"]][::2] == ["Tell of the cat.", "And of the ships?"]
-    assert "expand" not in sent[1][1]
+    assert sent[1][1]["expand"] == {"segments": 2}, "of what is compressed of the chat itself"
 
 
 def test_the_page_says_how_segments_are_read_and_that_nothing_was_trained(
