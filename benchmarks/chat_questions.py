@@ -8,7 +8,6 @@ that contains the words of the gold answer, as the suite `qa` judges.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,22 +17,10 @@ import typer
 from tqdm import tqdm
 
 from training.intervals import ratio
-from training.suites.questions import Paragraph, Question, is_contained, read_paragraphs
+from training.suites.chat import DOCUMENT, drawn
+from training.suites.questions import is_contained, read_paragraphs
 
-DOCUMENT = 30  # paragraphs
 VECTORS, PARAGRAPH, NOTHING = "document as vectors", "the right paragraph in the message", "nothing"
-
-
-def drawn(paragraphs: Sequence[Paragraph], count: int, seed: int) -> list[tuple[int, Question]]:
-    """So many questions, with the numbers of their paragraphs: one of each in a random order, then a second."""
-    random = np.random.default_rng(seed)
-    waiting = [list(random.permutation(len(each.questions))) for each in paragraphs]
-    chosen: list[tuple[int, Question]] = []
-    while len(chosen) < count and any(waiting):
-        for number in random.permutation(len(paragraphs)).tolist():
-            if waiting[number] and len(chosen) < count:
-                chosen.append((number, paragraphs[number].questions[waiting[number].pop()]))
-    return sorted(chosen, key=lambda each: each[0])
 
 
 class Server:
@@ -76,8 +63,8 @@ def main(
     found: dict[str, list[bool]] = {}
     answers: list[dict[str, Any]] = []
     ids: dict[int, str] = {}
-    for number, question in tqdm(drawn(paragraphs, count, seed), unit=" questions"):
-        start = number // DOCUMENT * DOCUMENT
+    for asked_of in tqdm(drawn(paragraphs, count, seed), unit=" questions"):
+        question, number, start = asked_of.question, asked_of.paragraph, asked_of.document * DOCUMENT
         if start not in ids:
             ids[start] = server.stored("\n\n".join(each.text for each in paragraphs[start : start + DOCUMENT]))
         asked = [{"type": "summary", "id": ids[start]}, {"type": "text", "text": question.text}]

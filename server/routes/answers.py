@@ -1,12 +1,12 @@
 """What native endpoints share: their errors, and summaries as they are described to clients."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import Depends, Path
 
 from server.compression import Compressed
 from server.errors import ServiceError
-from server.retention import Retention
 from server.routes.receipts import compressed_receipt
 from server.schemas import native, summaries
 from server.services import Services, services
@@ -53,21 +53,11 @@ def compressed(done: Compressed, served: Services) -> summaries.CompressResponse
         store_seconds=done.total_seconds - done.engine_seconds - done.tokenize_seconds,
         total_seconds=done.total_seconds,
     )
+    measured = done.retention
     return summaries.CompressResponse(
         **described(done.summary, served),
-        retention=None if done.retention is None else _retention(done.retention),
+        retention=None if measured is None else summaries.Retention(**asdict(measured), share=measured.share),
         cached_segments=done.cached_segments,
         timings=timings,
         receipt=compressed_receipt(done),
-    )
-
-
-def _retention(measured: Retention) -> summaries.Retention:
-    return summaries.Retention(
-        scored_tokens=measured.scored_tokens,
-        context_tokens=measured.context_tokens,
-        none=measured.none,
-        summary=measured.summary,
-        full=measured.full,
-        share=measured.share,
     )

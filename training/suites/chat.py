@@ -41,7 +41,7 @@ class Chats:
     @classmethod
     def held(cls, reader: Reader, paragraphs: Sequence[Paragraph], count: int, *, seed: int) -> "Chats":
         """Ask `count` questions, drawn from as many paragraphs as possible, of documents of 30 paragraphs."""
-        questions = _drawn(paragraphs, count, seed)
+        questions = drawn(paragraphs, count, seed)
         documents = [paragraphs[start : start + DOCUMENT] for start in range(0, len(paragraphs), DOCUMENT)]
         right: dict[str, list[bool]] = {}
         with tqdm(total=len(questions), unit=" questions", desc="chat") as progress:
@@ -85,7 +85,7 @@ class Chats:
         }
 
 
-def _drawn(paragraphs: Sequence[Paragraph], count: int, seed: int) -> list[Asked]:
+def drawn(paragraphs: Sequence[Paragraph], count: int, seed: int) -> list[Asked]:
     """A question of each paragraph, in an order of their own, then a second one of each, and so on; by document."""
     random = np.random.default_rng(seed)
     waiting = [
