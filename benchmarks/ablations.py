@@ -8,7 +8,7 @@ of the `valid` documents. A trial that is in OUT is not run again; the table is 
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +19,10 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from benchmarks.trials import TRIALS, Trial, Uniform, at
+from benchmarks.trials import TRIALS, Reader, Trial, Uniform
 from model import AutoCompressor
 from model.bases import resolve_base
 from model.compressors.anchored import Anchored
-from model.compressors.anchors import by_importance
 from training.adapters import Adapted
 from training.bases import loaded_base, plain_base
 from training.batches import Batches, Part
@@ -41,10 +40,12 @@ KINDS: tuple[Kind, ...] = ("continuing", "reciting", "asking")
 class Bench:
     """The data, the base and the windows that all trials share."""
 
-    def __init__(self, data: Path, *, context: int, tail: int, batch: int, steps: int, windows: int, cache: Path):
+    def __init__(
+        self, recipe: Recipe, data: Path, *, context: int, tail: int, batch: int, steps: int, windows: int, cache: Path
+    ) -> None:
+        """Args: recipe: whose base, rates and adapter all trials have."""
         self.context, self.tail, self.steps = context, tail, steps
         self.bounds: dict[str, tuple[float, float]] = {}  # by the kind of tail: losses after nothing, and in full
-        recipe = smollm()
         assert recipe.base.name is not None
         self.path = plain_base(resolve_base(recipe.base.name))
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path)
@@ -111,95 +112,6 @@ class Bench:
         return adapted
 
 
-@dataclass
-class Reader:
-    """One trial's model, and how it reads a context and what follows."""
-
-    trial: Trial
-    adapted: Adapted
-    context: int
-
-    @property
-    def model(self) -> AutoCompressor:
-        return self.adapted.model
-
-    @torch.no_grad()
-    def teach(self, tokens: Tensor) -> Tensor:
-        """Logits of the untouched base for the tail, the context read in full."""
-        with self._plain():
-            hidden = self.model.base.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-            return self.model.logits(hidden[:, self.context - 1 : -1])
-
-    @torch.no_grad()
-    def without(self, tokens: Tensor) -> Tensor:
-        """As `teach`, of the tail after one token of the context."""
-        with self._plain():
-            hidden = self.model.base.base_model(input_ids=tokens[:, self.context - 1 :], use_cache=False)
-            return self.model.logits(hidden.last_hidden_state[:, :-1])
-
-    def student(self, tokens: Tensor) -> Tensor:
-        """Logits for the tail after the context's vectors and its last token."""
-        rest = tokens[:, self.context - 1 : -1]
-        hidden, _ = self.model.run_segment(rest, torch.ones_like(rest), self.vectors(tokens), is_compressed=False)
-        return self.model.logits(hidden)
-
-    def vectors(self, tokens: Tensor) -> Tensor:
-        """(B, P, D) of the context's segments, one after the other."""
-        before = self.model.empty_soft_prompt(len(tokens))
-        pieces = tokens[:, : self.context].split(self.context // 2 if self.trial.is_cut else self.context, dim=1)
-        for piece in pieces:
-            if self.trial.writer == "summary tokens":
-                _, made = self.model.run_segment(piece, torch.ones_like(piece), before, is_compressed=True)
-            elif self.trial.writer == "appended":
-                made = self._appended(piece)
-            else:
-                made = self._written(piece, before)
-            before = torch.cat([before, made.to(before.dtype)], dim=1)
-        return before
-
-    def _written(self, piece: Tensor, before: Tensor) -> Tensor:
-        model = self.model
-        with torch.no_grad():
-            if not self.trial.accumulates or not before.shape[1]:
-                _, states = model.plain_states(piece)
-            else:
-                with model.reads_vectors(has_vectors=True):
-                    output = model.base.base_model(
-                        inputs_embeds=torch.cat([before, model.embed(piece)], dim=1),
-                        output_hidden_states=True,
-                        use_cache=False,
-                    )
-                states = tuple(output.hidden_states[layer][:, before.shape[1] :] for layer in model.writer.layers)
-        return torch.stack([summary.vectors for summary in model.write(piece, states)])
-
-    def _appended(self, piece: Tensor) -> Tensor:
-        """The map of states at the anchors where they stand a second time, and of the same means over spans."""
-        model, writer = self.model, self.model.writer
-        assert isinstance(writer, Anchored)
-        with torch.no_grad():
-            _, states = model.plain_states(piece)
-            losses = model.segment_losses(piece, states[-1])
-            count = model.config.num_vectors(piece.shape[1])
-            rows = zip(piece.tolist(), losses.tolist(), strict=True)
-            places = torch.tensor([sorted(by_importance(*row, writer._vocabulary, count)) for row in rows])
-            embedded = model.embed(piece)
-            anchors = at(embedded, places)
-            output = model.base.base_model(
-                inputs_embeds=torch.cat([embedded, anchors], dim=1), output_hidden_states=True, use_cache=False
-            )
-            again = tuple(output.hidden_states[layer][:, -count:] for layer in writer.layers)
-            features = model.bridge.features(states, places)
-            half = features.shape[-1] // 2
-            every = torch.arange(count).expand(len(piece), -1)
-            features = torch.cat([model.bridge.features(again, every)[..., :half], features[..., half:]], dim=-1)
-        return model.bridge(anchors, features)
-
-    def _plain(self) -> Any:
-        if self.adapted.adapters is not None:
-            return self.adapted.adapters.disable_adapter()
-        return self.model.reads_vectors(has_vectors=False)
-
-
 def run(bench: Bench, trial: Trial) -> dict[str, Any]:
     """Train a trial, and its share of the gap by what the tail is."""
     reader = Reader(trial, bench.model(trial), bench.context)
@@ -213,7 +125,7 @@ def run(bench: Bench, trial: Trial) -> dict[str, Any]:
     for step in tqdm(range(bench.steps), desc=trial.name, unit=" steps"):
         set_learning_rates(optimisers, step, bench.stage)
         rows = bench.batches.batch(step)
-        tokens = objective.rewritten(rows, objective.draw(len(rows), step=step), step=step)
+        tokens = objective.rewritten(rows, objective.draw(len(rows), step=step), step=step).tokens
         loss = _loss(reader, tokens)
         loss.backward()
         for optimiser in optimisers:
@@ -246,7 +158,7 @@ def _closed(bench: Bench, reader: Reader, objective: Distilling) -> Iterator[tup
     """(none - vectors) / (none - in full) of the summed losses of all windows, by the kind of tail."""
     for kind in KINDS:
         rows = [
-            objective.rewritten(row[None], [Layout(kind, (bench.context,))], step=10**6 + number)
+            objective.rewritten(row[None], [Layout(kind, (bench.context,))], step=10**6 + number).tokens
             for number, row in enumerate(bench.windows)
         ]
         if kind not in bench.bounds:  # the untouched base's, so the same for all trials
@@ -302,7 +214,7 @@ def main(
         raise typer.BadParameter(f"{results} is of {kept['settings']}, and these are {settings}; choose another --out")
     found: dict[str, Any] = kept["trials"]
     cache = Path("~/.cache/autocompressor/tokens").expanduser()
-    bench = Bench(data, context=context, tail=tail, batch=batch, steps=steps, windows=windows, cache=cache)
+    bench = Bench(smollm(), data, context=context, tail=tail, batch=batch, steps=steps, windows=windows, cache=cache)
     for trial in TRIALS:
         if trial.name in found or (only and not any(part in trial.name for part in only)):
             continue

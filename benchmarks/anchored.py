@@ -10,7 +10,7 @@ from benchmarks.transformers_peer import Transformers
 from server.engine.protocol import Prompt
 from training.bases import plain_base
 
-NUM_SEGMENTS, SEGMENT_LENGTH = 4, 512
+NUM_PIECES, PIECE = 4, 512  # tokens that transformers reads in one pass
 READ = 256  # positions of a prompt
 MAX_TOKENS = 48
 
@@ -19,30 +19,35 @@ def run(checkpoint: Path, folder: Path, *, rounds: int) -> Iterator[Row]:
     base = plain_base(checkpoint)  # BaseUnavailable, before anything is begun
     with Subject(checkpoint, folder / "anchored.sqlite3") as subject:
         with Transformers(base, subject.dtype) as transformers:
-            yield _compression(subject, transformers, rounds)
+            yield from _compression(subject, transformers, rounds)
         yield from _reading(subject, rounds)
 
 
-def _compression(subject: Subject, transformers: Transformers, rounds: int) -> Row:
-    segments = [random_ids(SEGMENT_LENGTH, seed) for seed in range(NUM_SEGMENTS)]
-    embedded = [subject.services.engine.embed(segment)[None] for segment in segments]
+def _compression(subject: Subject, transformers: Transformers, rounds: int) -> Iterator[Row]:
+    length = subject.services.model.config.segment_length
+    ids = random_ids(NUM_PIECES * PIECE, 0)
+    segments = [ids[start : start + length] for start in range(0, len(ids), length)]
+    embedded = list(subject.services.engine.embed(ids)[None].split(PIECE, dim=1))
 
     def ours() -> float:
         started = time.perf_counter()
         subject.run(subject.compress(segments))
         return time.perf_counter() - started
 
-    measured = take_turns({"ours": ours, "transformers forward": lambda: transformers.forward(embedded)}, rounds)
-    return Row(
-        "E3",
-        f"the default: compress {NUM_SEGMENTS} segments of {SEGMENT_LENGTH} tokens: speed, ours / plain transformers "
-        "forward",
-        ratios(measured["transformers forward"], measured["ours"]),
-        "×",
-        0.95,
-        sides={name: Spread.of(values) for name, values in measured.items()},
-        side_unit="s",
-    )
+    forms = {"with its logits": True, "without logits": False}
+    peers = {name: lambda has=has: transformers.forward(embedded, has_logits=has) for name, has in forms.items()}
+    measured = take_turns({"ours": ours, **peers}, rounds)
+    for name in forms:
+        yield Row(
+            "E3",
+            f"the default: compress {len(segments)} segments of {length} tokens: speed, ours / plain transformers "
+            f"forward of {NUM_PIECES} times {PIECE}, {name}",
+            ratios(measured[name], measured["ours"]),
+            "×",
+            0.95,
+            sides={side: Spread.of(measured[side]) for side in ("ours", name)},
+            side_unit="s",
+        )
 
 
 def _reading(subject: Subject, rounds: int) -> Iterator[Row]:

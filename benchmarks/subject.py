@@ -130,4 +130,4 @@ class Subject:
     async def compress(self, segments: Sequence[Sequence[int]], soft_prompt: Tensor | None = None) -> list[Tensor]:
         """The summary vectors of each segment, from the engine, nothing stored."""
         async with aclosing(self.services.engine.compress(segments, soft_prompt=soft_prompt)) as made:
-            return [vectors async for vectors in made]
+            return [summary.vectors async for summary in made]

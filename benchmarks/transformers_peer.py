@@ -39,9 +39,13 @@ class Transformers:
         """Tokens a second of continuous batching, which takes no vectors: token prompts of the same length."""
         return self._call(_generate_batch, prompts, max_tokens)
 
-    def forward(self, batches: Sequence[Tensor]) -> float:
-        """Seconds of plain forward passes, one after the other, of (B, T, D) embeddings."""
-        return self._call(_forward, batches)
+    def forward(self, batches: Sequence[Tensor], *, has_logits: bool = False) -> float:
+        """Seconds of plain forward passes, one after the other, of (B, T, D) embeddings.
+
+        Args:
+            has_logits: those of every position are computed too, as a causal language model's `forward` does.
+        """
+        return self._call(_forward, batches, has_logits)
 
     def matmul_rate(self) -> float:
         """As `machine.matmul_rate`, in the model's dtype."""
@@ -94,9 +98,10 @@ def _generate_batch(model: Path, dtype: torch.dtype, prompts: Sequence[Sequence[
 
 
 @torch.inference_mode()
-def _forward(model: Path, dtype: torch.dtype, batches: Sequence[Tensor]) -> float:
+def _forward(model: Path, dtype: torch.dtype, batches: Sequence[Tensor], has_logits: bool) -> float:
     loaded = _load(model, dtype)
+    form = loaded if has_logits else loaded.base_model
     started = time.perf_counter()
     for embeds in batches:
-        loaded.base_model(inputs_embeds=embeds, use_cache=False)
+        form(inputs_embeds=embeds, use_cache=False)
     return time.perf_counter() - started

@@ -1,12 +1,16 @@
 """The ways to write and to train that `benchmarks.ablations` compares."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from model import AutoCompressor
 from model.compressors import Reading, SegmentSummary
-from model.compressors.anchored import Anchored
+from model.compressors.anchored import Anchored, at
+from model.compressors.anchors import by_importance
+from training.adapters import Adapted
 from training.recipe import Distillation
 
 DEFAULT = Distillation(context_tokens=1, cut_tokens=1)  # for its shares
@@ -72,6 +76,90 @@ class Uniform(Anchored):
         return [SegmentSummary(each) for each in vectors.to(reading.embedded.dtype)]
 
 
-def at(sequence: Tensor, places: Tensor) -> Tensor:
-    """The elements (B, S, F) of a sequence (B, L, F) at these places, (B, S)."""
-    return sequence.gather(1, places[..., None].expand(-1, -1, sequence.shape[-1]))
+@dataclass
+class Reader:
+    """One trial's model, and how it reads a context and what follows."""
+
+    trial: Trial
+    adapted: Adapted
+    context: int
+
+    @property
+    def model(self) -> AutoCompressor:
+        return self.adapted.model
+
+    @torch.no_grad()
+    def teach(self, tokens: Tensor) -> Tensor:
+        """Logits of the untouched base for the tail, the context read in full."""
+        with self._plain():
+            hidden = self.model.base.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+            return self.model.logits(hidden[:, self.context - 1 : -1])
+
+    @torch.no_grad()
+    def without(self, tokens: Tensor) -> Tensor:
+        """As `teach`, of the tail after one token of the context."""
+        with self._plain():
+            hidden = self.model.base.base_model(input_ids=tokens[:, self.context - 1 :], use_cache=False)
+            return self.model.logits(hidden.last_hidden_state[:, :-1])
+
+    def student(self, tokens: Tensor) -> Tensor:
+        """Logits for the tail after the context's vectors and its last token."""
+        rest = tokens[:, self.context - 1 : -1]
+        hidden, _ = self.model.run_segment(rest, torch.ones_like(rest), self.vectors(tokens), is_compressed=False)
+        return self.model.logits(hidden)
+
+    def vectors(self, tokens: Tensor) -> Tensor:
+        """(B, P, D) of the context's segments, one after the other."""
+        before = self.model.empty_soft_prompt(len(tokens))
+        pieces = tokens[:, : self.context].split(self.context // 2 if self.trial.is_cut else self.context, dim=1)
+        for piece in pieces:
+            if self.trial.writer == "summary tokens":
+                _, made = self.model.run_segment(piece, torch.ones_like(piece), before, is_compressed=True)
+            elif self.trial.writer == "appended":
+                made = self._appended(piece)
+            else:
+                made = self._written(piece, before)
+            before = torch.cat([before, made.to(before.dtype)], dim=1)
+        return before
+
+    def _written(self, piece: Tensor, before: Tensor) -> Tensor:
+        model = self.model
+        with torch.no_grad():
+            if not self.trial.accumulates or not before.shape[1]:
+                _, states = model.plain_states(piece)
+            else:
+                with model.reads_vectors(has_vectors=True):
+                    output = model.base.base_model(
+                        inputs_embeds=torch.cat([before, model.embed(piece)], dim=1),
+                        output_hidden_states=True,
+                        use_cache=False,
+                    )
+                states = tuple(output.hidden_states[layer][:, before.shape[1] :] for layer in model.writer.layers)
+        return torch.stack([summary.vectors for summary in model.write(piece, states)])
+
+    def _appended(self, piece: Tensor) -> Tensor:
+        """The map of states at the anchors where they stand a second time, and of the same means over spans."""
+        model, writer = self.model, self.model.writer
+        assert isinstance(writer, Anchored)
+        with torch.no_grad():
+            _, states = model.plain_states(piece)
+            losses = model.segment_losses(piece, states[-1])
+            count = model.config.num_vectors(piece.shape[1])
+            rows = zip(piece.tolist(), losses.tolist(), strict=True)
+            places = torch.tensor([sorted(by_importance(*row, writer._vocabulary, count)) for row in rows])
+            embedded = model.embed(piece)
+            anchors = at(embedded, places)
+            output = model.base.base_model(
+                inputs_embeds=torch.cat([embedded, anchors], dim=1), output_hidden_states=True, use_cache=False
+            )
+            again = tuple(output.hidden_states[layer][:, -count:] for layer in writer.layers)
+            features = model.bridge.features(states, places)
+            half = features.shape[-1] // 2
+            every = torch.arange(count).expand(len(piece), -1)
+            features = torch.cat([model.bridge.features(again, every)[..., :half], features[..., half:]], dim=-1)
+        return model.bridge(anchors, features)
+
+    def _plain(self) -> Any:
+        if self.adapted.adapters is not None:
+            return self.adapted.adapters.disable_adapter()
+        return self.model.reads_vectors(has_vectors=False)

@@ -39,6 +39,7 @@ from server.store import SummaryStore, open_store
 from server.summaries import Summaries
 
 QUEUE_SHARE = 4  # of the engine's line, the part that one request's documents may take
+CPU_STEP_TOKENS = 512  # of one document in one step: enough to keep a CPU busy
 
 
 def create_app(services: Services) -> FastAPI:
@@ -160,13 +161,14 @@ def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -
 def build_engine(compressor: AutoCompressor, served: ServedModel, settings: Settings, metrics: Metrics) -> TorchEngine:
     """The built-in engine around a loaded model, not yet started."""
     kernels = choose_kernels(settings.attention, compressor.device, compressor.dtype)
+    most = CPU_STEP_TOKENS if compressor.device.type == "cpu" else settings.max_batch_tokens
     runner = Runner(compressor, kernels, num_rows=settings.max_running_sequences, max_tokens=served.max_sequence_tokens)
     limits = Limits(
         max_running=settings.max_running_sequences,
         max_sequence_tokens=served.max_sequence_tokens,
         max_requests=settings.max_requests,
         max_batch_tokens=settings.max_batch_tokens,
-        segments_together=1 if compressor.device.type == "cpu" else settings.max_batch_tokens,
+        segments_together=max(1, most // compressor.segment_length),
     )
     return TorchEngine(
         runner,

@@ -13,7 +13,7 @@ from model.checkpoint import PlainModel
 logger = logging.getLogger(__name__)
 
 BUNDLED = Path(model.__file__).parent
-UNTRAINED_SEGMENT, UNTRAINED_VECTORS = 512, 64  # tokens and vectors of a segment, as the default's
+UNTRAINED_SEGMENT, UNTRAINED_VECTORS = 128, 16  # tokens and vectors of a segment, as the default's
 
 
 def open_checkpoint(

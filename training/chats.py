@@ -1,6 +1,9 @@
 """Questions and answers as text, in a tokenizer's chat template where it has one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -11,16 +14,42 @@ class Question(NamedTuple):
     answer: str
 
 
-def conversation(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> list[int]:
-    """Questions, each with its answer, as tokens."""
-    if tokenizer.chat_template is None:
-        return encoded(tokenizer, "".join(f"\n\nQuestion: {text}\nAnswer: {answer}" for text, answer in questions))
-    messages = [
-        {"role": role, "content": content}
-        for question in questions
-        for role, content in (("user", question.text), ("assistant", question.answer))
-    ]
-    return encoded(tokenizer, str(tokenizer.apply_chat_template(messages, tokenize=False)))
+@dataclass(frozen=True)
+class Tail:
+    """Tokens, and which of them are of answers: of each its words and what ends its turn."""
+
+    ids: list[int]
+    is_answer: list[bool]
+
+    def cut(self, num_tokens: int) -> "Tail":
+        return Tail(self.ids[:num_tokens], self.is_answer[:num_tokens])
+
+
+def conversation(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> Tail:
+    """Questions, each with its answer, which is tokenised for itself as one that is generated is."""
+    tail = Tail([], [])
+    for asked, answered in _turns(tokenizer, questions):
+        for text, is_answer in ((asked, False), (answered, True)):
+            ids = encoded(tokenizer, text)
+            tail = Tail(tail.ids + ids, tail.is_answer + [is_answer] * len(ids))
+    return tail
+
+
+def _turns(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> Iterator[tuple[str, str]]:
+    """What a conversation grows by with each question, up to where the answer begins and from there."""
+    messages: list[dict[str, str]] = []
+    before = ""
+    for text, answer in questions:
+        if tokenizer.chat_template is None:
+            yield f"\n\nQuestion: {text}\nAnswer: ", answer
+            continue
+        messages.append({"role": "user", "content": text})
+        asked = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        messages.append({"role": "assistant", "content": answer})
+        whole = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        begins = sum(takewhile(bool, map(eq, asked, whole)))  # as far as they are alike
+        yield whole[len(before) : begins], whole[begins:]
+        before = whole
 
 
 def request(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

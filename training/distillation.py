@@ -8,6 +8,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from model import AutoCompressor
 from model.compressors import SegmentSummary
+from training.chats import Tail
 from training.layouts import Layout
 from training.objectives import Substep
 from training.questioning import ask_about
@@ -23,6 +25,23 @@ from training.recipe import Compression, Distillation
 from training.reciting import recite
 
 Place = tuple[int, int]  # of a segment in a batch: its row, and its first token
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows with the tails that their layouts want.
+
+    Attributes:
+        tokens: (B, L).
+        is_scored: (B, T) bool, of the tails' tokens: whether what is predicted after one counts; of questions their
+            answers alone do, and of what is recited the runs.
+        is_gold: (B, T) bool, whether what follows a token is of those, and right whatever the teacher says; of no row
+            that is read with another's vectors alone.
+    """
+
+    tokens: Tensor
+    is_scored: Tensor
+    is_gold: Tensor
 
 
 class Distilling:
@@ -60,26 +79,40 @@ class Distilling:
             return layouts
         return [layout.on_its_own() for layout in layouts]
 
-    def rewritten(self, tokens: Tensor, layouts: Sequence[Layout], *, step: int) -> Tensor:
+    def rewritten(self, tokens: Tensor, layouts: Sequence[Layout], *, step: int) -> Rows:
         """Rows (B, L) whose tails recite or ask where their layouts say so; the others as they are."""
-        rows = tokens.tolist()
-        for number, (row, layout) in enumerate(zip(rows, layouts, strict=True)):
-            if layout.kind != "continuing":
-                generator = random.Random(f"{self._seed} {step} {number} tail")
-                rows[number] = self._with_new_tail(row, layout, generator)
-        return torch.tensor(rows, device=tokens.device)
+        context = self.distillation.context_tokens
+        tails = [
+            self._tail(row, layout, random.Random(f"{self._seed} {step} {number} tail"))
+            for number, (row, layout) in enumerate(zip(tokens.tolist(), layouts, strict=True))
+        ]
+        ids = torch.tensor([tail.ids for tail in tails], device=tokens.device)
+        is_answer = torch.tensor([tail.is_answer for tail in tails], device=tokens.device)
+        is_gold = functional.pad(is_answer[:, 1:], (0, 1))
+        # a row that found nothing to ask goes on as it is
+        is_scored = is_gold | ~is_gold.any(dim=1, keepdim=True)
+        # nobody could know it of a text that is not read
+        is_gold[[layout.is_unrelated for layout in layouts]] = False
+        return Rows(torch.cat([tokens[:, :context], ids], dim=1), is_scored, is_gold)
 
-    def _with_new_tail(self, row: list[int], layout: Layout, generator: random.Random) -> list[int]:
-        context, tail = row[: self.distillation.context_tokens], row[self.distillation.context_tokens :]
-        compressed = context[: layout.compressed_tokens]
+    def _tail(self, row: list[int], layout: Layout, generator: random.Random) -> Tail:
+        """What a row (L,) ends with, by the kind of its layout."""
+        tail = row[self.distillation.context_tokens :]
+        start, end = layout.told
         if layout.kind == "reciting":
-            return context + recite(compressed, len(tail), self._tokenizer, generator)
-        text, other = self._tokenizer.decode(compressed), self._tokenizer.decode(tail)
+            return recite(row[start:end], len(tail), self._tokenizer, generator)
+        if layout.kind == "continuing":
+            return Tail(tail, [False] * len(tail))
+        text, other = self._tokenizer.decode(row[start:end]), self._tokenizer.decode(tail)
         asked = ask_about(text, other, len(tail), self._tokenizer, generator)
-        return context + (asked + tail)[: len(tail)]
+        return Tail(asked.ids + tail, asked.is_answer + [False] * len(tail)).cut(len(tail))
 
-    def losses(self, model: AutoCompressor, tokens: Tensor, layouts: Sequence[Layout]) -> Tensor:
-        """The divergence of each row (B, L), the mean over its tail, (B,), in nats a token."""
+    def losses(self, model: AutoCompressor, rows: Rows, layouts: Sequence[Layout]) -> Tensor:
+        """What each row is trained on, the mean over what is scored of its tail, (B,), in nats a token.
+
+        The divergence, and of answers and recited runs the cross-entropy of their words, times `gold`.
+        """
+        tokens = rows.tokens
         expected, states = self._teach(model, tokens, layouts)
         # whose vectors a row is read with
         sources = [_sources(row, layout, len(layouts)) for row, layout in enumerate(layouts)]
@@ -92,26 +125,45 @@ class Distilling:
         for row, layout in enumerate(layouts):
             alike[len(prompts[row]), layout.window].append(row)
         losses: dict[int, Tensor] = {}
-        for (_, window), rows in alike.items():
-            soft_prompt = torch.stack([prompts[row] for row in rows])
-            raw = tokens[rows, self.distillation.context_tokens - window :]
+        context = self.distillation.context_tokens
+        for (_, window), equal in alike.items():
+            soft_prompt = torch.stack([prompts[row] for row in equal])
+            raw = tokens[equal, context - window :]
             hidden, _ = model.run_segment(raw, torch.ones_like(raw), soft_prompt, is_compressed=False)
-            found = divergence(expected[rows], model.logits(hidden[:, window:])).mean(dim=1)
-            losses |= dict(zip(rows, found, strict=True))
+            found = model.logits(hidden[:, window:])
+            each = divergence(expected[equal], found) + self._surprise(found, raw[:, window:], rows.is_gold[equal])
+            is_scored = rows.is_scored[equal]
+            losses |= dict(zip(equal, (each * is_scored).sum(dim=1) / is_scored.sum(dim=1), strict=True))
         return torch.stack([losses[row] for row in range(len(layouts))])
 
     @torch.no_grad()
     def _teach(
         self, model: AutoCompressor, tokens: Tensor, layouts: Sequence[Layout]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The teacher's logits at the tail, (B, T, V), and the states that the writer reads, of all (B, L) tokens."""
+        """The teacher's logits at the tail, (B, T, V), and the states that the writer reads, of all (B, L) tokens.
+
+        It is told nothing of what is unrelated, and where the tail is about a raw segment that segment alone: a small
+        model answers better from less.
+        """
+        context = self.distillation.context_tokens
         last, states = model.plain_states(tokens)
-        last = last[:, self.distillation.context_tokens :]
-        alone = [row for row, layout in enumerate(layouts) if layout.is_unrelated]
-        if alone:
-            last = last.clone()
-            last[alone], _ = model.plain_states(tokens[alone, self.distillation.context_tokens :])
+        last = last[:, context:].clone()
+        for row, layout in enumerate(layouts):
+            is_about_raw = layout.kind != "continuing" and layout.raw is not None
+            if layout.is_unrelated or is_about_raw:
+                start, end = layout.told if is_about_raw else (0, 0)
+                told = torch.cat([tokens[row, start:end], tokens[row, context:]])
+                last[row] = model.plain_states(told[None])[0][0, end - start :]
         return model.logits(last), states
+
+    def _surprise(self, found: Tensor, tail: Tensor, is_gold: Tensor) -> Tensor:
+        """`gold` times the cross-entropy, (B, T), of what follows the tokens of a tail (B, T); 0 where it is not gold.
+
+        Args:
+            found: logits (B, T, V).
+        """
+        losses = functional.cross_entropy(found[:, :-1].float().transpose(1, 2), tail[:, 1:], reduction="none")
+        return self.distillation.gold * functional.pad(losses, (0, 1)) * is_gold
 
 
 def divergence(expected: Tensor, found: Tensor) -> Tensor:

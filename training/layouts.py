@@ -48,7 +48,7 @@ class Layout:
         is_thinned = generator.random() < distillation.thinned
         ratio = generator.choice(distillation.ratios) if is_thinned else 1.0
         is_expanded = generator.random() < distillation.expanded and not is_unrelated and len(lengths) > 1
-        raw = generator.randrange(len(lengths)) if is_expanded else None
+        raw = generator.choices(range(len(lengths)), lengths)[0] if is_expanded else None
         is_among = generator.random() < distillation.among and not is_unrelated
         among: Side | None = generator.choice(SIDES) if is_among else None
         return cls(kind, tuple(unit * length for length in lengths), unit * window, ratio, is_unrelated, raw, among)
@@ -64,6 +64,11 @@ class Layout:
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Where each segment starts and ends."""
         return pairwise(accumulate(self.lengths, initial=0))
+
+    @property
+    def told(self) -> tuple[int, int]:
+        """Where what a tail is about starts and ends: the raw segment, or all that is compressed."""
+        return (0, self.compressed_tokens) if self.raw is None else list(self.pieces())[self.raw]
 
 
 def _kind(distillation: Distillation, drawn: float) -> Kind:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from transformers import PreTrainedTokenizerBase
 
-from training.chats import Question, conversation
+from training.chats import Question, Tail, conversation
 
 MAX_TRIES = 60  # a draw that finds nothing to ask about is made again
 SENTENCE_CHARACTERS = range(31, 300)
@@ -42,19 +42,19 @@ def question_of(text: str, other: str, generator: random.Random) -> Question | N
 
 def ask_about(
     text: str, other: str, num_tokens: int, tokenizer: PreTrainedTokenizerBase, generator: random.Random
-) -> list[int]:
-    """Tokens of questions with their answers, at most so many; fewer where there is too little to ask about."""
+) -> Tail:
+    """Questions with their answers, at most so many tokens; fewer where there is too little to ask about."""
     questions: list[Question] = []
-    tail: list[int] = []
+    tail = Tail([], [])
     for _ in range(MAX_TRIES):
         question = question_of(text, other, generator)
         if question is None:
             continue
         questions.append(question)
         tail = conversation(tokenizer, questions)
-        if len(tail) >= num_tokens:
+        if len(tail.ids) >= num_tokens:
             break
-    return tail[:num_tokens]
+    return tail.cut(num_tokens)
 
 
 def _blank(sentence: str, text: str, generator: random.Random) -> Question | None:  # noqa: ARG001  # one of several

@@ -105,8 +105,9 @@ class Distillation:
         cut_tokens: lengths of segments and windows are multiples of it: equal ones are read together.
         whole: share of contexts that are one segment; others are cut into 2 to `segments_per_substep`.
         reciting, asking: shares of tails that repeat parts of the context, or are questions about it and answers.
+        gold: how much the cross-entropy of answers' and repeated parts' own words counts besides the divergence.
         windowed: share in which the end of the context, up to half of it, stays raw before the tail.
-        expanded: share, of those of several segments, in which one stays raw in its place.
+        expanded: share, of those of several segments, in which one stays raw in its place; tails are about it.
         unrelated: share read with another row's vectors, as the base reads the tail alone.
         among: share read with another row's vectors before or after its own, of which the teacher knows nothing.
         thinned: share of which a part of the vectors is kept, drawn from `ratios`.
@@ -116,11 +117,12 @@ class Distillation:
     cut_tokens: int
     whole: float = 0.5
     reciting: float = 0.2
-    asking: float = 0.3
+    asking: float = 0.35
+    gold: float = 1.0
     windowed: float = 0.15
-    expanded: float = 0.15
+    expanded: float = 0.3
     unrelated: float = 0.05
-    among: float = 0.15
+    among: float = 0.3
     thinned: float = 0.45
     ratios: tuple[float, ...] = (0.25, 0.5, 0.5, 0.75)
 

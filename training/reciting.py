@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from training.chats import encoded, request
+from training.chats import Tail, encoded, request
 
 CUES = ('\n\nThe text says: "', "\n\nQuote: ", "\n\n", "\n\nAs said above, ")
 REQUEST = "Repeat a part of the text."
@@ -18,14 +18,14 @@ RUN_TOKENS = (8, 12, 24, 48)
 
 def recite(
     segment: Sequence[int], num_tokens: int, tokenizer: PreTrainedTokenizerBase, generator: random.Random
-) -> list[int]:
-    """So many tokens of cues and runs of a segment."""
-    tail: list[int] = []
+) -> Tail:
+    """So many tokens of cues and runs of a segment, which are the answers."""
+    tail = Tail([], [])
     for cue, run in runs(segment, tokenizer, generator):
-        tail += [*cue, *run]
-        if len(tail) >= num_tokens:
+        tail = Tail([*tail.ids, *cue, *run], [*tail.is_answer, *[False] * len(cue), *[True] * len(run)])
+        if len(tail.ids) >= num_tokens:
             break
-    return tail[:num_tokens]
+    return tail.cut(num_tokens)
 
 
 def runs(

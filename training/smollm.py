@@ -36,13 +36,13 @@ def smollm() -> Recipe:
             final_share=0.05,
         ),
         compression=Compression(
-            summary_length=64,
+            summary_length=16,
             substeps=1,
-            segments_per_substep=4,
+            segments_per_substep=6,
             max_segment_tokens=512,
-            segment_length=512,
+            segment_length=128,
             compressor="anchored",
-            distillation=Distillation(context_tokens=512, cut_tokens=16),
+            distillation=Distillation(context_tokens=512, cut_tokens=16, whole=0.2),
         ),
         trained="lora",
         lora=Lora(

@@ -56,8 +56,8 @@ class Bridge(nn.Module):
         sums = functional.pad(scaled.cumsum(dim=1), (0, 0, 1, 0))  # (B, L + 1, F / 2)
         before = functional.pad(places[:, :-1] + 1, (1, 0))  # where each span begins
         lengths = (places + 1 - before)[..., None]
-        spans = (_at(sums, places + 1) - _at(sums, before)) / lengths
-        return torch.cat([_at(scaled, places), spans], dim=-1)
+        spans = (at(sums, places + 1) - at(sums, before)) / lengths
+        return torch.cat([at(scaled, places), spans], dim=-1)
 
     def _scaled(self, states: Tensor) -> Tensor:
         states = states.float()
@@ -99,11 +99,11 @@ class Anchored:
         ]
         ranked = torch.tensor(orders, device=device)  # (B, S)
         places, ranks = ranked.sort(dim=1)
-        vectors = self._bridge(_at(reading.embedded, places), self._bridge.features(reading.states, places))
+        vectors = self._bridge(at(reading.embedded, places), self._bridge.features(reading.states, places))
         vectors = vectors.to(reading.embedded.dtype)
         return [SegmentSummary(*parts) for parts in zip(vectors, ranks, places, strict=True)]
 
 
-def _at(sequence: Tensor, places: Tensor) -> Tensor:
+def at(sequence: Tensor, places: Tensor) -> Tensor:
     """The elements (B, S, F) of a sequence (B, L, F) at these places, (B, S)."""
     return sequence.gather(1, places[..., None].expand(-1, -1, sequence.shape[-1]))

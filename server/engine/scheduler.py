@@ -14,8 +14,8 @@ class Limits:
     Attributes:
         max_running: rows of the KV pool. max_sequence_tokens: positions of a row.
         max_requests: held in all, running or not. max_batch_tokens: positions in one step.
-        segments_together: of one document whose segments are read alone, in one step. A CPU gains nothing by several,
-            and those who decode beside them would wait.
+        segments_together: of one document whose segments are read alone, in one step. More than keep the device busy
+            gain nothing, and those who decode beside them wait.
     """
 
     max_running: int

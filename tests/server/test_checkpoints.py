@@ -103,6 +103,6 @@ def test_a_plain_language_model_is_served_untrained(tmp_path: Path, caplog: pyte
     tiny_tokenizer().save_pretrained(tmp_path / "plain")
     served, model = open_checkpoint(str(tmp_path / "plain"), None, dtype=torch.float32, device=DEVICE)
     assert served == "plain"
-    assert (model.config.compressor, model.config.segment_length, model.summary_length) == ("anchored", 512, 64)
+    assert (model.config.compressor, model.config.segment_length, model.summary_length) == ("anchored", 128, 16)
     assert not model.is_trained
     assert "untrained" in caplog.messages[0]

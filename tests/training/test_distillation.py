@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import AutoCompressor
-from tests.tiny import cpu_accelerator, random_ids, tiny_anchored, tiny_base, tiny_recipe, tiny_tokenizer
+from tests.tiny import TEXT, cpu_accelerator, random_ids, tiny_anchored, tiny_base, tiny_recipe, tiny_tokenizer
 from tests.training.runs import StopsAt, records_of, run_of
-from training.distillation import Distilling, divergence
-from training.layouts import Layout
+from training.distillation import Distilling, Rows, divergence
+from training.layouts import Kind, Layout
 from training.overrides import Overrides
 from training.passes import Pass, passes_of
 from training.plan import DEVICES, plan
@@ -56,7 +56,8 @@ def layouts(**changes: float) -> list[Layout]:
 
 @torch.no_grad()
 def losses(model: AutoCompressor, tokens: Tensor, *drawn: Layout) -> Tensor:
-    return objective().losses(model, tokens, drawn)
+    everywhere = torch.ones(len(tokens), TAIL, dtype=torch.bool)
+    return objective().losses(model, Rows(tokens, everywhere, ~everywhere), drawn)
 
 
 def test_the_divergence_by_hand() -> None:
@@ -111,8 +112,9 @@ def test_draws_are_of_seed_and_step_alone() -> None:
     assert first == [same.draw(8, step=step) for step in range(6)]
     assert first[0] != first[1]
     reciting = [Layout("reciting", (CONTEXT,))] * 2
-    assert torch.equal(one.rewritten(tokens, reciting, step=3), same.rewritten(tokens, reciting, step=3))
-    assert not torch.equal(one.rewritten(tokens, reciting, step=3), same.rewritten(tokens, reciting, step=4))
+    rows = [each.rewritten(tokens, reciting, step=step).tokens for each, step in ((one, 3), (same, 3), (one, 4))]
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
 
 
 def test_a_lone_row_is_read_with_its_own_vectors() -> None:
@@ -127,6 +129,36 @@ def test_the_student_who_reads_the_full_text_is_the_teacher() -> None:
     found = losses(tiny_anchored(), tokens, in_full, compressed)
     assert float(found[0]) == pytest.approx(0, abs=1e-5)
     assert found[1] > 1e-2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["asking", "reciting"])
+def test_answers_are_scored_by_the_teacher_and_by_their_words(kind: Kind) -> None:
+    """The teacher of a question about a raw segment reads it alone; every token of the loss by hand."""
+    model, gold = tiny_anchored(), 0.7
+    start, long_tail = 16, 80  # of the raw segment, and tokens after it
+    text = tiny_tokenizer()(TEXT)["input_ids"]
+    tokens = torch.tensor([(text * 3)[: CONTEXT + long_tail]])
+    layout = Layout(kind, (start, CONTEXT - start), raw=1)
+    asking = objective(gold=gold)
+    rows = asking.rewritten(tokens, [layout], step=0)
+    tail, scored = rows.tokens[0, CONTEXT:], rows.is_scored[0]
+    assert torch.equal(rows.tokens[0, :CONTEXT], tokens[0, :CONTEXT])
+    assert 0 < int(scored.sum()) < long_tail
+    assert torch.equal(rows.is_gold, rows.is_scored)
+    told = model(torch.cat([tokens[:, start:CONTEXT], tail[None]], dim=1)).logits[0, -long_tail:].log_softmax(-1)
+    (vectors,) = model.summarise(tokens[0, :start], start)
+    prompt = torch.cat([vectors.vectors, model.embed(tokens[0, start:CONTEXT])])
+    read = model(tail[None], soft_prompt=prompt[None]).logits[0].log_softmax(-1)
+    expected = [
+        float((told[place].exp() * (told[place] - read[place])).sum() - gold * read[place, tail[place + 1]])
+        for place in scored.nonzero()[:, 0].tolist()
+    ]
+    found = asking.losses(model, rows, [layout])
+    assert float(found[0]) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    unrelated = asking.rewritten(tokens, [replace(layout, raw=None, is_unrelated=True)], step=0)
+    assert unrelated.is_scored.any()
+    assert not unrelated.is_gold.any(), "of what is not read nothing is right"
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import TEXT, tiny_tokenizer
-from training.chats import Question, conversation, request
+from training.chats import Question, Tail, conversation, request
 from training.questioning import ask_about, question_of
 from training.reciting import RUN_TOKENS, recite, runs
 
@@ -17,7 +17,8 @@ CODE = (
 )
 OTHER = "Paris and London in 1815 were not what Waterloo made of them afterwards."
 TEMPLATE = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
 
@@ -38,7 +39,7 @@ def test_recited_rows_are_runs_of_the_segment(length: int) -> None:
     assert all(contains(segment, run) for _, run in drawn)
     assert {len(run) for _, run in drawn} == {min(length, tokens) for tokens in RUN_TOKENS}
     flat = [token for cue, run in drawn for token in (*cue, *run)]
-    assert recite(segment, 100, tiny_tokenizer(), random.Random(0)) == flat[:100]
+    assert recite(segment, 100, tiny_tokenizer(), random.Random(0)).ids == flat[:100]
 
 
 def test_nothing_to_recite() -> None:
@@ -86,20 +87,30 @@ def test_question_words_stand_where_their_answer_stood(answer: str, words: set[s
 
 
 def test_a_text_without_sentences_is_not_asked_about() -> None:
-    assert ask_about("...", "...", 50, tiny_tokenizer(), random.Random(0)) == []
+    assert ask_about("...", "...", 50, tiny_tokenizer(), random.Random(0)).ids == []
 
 
 @pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), templated()], ids=["plain", "chat template"])
 def test_tails_have_the_tokens_asked_for(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert len(ask_about(TEXT, OTHER, 200, tokenizer, random.Random(0))) == 200
-    assert len(recite([5, 6, 7], 200, tokenizer, random.Random(0))) == 200
+    asked = ask_about(TEXT, OTHER, 200, tokenizer, random.Random(0))
+    assert len(asked.ids) == len(asked.is_answer) == 200
+    assert len(recite([5, 6, 7], 200, tokenizer, random.Random(0)).ids) == 200
 
 
 def test_conversations_follow_the_template() -> None:
     pairs = [Question("Who counts?", "The keeper"), Question("What?", "Ships")]
     tokenizer = templated()
     expected = "<user>Who counts?<assistant>The keeper<user>What?<assistant>Ships"
-    assert tokenizer.decode(conversation(tokenizer, pairs)) == expected
-    assert tokenizer.decode(request(tokenizer, "Repeat.")) == "<user>Repeat.<answer>"
-    plain = tiny_tokenizer().decode(conversation(tiny_tokenizer(), pairs))
-    assert plain == "\n\nQuestion: Who counts?\nAnswer: The keeper\n\nQuestion: What?\nAnswer: Ships"
+    turns = conversation(tokenizer, pairs)
+    assert tokenizer.decode(turns.ids) == expected
+    assert answers(tokenizer, turns) == "The keeperShips"
+    assert tokenizer.decode(request(tokenizer, "Repeat.")) == "<user>Repeat.<assistant>"
+    plain = conversation(tiny_tokenizer(), pairs)
+    expected = "\n\nQuestion: Who counts?\nAnswer: The keeper\n\nQuestion: What?\nAnswer: Ships"
+    assert tiny_tokenizer().decode(plain.ids) == expected
+    assert answers(tiny_tokenizer(), plain) == "The keeperShips"
+
+
+def answers(tokenizer: PreTrainedTokenizerFast, tail: Tail) -> str:
+    chosen = [token for token, is_answer in zip(tail.ids, tail.is_answer, strict=True) if is_answer]
+    return str(tokenizer.decode(chosen))
