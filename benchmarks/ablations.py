@@ -27,7 +27,7 @@ from training.adapters import Adapted
 from training.bases import loaded_base, plain_base
 from training.batches import Batches, Part
 from training.data import load_documents
-from training.distillation import Distilling, divergence
+from training.distillation import Distilling, Rows, divergence
 from training.layouts import Kind, Layout
 from training.optimisation import build_optimisers, set_learning_rates
 from training.recipe import Compression, Distillation, Recipe
@@ -125,8 +125,7 @@ def run(bench: Bench, trial: Trial) -> dict[str, Any]:
     for step in tqdm(range(bench.steps), desc=trial.name, unit=" steps"):
         set_learning_rates(optimisers, step, bench.stage)
         rows = bench.batches.batch(step)
-        tokens = objective.rewritten(rows, objective.draw(len(rows), step=step), step=step).tokens
-        loss = _loss(reader, tokens)
+        loss = _loss(reader, objective.rewritten(rows, objective.draw(len(rows), step=step), step=step))
         loss.backward()
         for optimiser in optimisers:
             parameters = [each for group in optimiser.param_groups for each in group["params"]]
@@ -141,9 +140,19 @@ def _trains(model: AutoCompressor) -> bool:
     return any(parameter.requires_grad for parameter in model.parameters())
 
 
-def _loss(reader: Reader, tokens: Tensor) -> Tensor:
+def _loss(reader: Reader, rows: Rows) -> Tensor:
+    tokens = rows.tokens
     if reader.trial.loss == "kl":
         return divergence(reader.teach(tokens), reader.student(tokens)).mean()
+    if reader.trial.loss == "words":
+        # the masks are of what follows each token of a tail; here its first token is predicted too
+        is_scored, is_gold = (functional.pad(each[:, :-1], (1, 0)) for each in (rows.is_scored, rows.is_gold))
+        found = reader.student(tokens)
+        surprise = functional.cross_entropy(
+            found.float().transpose(1, 2), tokens[:, reader.context :], reduction="none"
+        )
+        each = divergence(reader.teach(tokens), found) + surprise * is_gold
+        return (each * is_scored).sum() / is_scored.sum()
     if reader.trial.writer == "summary tokens":
         lengths = [reader.context, tokens.shape[1] - reader.context]
         output = reader.model(tokens, segment_lengths=lengths, labels=tokens)

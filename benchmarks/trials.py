@@ -19,12 +19,13 @@ RATIO = 8
 
 @dataclass(frozen=True)
 class Trial:
-    """A way to write and to train; the default is the one that is shipped.
+    """A way to write and to train; the default is the shipped one but for what counts of a tail, which is all of it.
 
     Attributes:
         writer: `anchored`; `uniform`, anchors at equal distances; `appended`, the anchors once more after the segment,
             and their states read there; or `summary tokens`, with LoRA where they are written, too.
-        loss: `kl` to the base with the text, or `next`, the cross-entropy of the tail; of summary tokens of all tokens.
+        loss: `kl` to the base with the text; `words`, that and the cross-entropy of answers and recited runs, which
+            alone count of their tails; or `next`, the cross-entropy of the tail, of summary tokens of all tokens.
         is_cut: the context is two segments; `accumulates`: the second is read with the vectors of the first.
     """
 
@@ -42,7 +43,8 @@ class Trial:
 
 
 TRIALS = (
-    Trial("anchored, as shipped"),
+    Trial("anchored, KL on all of the tail"),
+    Trial("as shipped: answers alone, KL and their words", loss="words"),
     Trial("without the means over spans", has_spans=False),
     Trial("without the map: embeddings of the anchors", has_bridge=False),
     Trial("without LoRA", has_lora=False),

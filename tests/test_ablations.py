@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -61,7 +60,7 @@ def test_every_trial_runs(bench: Bench, each: Trial) -> None:
 
 @torch.no_grad()
 def test_the_shipped_trial_writes_and_reads_as_the_model_does(bench: Bench) -> None:
-    reader, tokens = reader_of(bench, trial("anchored, as shipped")), random_ids(2, CONTEXT + TAIL)
+    reader, tokens = reader_of(bench, trial("anchored, KL on all of the tail")), random_ids(2, CONTEXT + TAIL)
     rows = [reader.model.summarise(row[:CONTEXT], CONTEXT) for row in tokens]
     vectors = torch.stack([torch.cat([each.vectors for each in row]) for row in rows])
     torch.testing.assert_close(reader.vectors(tokens), vectors)
@@ -76,7 +75,7 @@ def test_ways_to_write_differ_where_they_say(bench: Bench) -> None:
     written = {
         name: reader_of(bench, trial(name)).vectors(tokens)
         for name in (
-            "anchored, as shipped",
+            "anchored, KL on all of the tail",
             "anchors at equal distances",
             "anchors appended, states read there",
             "two segments, read alone",
@@ -85,12 +84,12 @@ def test_ways_to_write_differ_where_they_say(bench: Bench) -> None:
         )
     }
     shapes = {name: vectors.shape[1] for name, vectors in written.items()}
-    assert shapes.pop("4 tokens a vector") == 2 * shapes["anchored, as shipped"]
+    assert shapes.pop("4 tokens a vector") == 2 * shapes["anchored, KL on all of the tail"]
     assert set(shapes.values()) == {CONTEXT // 8}
     alone, accumulated = written["two segments, read alone"], written["two segments, accumulated"]
     first = alone.shape[1] // 2
     torch.testing.assert_close(alone[:, :first], accumulated[:, :first])
     assert not torch.allclose(alone[:, first:], accumulated[:, first:])
-    shipped = written["anchored, as shipped"]
+    shipped = written["anchored, KL on all of the tail"]
     assert not torch.allclose(shipped, written["anchors at equal distances"])
     assert not torch.allclose(shipped, written["anchors appended, states read there"])
