@@ -3,11 +3,12 @@
     python -m benchmarks.chat_questions squad.jsonl
 
 Each is asked from the document's vectors, with segments of it read as text, with the one right paragraph in the
-message and no summary (an adapted model is its untouched base there), and from nothing. Greedy answers; right is one
-that contains the words of the gold answer, as the suite `qa` judges.
+message and no summary (an adapted model is its untouched base there), and from nothing; all of these at once, greedily.
+Right is an answer that contains the words of the gold one, as the suite `qa` judges.
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,12 +69,14 @@ def main(
         if start not in ids:
             ids[start] = server.stored("\n\n".join(each.text for each in paragraphs[start : start + DOCUMENT]))
         asked = [{"type": "summary", "id": ids[start]}, {"type": "text", "text": question.text}]
-        said = {
-            expanded: server.answer(asked, expand),
-            VECTORS: server.answer(asked),
-            PARAGRAPH: server.answer(f"{paragraphs[number].text}\n\n{question.text}"),
-            NOTHING: server.answer(question.text),
+        ways = {
+            expanded: (asked, expand),
+            VECTORS: (asked, 0),
+            PARAGRAPH: (f"{paragraphs[number].text}\n\n{question.text}", 0),
+            NOTHING: (question.text, 0),
         }
+        with ThreadPoolExecutor(len(ways)) as pool:
+            said = dict(zip(ways, pool.map(server.answer, *zip(*ways.values(), strict=True)), strict=True))
         for way, answer in said.items():
             found.setdefault(way, []).append(is_contained(answer, question.answer))
         answers.append({"paragraph": number, "question": question.text, "answer": question.answer, "said": said})

@@ -11,7 +11,7 @@ from openai import OpenAI
 NAME = "Ottoline Marsh"
 FIRST = f"Hello! My name is {NAME}, I keep bees, and I will read a book to you."
 QUESTION = "What is the name of the person who keeps bees?"
-PAGE = 4000  # characters
+PAGE = 16_000  # characters
 
 
 def main() -> None:
