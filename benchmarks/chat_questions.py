@@ -37,7 +37,7 @@ class Server:
     def stored(self, text: str) -> str:
         return str(self.post("/compress", {"text": text, "keep_text": True})["id"])
 
-    def answer(self, content: str | list[dict[str, str]], expand: int = 0) -> str:
+    def answer(self, content: str | list[dict[str, str]], expand: int = 0, max_vectors: int | None = None) -> str:
         body: dict[str, Any] = {
             "messages": [{"role": "user", "content": content}],
             "temperature": 0,
@@ -45,6 +45,8 @@ class Server:
         }
         if expand:
             body["expand"] = {"segments": expand}
+        if max_vectors is not None:
+            body["max_vectors"] = max_vectors
         return str(self.post("/v1/chat/completions", body)["choices"][0]["message"]["content"])
 
 
@@ -53,6 +55,9 @@ def main(
     url: Annotated[str, typer.Option(help="Where the server answers.")] = "http://127.0.0.1:8000",
     count: Annotated[int, typer.Option(help="Questions asked.", min=1)] = 100,
     expand: Annotated[int, typer.Option(help="Segments read as text.", min=1)] = 2,
+    max_vectors: Annotated[
+        int | None, typer.Option(help="Of a document whose segments are read as text; all if none.", min=1)
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="Of an answer.", min=1)] = 32,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     out: Annotated[Path | None, typer.Option("--json", help="Where to write every answer.")] = None,
@@ -60,7 +65,7 @@ def main(
     """Ask, and print how many of each way of asking are answered rightly."""
     paragraphs = read_paragraphs(questions, least=DOCUMENT)
     server = Server(url, max_tokens)
-    expanded = f"{VECTORS}, {expand} segments as text"
+    expanded = f"{VECTORS if max_vectors is None else f'{max_vectors} of its vectors'}, {expand} segments as text"
     found: dict[str, list[bool]] = {}
     answers: list[dict[str, Any]] = []
     ids: dict[int, str] = {}
@@ -70,13 +75,13 @@ def main(
             ids[start] = server.stored("\n\n".join(each.text for each in paragraphs[start : start + DOCUMENT]))
         asked = [{"type": "summary", "id": ids[start]}, {"type": "text", "text": question.text}]
         ways = {
-            expanded: (asked, expand),
-            VECTORS: (asked, 0),
-            PARAGRAPH: (f"{paragraphs[number].text}\n\n{question.text}", 0),
-            NOTHING: (question.text, 0),
+            expanded: (asked, expand, max_vectors),
+            VECTORS: (asked,),
+            PARAGRAPH: (f"{paragraphs[number].text}\n\n{question.text}",),
+            NOTHING: (question.text,),
         }
         with ThreadPoolExecutor(len(ways)) as pool:
-            said = dict(zip(ways, pool.map(server.answer, *zip(*ways.values(), strict=True)), strict=True))
+            said = dict(zip(ways, pool.map(lambda way: server.answer(*way), ways.values()), strict=True))
         for way, answer in said.items():
             found.setdefault(way, []).append(is_contained(answer, question.answer))
         answers.append({"paragraph": number, "question": question.text, "answer": question.answer, "said": said})
