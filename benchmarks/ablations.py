@@ -19,7 +19,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from benchmarks.trials import TRIALS, Reader, Trial, Uniform
+from benchmarks.trials import DEFAULT, TRIALS, Reader, Trial, Uniform
 from model import AutoCompressor
 from model.bases import resolve_base
 from model.compressors.anchored import Anchored
@@ -151,7 +151,7 @@ def _loss(reader: Reader, rows: Rows) -> Tensor:
         surprise = functional.cross_entropy(
             found.float().transpose(1, 2), tokens[:, reader.context :], reduction="none"
         )
-        each = divergence(reader.teach(tokens), found) + surprise * is_gold
+        each = divergence(reader.teach(tokens), found) + DEFAULT.gold * surprise * is_gold
         return (each * is_scored).sum() / is_scored.sum()
     if reader.trial.writer == "summary tokens":
         lengths = [reader.context, tokens.shape[1] - reader.context]

@@ -21,6 +21,10 @@ class Tail:
     ids: list[int]
     is_answer: list[bool]
 
+    def then(self, ids: Sequence[int], *, is_answer: bool = False) -> "Tail":
+        """These tokens after it."""
+        return Tail([*self.ids, *ids], [*self.is_answer, *[is_answer] * len(ids)])
+
     def cut(self, num_tokens: int) -> "Tail":
         return Tail(self.ids[:num_tokens], self.is_answer[:num_tokens])
 
@@ -29,9 +33,7 @@ def conversation(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Questio
     """Questions, each with its answer, which is tokenised for itself as one that is generated is."""
     tail = Tail([], [])
     for asked, answered in _turns(tokenizer, questions):
-        for text, is_answer in ((asked, False), (answered, True)):
-            ids = encoded(tokenizer, text)
-            tail = Tail(tail.ids + ids, tail.is_answer + [is_answer] * len(ids))
+        tail = tail.then(encoded(tokenizer, asked)).then(encoded(tokenizer, answered), is_answer=True)
     return tail
 
 

@@ -102,10 +102,10 @@ class Distilling:
         if layout.kind == "reciting":
             return recite(row[start:end], len(tail), self._tokenizer, generator)
         if layout.kind == "continuing":
-            return Tail(tail, [False] * len(tail))
+            return Tail([], []).then(tail)
         text, other = self._tokenizer.decode(row[start:end]), self._tokenizer.decode(tail)
         asked = ask_about(text, other, len(tail), self._tokenizer, generator)
-        return Tail(asked.ids + tail, asked.is_answer + [False] * len(tail)).cut(len(tail))
+        return asked.then(tail).cut(len(tail))
 
     def losses(self, model: AutoCompressor, rows: Rows, layouts: Sequence[Layout]) -> Tensor:
         """What each row is trained on, the mean over what is scored of its tail, (B,), in nats a token.
@@ -221,6 +221,6 @@ def _shown(
     """
     shown = [summary.thinned(math.ceil(layout.ratio * len(summary))).vectors for summary in summaries]
     if is_own and layout.raw is not None:
-        start, end = list(layout.pieces())[layout.raw]
+        start, end = layout.told
         shown[layout.raw] = model.embed(tokens[None, start:end])[0]
     return torch.cat([model.empty_soft_prompt()[0], *shown])

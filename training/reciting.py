@@ -22,7 +22,7 @@ def recite(
     """So many tokens of cues and runs of a segment, which are the answers."""
     tail = Tail([], [])
     for cue, run in runs(segment, tokenizer, generator):
-        tail = Tail([*tail.ids, *cue, *run], [*tail.is_answer, *[False] * len(cue), *[True] * len(run)])
+        tail = tail.then(cue).then(run, is_answer=True)
         if len(tail.ids) >= num_tokens:
             break
     return tail.cut(num_tokens)
