@@ -149,6 +149,6 @@ def test_the_page_says_how_segments_are_read_and_that_nothing_was_trained(
     expect(trained.get_by_role("note")).to_have_count(0)
     expect(trained.locator("#reading")).to_contain_text("given all before it")
     assert not answering.client.get("/info").json()["model"]["is_trained"]
-    expect(untrained.get_by_role("note")).to_contain_text("8 to 24 % of what the text gives")
+    expect(untrained.get_by_role("note")).to_contain_text("22 % of what the text of a segment gives")
     expect(untrained.get_by_role("note")).to_contain_text("autocompressor train")
     expect(untrained.locator("#reading")).to_contain_text("read alone")
