@@ -9,6 +9,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from model.compressors import SegmentSummary
 from training.chats import Tail
 from training.layouts import Layout
 from training.objectives import Substep
+from training.padded import read_plainly, read_vectors, together
 from training.questioning import ask_about
 from training.recipe import Compression, Distillation
 from training.reciting import recite
@@ -43,11 +45,24 @@ class Rows:
     is_scored: Tensor
     is_gold: Tensor
 
+    def to(self, device: torch.device) -> "Rows":
+        return Rows(self.tokens.to(device), self.is_scored.to(device), self.is_gold.to(device))
+
+
+class LaidOut(NamedTuple):
+    """Rows, and how each is read."""
+
+    rows: Rows
+    layouts: list[Layout]
+
+    def to(self, device: torch.device) -> "LaidOut":
+        return LaidOut(self.rows.to(device), self.layouts)
+
 
 class Distilling:
     """Divergence of the compressed reader from the full one, over the tails of rows; `Distillation` says how they are.
 
-    What is drawn at random depends on the seed, the step and the number of the row in its micro-batch alone.
+    What is drawn at random depends on the seed, the step and the number of the row in its batch alone.
     """
 
     num_substeps = 1
@@ -63,28 +78,37 @@ class Distilling:
         self.compression, self.distillation = compression, distillation
         self._tokenizer, self._seed = tokenizer, seed
 
-    def substeps(self, model: nn.Module, tokens: Tensor, *, step: int) -> Iterator[Substep]:
+    def prepared(self, tokens: Tensor, *, step: int, first_row: int) -> LaidOut:
+        """See `Objective`."""
+        layouts = self.draw(len(tokens), step=step, first_row=first_row)
+        return LaidOut(self.rewritten(tokens, layouts, step=step, first_row=first_row), layouts)
+
+    def substeps(self, model: nn.Module, batch: LaidOut, *, step: int) -> Iterator[Substep]:  # noqa: ARG002
         """See `Objective`; the model is an AutoCompressor of segments that are read alone."""
         assert isinstance(model, AutoCompressor)
         model.base.eval()  # a teacher with dropout would teach its noise
-        layouts = self.draw(len(tokens), step=step)
-        losses = self.losses(model, self.rewritten(tokens, layouts, step=step), layouts)
+        losses = self.losses(model, *batch)
         yield Substep(losses.mean(), losses.detach().mean()[None])
 
-    def draw(self, num_rows: int, *, step: int) -> list[Layout]:
-        """How the rows of a batch are read. A row is unrelated to another's vectors only where there is another."""
+    def draw(self, num_rows: int, *, step: int, first_row: int = 0) -> list[Layout]:
+        """How rows that are read at once are read. One is unrelated to another's vectors only where there is another.
+
+        Args:
+            first_row: as of `prepared`.
+        """
         settings = self.compression, self.distillation
-        layouts = [Layout.draw(*settings, random.Random(f"{self._seed} {step} {row}")) for row in range(num_rows)]
+        numbers = range(first_row, first_row + num_rows)
+        layouts = [Layout.draw(*settings, random.Random(f"{self._seed} {step} {row}")) for row in numbers]
         if num_rows > 1:
             return layouts
         return [layout.on_its_own() for layout in layouts]
 
-    def rewritten(self, tokens: Tensor, layouts: Sequence[Layout], *, step: int) -> Rows:
+    def rewritten(self, tokens: Tensor, layouts: Sequence[Layout], *, step: int, first_row: int = 0) -> Rows:
         """Rows (B, L) whose tails recite or ask where their layouts say so; the others as they are."""
         context = self.distillation.context_tokens
         tails = [
             self._tail(row, layout, random.Random(f"{self._seed} {step} {number} tail"))
-            for number, (row, layout) in enumerate(zip(tokens.tolist(), layouts, strict=True))
+            for number, (row, layout) in enumerate(zip(tokens.tolist(), layouts, strict=True), start=first_row)
         ]
         ids = torch.tensor([tail.ids for tail in tails], device=tokens.device)
         is_answer = torch.tensor([tail.is_answer for tail in tails], device=tokens.device)
@@ -112,28 +136,25 @@ class Distilling:
 
         The divergence, and of answers and recited runs the cross-entropy of their words, times `gold`.
         """
-        tokens = rows.tokens
+        tokens, context = rows.tokens, self.distillation.context_tokens
         expected, states = self._teach(model, tokens, layouts)
         # whose vectors a row is read with
         sources = [_sources(row, layout, len(layouts)) for row, layout in enumerate(layouts)]
-        written = _written(model, tokens, states, {row: layouts[row] for read in sources for row in read})
+        written = self._written(model, tokens, states, {row: layouts[row] for read in sources for row in read})
         prompts = [
             torch.cat([_shown(model, tokens[each], written[each], layouts[each], each == row) for each in read])
             for row, read in enumerate(sources)
         ]
-        alike: dict[tuple[int, int], list[int]] = defaultdict(list)  # by vectors and window: they are read together
-        for row, layout in enumerate(layouts):
-            alike[len(prompts[row]), layout.window].append(row)
+        texts = [tokens[row, context - layout.window :] for row, layout in enumerate(layouts)]
+        lengths = [len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True)]
         losses: dict[int, Tensor] = {}
-        context = self.distillation.context_tokens
-        for (_, window), equal in alike.items():
-            soft_prompt = torch.stack([prompts[row] for row in equal])
-            raw = tokens[equal, context - window :]
-            hidden, _ = model.run_segment(raw, torch.ones_like(raw), soft_prompt, is_compressed=False)
-            found = model.logits(hidden[:, window:])
-            each = divergence(expected[equal], found) + self._surprise(found, raw[:, window:], rows.is_gold[equal])
-            is_scored = rows.is_scored[equal]
-            losses |= dict(zip(equal, (each * is_scored).sum(dim=1) / is_scored.sum(dim=1), strict=True))
+        for read in together(lengths, self.distillation.padded_positions):
+            hidden = read_vectors(model, [prompts[row] for row in read], [texts[row] for row in read])
+            tail = tokens[read, context:]
+            found = model.logits(torch.stack([each[-tail.shape[1] :] for each in hidden]))
+            each = divergence(expected[read], found) + self._surprise(found, tail, rows.is_gold[read])
+            is_scored = rows.is_scored[read]
+            losses |= dict(zip(read, (each * is_scored).sum(dim=1) / is_scored.sum(dim=1), strict=True))
         return torch.stack([losses[row] for row in range(len(layouts))])
 
     @torch.no_grad()
@@ -148,13 +169,50 @@ class Distilling:
         context = self.distillation.context_tokens
         last, states = model.plain_states(tokens)
         last = last[:, context:].clone()
+        told: dict[int, Tensor] = {}
         for row, layout in enumerate(layouts):
             is_about_raw = layout.kind != "continuing" and layout.raw is not None
             if layout.is_unrelated or is_about_raw:
                 start, end = layout.told if is_about_raw else (0, 0)
-                told = torch.cat([tokens[row, start:end], tokens[row, context:]])
-                last[row] = model.plain_states(told[None])[0][0, end - start :]
+                told[row] = torch.cat([tokens[row, start:end], tokens[row, context:]])
+        rows = list(told)
+        for read in together([len(told[row]) for row in rows], self.distillation.padded_positions):
+            for place, (hidden, _) in zip(read, read_plainly(model, [told[rows[each]] for each in read]), strict=True):
+                last[rows[place]] = hidden[-last.shape[1] :]
         return model.logits(last), states
+
+    def _written(
+        self, model: AutoCompressor, tokens: Tensor, states: tuple[Tensor, ...], layouts: dict[int, Layout]
+    ) -> dict[int, list[SegmentSummary]]:
+        """The summaries of rows' segments; those of equal length are written together.
+
+        A row's first segment was read already: what comes after it changes nothing of its states.
+
+        Args:
+            states: of all tokens, (B, L, H) each.
+        """
+        pieces = [(row, *piece) for row, layout in layouts.items() for piece in layout.pieces()]
+        segments = {(row, start): tokens[row, start:end] for row, start, end in pieces}
+        read = {
+            (row, 0): tuple(each[row, : len(ids)] for each in states)
+            for (row, start), ids in segments.items()
+            if not start
+        }
+        later = [place for place in segments if place not in read]
+        for chosen in together([len(segments[place]) for place in later], self.distillation.padded_positions):
+            places = [later[each] for each in chosen]
+            with torch.no_grad():
+                found = read_plainly(model, [segments[place] for place in places])
+            read |= {place: own for place, (_, own) in zip(places, found, strict=True)}
+        equal: dict[int, list[Place]] = defaultdict(list)
+        for place, ids in segments.items():
+            equal[len(ids)].append(place)
+        summaries: dict[Place, SegmentSummary] = {}
+        for places in equal.values():
+            stacked = tuple(torch.stack(parts) for parts in zip(*(read[place] for place in places), strict=True))
+            made = model.write(torch.stack([segments[place] for place in places]), stacked)
+            summaries |= dict(zip(places, made, strict=True))
+        return {row: [summaries[row, start] for start, _ in layout.pieces()] for row, layout in layouts.items()}
 
     def _surprise(self, found: Tensor, tail: Tensor, is_gold: Tensor) -> Tensor:
         """`gold` times the cross-entropy, (B, T), of what follows the tokens of a tail (B, T); 0 where it is not gold.
@@ -173,34 +231,6 @@ def divergence(expected: Tensor, found: Tensor) -> Tensor:
         functional.log_softmax(found.float(), dim=-1), wanted, reduction="none", log_target=True
     )
     return divergences.sum(dim=-1)
-
-
-def _written(
-    model: AutoCompressor, tokens: Tensor, states: tuple[Tensor, ...], layouts: dict[int, Layout]
-) -> dict[int, list[SegmentSummary]]:
-    """The summaries of rows' segments; segments of equal length are read, and written, together.
-
-    A row's first segment was read already: what comes after it changes nothing of its states.
-
-    Args:
-        states: of all tokens, (B, L, H) each.
-    """
-    places: dict[int, list[Place]] = defaultdict(list)
-    for row, layout in layouts.items():
-        for start, end in layout.pieces():
-            places[end - start].append((row, start))
-    summaries: dict[Place, SegmentSummary] = {}
-    for length, equal in places.items():
-        equal.sort(key=lambda place: place[1] > 0)  # first segments first
-        segments = torch.stack([tokens[row, start : start + length] for row, start in equal])
-        first = [row for row, start in equal if not start]
-        read = tuple(each[first, :length] for each in states)
-        if len(first) < len(equal):
-            with torch.no_grad():
-                _, later = model.plain_states(segments[len(first) :])
-            read = tuple(torch.cat(parts) for parts in zip(read, later, strict=True))
-        summaries |= dict(zip(equal, model.write(segments, read), strict=True))
-    return {row: [summaries[row, start] for start, _ in layout.pieces()] for row, layout in layouts.items()}
 
 
 def _sources(row: int, layout: Layout, num_rows: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,28 +21,51 @@ class Substep:
     segment_losses: Tensor  # (segments,)
 
 
+class Batch(Protocol):
+    """What a model is trained on in one go: a tensor, or several."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        ...
+
+
 class Objective(Protocol):
     """Cuts a batch into `num_substeps` slices. Each is to be back-propagated before the next is asked for."""
 
     num_substeps: int
 
-    def substeps(self, model: nn.Module, tokens: Tensor, *, step: int) -> Iterator[Substep]:
-        """The substeps of a batch (B, L); what is drawn at random depends on the step alone."""
+    def prepared(self, tokens: Tensor, *, step: int, first_row: int) -> Batch:
+        """What `substeps` takes, of sequences (B, L) on the CPU; a process of its own may do it, steps ahead.
+
+        Args:
+            first_row: the number of the first one in the step's batch, of which these may be a part.
+        """
+        ...
+
+    def substeps(self, model: nn.Module, batch: Any, *, step: int) -> Iterator[Substep]:
+        """The substeps of a batch; what is drawn at random depends on the step, and a row's number, alone."""
         ...
 
 
-class LanguageModelling:
+class OfSequences:
+    """What an objective that takes sequences as they are has in common with others."""
+
+    def prepared(self, tokens: Tensor, *, step: int, first_row: int) -> Tensor:  # noqa: ARG002
+        return tokens
+
+
+class LanguageModelling(OfSequences):
     """Next-token prediction on equal pieces of a sequence, each alone and whole: pretraining, full attention."""
 
     def __init__(self, num_pieces: int = 1) -> None:
         self.num_substeps = num_pieces
 
-    def substeps(self, model: nn.Module, tokens: Tensor, *, step: int) -> Iterator[Substep]:  # noqa: ARG002
-        for piece in tokens.split(equal_lengths(tokens.shape[1], self.num_substeps), dim=1):
+    def substeps(self, model: nn.Module, batch: Tensor, *, step: int) -> Iterator[Substep]:  # noqa: ARG002
+        for piece in batch.split(equal_lengths(batch.shape[1], self.num_substeps), dim=1):
             yield _substep(token_losses(model(piece).logits, piece), [piece.shape[1]])
 
 
-class Segments:
+class Segments(OfSequences):
     """Cross-entropy over segments, each conditioned on those before it as the method says (section 3).
 
     The soft prompt is detached after a substep: gradients cross the compression steps within one, and memory does not
@@ -54,9 +77,9 @@ class Segments:
         self.num_substeps = compression.substeps
         self._seed = seed
 
-    def substeps(self, model: nn.Module, tokens: Tensor, *, step: int) -> Iterator[Substep]:
+    def substeps(self, model: nn.Module, batch: Tensor, *, step: int) -> Iterator[Substep]:
         soft_prompt: Tensor | None = None
-        slices = tokens.split(equal_lengths(tokens.shape[1], self.num_substeps), dim=1)
+        slices = batch.split(equal_lengths(batch.shape[1], self.num_substeps), dim=1)
         for index, piece in enumerate(slices):
             lengths = self.draw(piece.shape[1], step=step, substep=index)
             if not self.compression.has_summaries:

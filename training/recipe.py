@@ -103,6 +103,8 @@ class Distillation:
 
     Attributes:
         cut_tokens: lengths of segments and windows are multiples of it: equal ones are read together.
+        padded_positions: of unequal rows so many are read together, padding counted; 0 reads equal ones alone. Where
+            a pass is waited for by the call, as on a GPU, padding costs less than another one.
         whole: share of contexts that are one segment; others are cut into 2 to `segments_per_substep`.
         reciting, asking: shares of tails that repeat parts of the context, or are questions about it and answers.
         gold: how much the cross-entropy of answers' and repeated parts' own words counts besides the divergence.
@@ -115,6 +117,7 @@ class Distillation:
 
     context_tokens: int
     cut_tokens: int
+    padded_positions: int = 0
     whole: float = 0.5
     reciting: float = 0.2
     asking: float = 0.35

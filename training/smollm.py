@@ -56,24 +56,26 @@ def smollm() -> Recipe:
 
 
 def smollm_gpu() -> Recipe:
-    """The same on an H100: contexts of 1,536 tokens in up to twelve segments, 100M tokens; meant for half an hour."""
+    """The same on an H100: contexts of 768 tokens in up to eight segments, and 60 times the tokens."""
     recipe = smollm()
+    assert recipe.lora is not None
     return replace(
         recipe,
         name="smollm-gpu",
         adaptation=replace(
             recipe.adaptation,
-            tokens=100_000_000,
-            sequence_tokens=1792,
+            tokens=120_000_000,
+            sequence_tokens=960,
             batch_sequences=64,
-            micro_batch_sequences=16,
-            warmup_steps=50,
+            micro_batch_sequences=32,
+            learning_rate=1e-3,
+            warmup_steps=100,
         ),
         compression=replace(
             recipe.compression,
-            segments_per_substep=12,
-            max_segment_tokens=1536,
-            # coarse cuts: of 16 rows' segments many are equal then, and a small model is waited for by the call
-            distillation=Distillation(context_tokens=1536, cut_tokens=64, whole=0.15),
+            segments_per_substep=8,
+            max_segment_tokens=768,
+            distillation=Distillation(context_tokens=768, cut_tokens=32, whole=0.1, padded_positions=16_384),
         ),
+        lora=replace(recipe.lora, rank=24, alpha=48),
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from training.batches import Batches
+from training.feed import feed
 from training.objectives import Objective
 from training.optimisation import build_optimisers, set_learning_rates
 from training.processes import prepare, whole
@@ -94,11 +95,13 @@ class Trainer:
         prepared, optimisers = prepare(accelerator, model, build_optimisers(model, self.stage, precision))
         first = self.snapshots.restore(prepared, optimisers)
         saved = time.monotonic()
+        steps = range(first, self.stage.steps)
+        batches = feed(self.batches, self.objective, list(self.rows), steps, accelerator.device)
         with self.records.opened(first, is_main=accelerator.is_main_process), self._progress(first) as progress:
-            for step in range(first, self.stage.steps):
+            for step in steps:
                 started = time.monotonic()
                 share = set_learning_rates(optimisers, step, self.stage)
-                losses = self._backward(prepared, step)
+                losses = self._backward(prepared, batches, step)
                 wants_save = time.monotonic() - saved > self.save_seconds
                 loss, segments, is_stopped, is_due = self._agree(losses, stop, wants_save)
                 norm = float(whole(accelerator.clip_grad_norm_(prepared.parameters(), MAX_GRADIENT_NORM)))
@@ -122,13 +125,13 @@ class Trainer:
         accelerator.free_memory()  # it would keep this model and its optimisers through the next stage
         model.eval()
 
-    def _backward(self, model: nn.Module, step: int) -> Tensor:
+    def _backward(self, model: nn.Module, batches: Iterator[Any], step: int) -> Tensor:
         """Leave the gradients of a step; its loss by substep and segment, (substeps, segments), of this process."""
         losses = []
         num_substeps = self.objective.num_substeps
-        for number, rows in enumerate(self.rows, start=1):
-            tokens = self.batches.batch(step, rows).to(self.accelerator.device)
-            substeps = self.objective.substeps(model, tokens, step=step)
+        for number in range(1, self.rows.count + 1):
+            batch = next(batches).to(self.accelerator.device)
+            substeps = self.objective.substeps(model, batch, step=step)
             for index in range(1, num_substeps + 1):
                 is_last = number == self.rows.count and index == num_substeps
                 with nullcontext() if is_last else self._unsynchronised(model):

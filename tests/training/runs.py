@@ -32,7 +32,7 @@ from tests.tiny import (
 )
 from training.adapters import Adapted
 from training.batches import Batches, Part
-from training.objectives import LanguageModelling, Objective, Segments, Substep
+from training.objectives import Batch, LanguageModelling, Objective, Segments, Substep
 from training.processes import make_accelerator, sharding
 from training.recipe import Lora, Recipe
 from training.records import Record, read_records
@@ -130,10 +130,13 @@ class StopsAt:
     def num_substeps(self) -> int:
         return self.objective.num_substeps
 
-    def substeps(self, model: nn.Module, tokens: Tensor, *, step: int) -> Iterator[Substep]:
+    def prepared(self, tokens: Tensor, *, step: int, first_row: int) -> Batch:
+        return self.objective.prepared(tokens, step=step, first_row=first_row)
+
+    def substeps(self, model: nn.Module, batch: Any, *, step: int) -> Iterator[Substep]:
         if step == self.step:
             self.stop.signal_number = signal.SIGTERM
-        yield from self.objective.substeps(model, tokens, step=step)
+        yield from self.objective.substeps(model, batch, step=step)
 
 
 def train(

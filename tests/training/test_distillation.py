@@ -12,11 +12,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import AutoCompressor
-from tests.tiny import TEXT, cpu_accelerator, random_ids, tiny_anchored, tiny_base, tiny_recipe, tiny_tokenizer
+from tests.tiny import (
+    TEXT,
+    cpu_accelerator,
+    random_ids,
+    repetitive_documents,
+    tiny_anchored,
+    tiny_base,
+    tiny_recipe,
+    tiny_tokenizer,
+)
 from tests.training.runs import StopsAt, records_of, run_of
+from training.batches import Batches, Part
 from training.distillation import Distilling, Rows, divergence
+from training.feed import feed
 from training.layouts import Kind, Layout
 from training.overrides import Overrides
+from training.padded import together
 from training.passes import Pass, passes_of
 from training.plan import DEVICES, plan
 from training.recipe import Compression, Distillation, Lora, Recipe
@@ -55,9 +67,9 @@ def layouts(**changes: float) -> list[Layout]:
 
 
 @torch.no_grad()
-def losses(model: AutoCompressor, tokens: Tensor, *drawn: Layout) -> Tensor:
+def losses(model: AutoCompressor, tokens: Tensor, *drawn: Layout, padded_positions: int = 0) -> Tensor:
     everywhere = torch.ones(len(tokens), TAIL, dtype=torch.bool)
-    return objective().losses(model, Rows(tokens, everywhere, ~everywhere), drawn)
+    return objective(padded_positions=padded_positions).losses(model, Rows(tokens, everywhere, ~everywhere), drawn)
 
 
 def test_the_divergence_by_hand() -> None:
@@ -117,6 +129,26 @@ def test_draws_are_of_seed_and_step_alone() -> None:
     assert not torch.equal(rows[0], rows[2])
 
 
+def test_micro_batches_are_made_ready_by_other_processes_too() -> None:
+    """Where a device waits for them; and each row by its number, wherever a micro-batch begins."""
+    documents = repetitive_documents(num_documents=3)
+    batches = Batches([Part([documents])], sequence_tokens=CONTEXT + TAIL, batch_sequences=4, num_steps=3, seed=0)
+    asking = objective(asking=0.5, unrelated=0.0, among=0.0)
+    halves, whole = [slice(0, 2), slice(2, 4)], [slice(0, 4)]
+    inline, apart = (
+        list(feed(batches, asking, halves, range(1, 3), torch.device(device))) for device in ("cpu", "cuda")
+    )
+    at_once = list(feed(batches, asking, whole, range(1, 3), torch.device("cpu")))
+    assert len(inline) == len(apart) == 4
+    for step, (rows, layouts) in enumerate(at_once):
+        for made in (inline, apart):
+            own = made[2 * step : 2 * step + 2]
+            assert [layout for each in own for layout in each.layouts] == layouts
+            assert torch.equal(torch.cat([each.rows.tokens for each in own]), rows.tokens)
+            assert torch.equal(torch.cat([each.rows.is_scored for each in own]), rows.is_scored)
+    assert at_once[0].layouts != at_once[1].layouts
+
+
 def test_a_lone_row_is_read_with_its_own_vectors() -> None:
     assert not any(objective(unrelated=1.0).draw(1, step=step)[0].is_unrelated for step in range(5))
     assert all(layout.is_unrelated for layout in objective(unrelated=1.0).draw(2, step=0))
@@ -161,8 +193,18 @@ def test_answers_are_scored_by_the_teacher_and_by_their_words(kind: Kind) -> Non
     assert not unrelated.is_gold.any(), "of what is not read nothing is right"
 
 
+def test_rows_that_are_read_together() -> None:
+    lengths = [7, 3, 7, 5, 3, 9]
+    assert list(together(lengths, 0)) == [[5], [0, 2], [3], [1, 4]]
+    assert list(together(lengths, 27)) == [[5, 0, 2], [3, 1, 4]], "three of nine, then three of five"
+    assert list(together(lengths, 10**6)) == [[5, 0, 2, 3, 1, 4]]
+    assert list(together([4] * 5, 8)) == [[0, 1, 2, 3, 4]], "equal ones are not parted"
+    assert not list(together([], 8))
+
+
 @torch.no_grad()
-def test_a_row_is_what_the_model_makes_of_it_alone() -> None:
+@pytest.mark.parametrize("padded_positions", [0, 200, 10**6])
+def test_a_row_is_what_the_model_makes_of_it_alone(padded_positions: int) -> None:
     """Rows read together, with different cuts, ratios and windows, against the model's own methods row by row."""
     model, tokens = tiny_anchored(), random_ids(7, CONTEXT + TAIL)
     drawn = (
@@ -194,7 +236,8 @@ def test_a_row_is_what_the_model_makes_of_it_alone() -> None:
         wanted = model(taught[None]).logits[0, -TAIL:]
         divergences = functional.softmax(wanted, dim=-1) * (wanted.log_softmax(dim=-1) - found.log_softmax(dim=-1))
         expected.append(divergences.sum(dim=-1).mean())
-    torch.testing.assert_close(losses(model, tokens, *drawn), torch.stack(expected), rtol=1e-4, atol=1e-5)
+    found = losses(model, tokens, *drawn, padded_positions=padded_positions)
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_reach_the_bridge_and_the_adapter_and_nothing_else() -> None:
@@ -203,7 +246,8 @@ def test_gradients_reach_the_bridge_and_the_adapter_and_nothing_else() -> None:
     assert model.adapter is not None
     for parameter in model.adapter.parameters():
         parameter.requires_grad_(requires_grad=True)
-    (substep,) = objective().substeps(model, random_ids(2, CONTEXT + TAIL), step=0)
+    batch = objective().prepared(random_ids(2, CONTEXT + TAIL), step=0, first_row=0)
+    (substep,) = objective().substeps(model, batch, step=0)
     substep.loss.backward()
     moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert moved == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -214,14 +258,14 @@ def test_gradients_reach_the_bridge_and_the_adapter_and_nothing_else() -> None:
 # --- recipes and their flags
 
 
-@pytest.mark.parametrize("name", ["smollm", "smollm-gpu"])
-def test_the_recipes_are_planned(name: str) -> None:
+@pytest.mark.parametrize(("name", "rank"), [("smollm", 16), ("smollm-gpu", 24)])
+def test_the_recipes_are_planned(name: str, rank: int) -> None:
     recipe = RECIPES[name]()
     planned = plan(recipe, DEVICES["h100-80gb"])
     assert planned.does_fit
     (stage,) = planned.stages
     bridge = 4 * 576 * 576 + 576 + 1
-    a_layer = 16 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
+    a_layer = rank * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
     assert stage.trained_parameters == bridge + 30 * a_layer
 
 

@@ -16,7 +16,7 @@ from model import AutoCompressor
 from tests.tiny import cpu_accelerator, repetitive_documents, tiny_compressor, tiny_recipe
 from tests.training.runs import model_of, objective_of, recipe_of, records_of, train, trainer_of
 from training.batches import Batches, Part
-from training.objectives import LanguageModelling, Objective, Substep
+from training.objectives import Batch, LanguageModelling, Objective, Substep
 from training.recipe import Recipe, Stage
 from training.snapshots import Snapshots
 from training.stopping import StopRequest
@@ -163,8 +163,11 @@ class Spoiled:
     def num_substeps(self) -> int:
         return self.objective.num_substeps
 
-    def substeps(self, model: nn.Module, tokens: Tensor, *, step: int) -> Iterator[Substep]:
-        for substep in self.objective.substeps(model, tokens, step=step):
+    def prepared(self, tokens: Tensor, *, step: int, first_row: int) -> Batch:
+        return self.objective.prepared(tokens, step=step, first_row=first_row)
+
+    def substeps(self, model: nn.Module, batch: Any, *, step: int) -> Iterator[Substep]:
+        for substep in self.objective.substeps(model, batch, step=step):
             if step != self.step:
                 yield substep
             elif self.has_finite_loss:

@@ -1,0 +1,46 @@
+"""Micro-batches made ready before the step that reads them: by processes of their own where a device would wait."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from training.batches import Batches
+from training.objectives import Objective
+
+MAX_WORKERS = 12
+
+
+class _MicroBatches(Dataset[Any]):
+    """By number, the micro-batches of the steps from one on."""
+
+    def __init__(self, batches: Batches, objective: Objective, rows: list[slice], steps: range) -> None:
+        self._batches, self._objective, self._rows, self._steps = batches, objective, rows, steps
+
+    def __len__(self) -> int:
+        return len(self._steps) * len(self._rows)
+
+    def __getitem__(self, number: int) -> Any:
+        ordinal, place = divmod(number, len(self._rows))
+        step, rows = self._steps[ordinal], self._rows[place]
+        return self._objective.prepared(self._batches.batch(step, rows), step=step, first_row=rows.start)
+
+
+def feed(
+    batches: Batches, objective: Objective, rows: list[slice], steps: range, device: torch.device
+) -> Iterator[Any]:
+    """What the objective prepares of each micro-batch, in order, on the CPU. Of torch's random state nothing is used.
+
+    Args:
+        rows: of a step's batch, one slice for each micro-batch.
+        device: what is going to read them. Where that is the CPU, no other process takes time from it.
+    """
+    loader = DataLoader(
+        _MicroBatches(batches, objective, rows, steps),
+        batch_size=None,
+        num_workers=0 if device.type == "cpu" else min(MAX_WORKERS, max(1, (os.cpu_count() or 1) - 2)),
+        generator=torch.Generator(),
+    )
+    return iter(loader)
