@@ -358,19 +358,25 @@ class AutoCompressor(nn.Module):
         return output.last_hidden_state, tuple(hidden_states[layer] for layer in self.writer.layers)
 
     def write(
-        self, input_ids: Tensor, states: tuple[Tensor, ...], appended: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        states: tuple[Tensor, ...],
+        appended: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> list[SegmentSummary]:
-        """The summaries of segments of equal length that the base has read.
+        """The summaries of segments that the base has read.
 
         Args:
             input_ids: (B, L). states: after the writer's layers, (B, L, H) each, as `plain_states` gives them.
             appended: last hidden states at what the writer appended, (B, S, D); None where it appends nothing.
+            lengths: of each, its tokens, for segments with padding behind; a writer that appends takes none. None for
+                segments of equal length.
         """
         embedded = self.embed(input_ids)
         losses = self.segment_losses(input_ids, states[-1]) if self.writer.reads_losses else None
-        return self.writer.write(
-            Reading(input_ids, embedded, states, losses, embedded[:, :0] if appended is None else appended)
-        )
+        appended = embedded[:, :0] if appended is None else appended
+        all_lengths = (input_ids.shape[1],) * len(input_ids) if lengths is None else tuple(lengths)
+        return self.writer.write(Reading(input_ids, embedded, states, losses, appended, all_lengths))
 
     @torch.no_grad()
     def segment_losses(self, input_ids: Tensor, last_hidden: Tensor) -> Tensor:

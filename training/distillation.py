@@ -6,7 +6,6 @@ what is predicted with the text. Both are one model here, with and without its a
 
 import math
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from model import AutoCompressor
@@ -177,41 +177,36 @@ class Distilling:
                 told[row] = torch.cat([tokens[row, start:end], tokens[row, context:]])
         rows = list(told)
         for read in together([len(told[row]) for row in rows], self.distillation.padded_positions):
-            for place, (hidden, _) in zip(read, read_plainly(model, [told[rows[each]] for each in read]), strict=True):
+            for place, hidden in zip(read, read_plainly(model, [told[rows[each]] for each in read]), strict=True):
                 last[rows[place]] = hidden[-last.shape[1] :]
         return model.logits(last), states
 
     def _written(
         self, model: AutoCompressor, tokens: Tensor, states: tuple[Tensor, ...], layouts: dict[int, Layout]
     ) -> dict[int, list[SegmentSummary]]:
-        """The summaries of rows' segments; those of equal length are written together.
+        """The summaries of rows' segments.
 
         A row's first segment was read already: what comes after it changes nothing of its states.
 
         Args:
             states: of all tokens, (B, L, H) each.
         """
-        pieces = [(row, *piece) for row, layout in layouts.items() for piece in layout.pieces()]
-        segments = {(row, start): tokens[row, start:end] for row, start, end in pieces}
-        read = {
-            (row, 0): tuple(each[row, : len(ids)] for each in states)
-            for (row, start), ids in segments.items()
-            if not start
-        }
-        later = [place for place in segments if place not in read]
-        for chosen in together([len(segments[place]) for place in later], self.distillation.padded_positions):
-            places = [later[each] for each in chosen]
-            with torch.no_grad():
-                found = read_plainly(model, [segments[place] for place in places])
-            read |= {place: own for place, (_, own) in zip(places, found, strict=True)}
-        equal: dict[int, list[Place]] = defaultdict(list)
-        for place, ids in segments.items():
-            equal[len(ids)].append(place)
+        lengths = {(row, start): end - start for row, layout in layouts.items() for start, end in layout.pieces()}
         summaries: dict[Place, SegmentSummary] = {}
-        for places in equal.values():
-            stacked = tuple(torch.stack(parts) for parts in zip(*(read[place] for place in places), strict=True))
-            made = model.write(torch.stack([segments[place] for place in places]), stacked)
-            summaries |= dict(zip(places, made, strict=True))
+        for is_first in (True, False):
+            places = [place for place in lengths if (place[1] == 0) == is_first]
+            for chosen in together([lengths[place] for place in places], self.distillation.padded_positions):
+                own = [places[each] for each in chosen]
+                longest = lengths[own[0]]
+                segments = [tokens[row, start : start + lengths[row, start]] for row, start in own]
+                ids = pad_sequence(segments, batch_first=True)
+                if is_first:
+                    read = tuple(each[[row for row, _ in own], :longest] for each in states)
+                else:
+                    with torch.no_grad():
+                        _, read = model.plain_states(ids)
+                made = model.write(ids, read, lengths=[lengths[place] for place in own])
+                summaries |= dict(zip(own, made, strict=True))
         return {row: [summaries[row, start] for start, _ in layout.pieces()] for row, layout in layouts.items()}
 
     def _surprise(self, found: Tensor, tail: Tensor, is_gold: Tensor) -> Tensor:

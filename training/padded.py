@@ -25,10 +25,10 @@ def together(lengths: Sequence[int], positions: int) -> Iterator[list[int]]:
         yield rows
 
 
-def read_plainly(model: AutoCompressor, rows: Sequence[Tensor]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
-    """Of each row of tokens, (L,), what `plain_states` gives of it alone: (L, D), and (L, H) of each layer."""
-    last, states = model.plain_states(pad_sequence(list(rows), batch_first=True))
-    return [(last[row, : len(ids)], tuple(each[row, : len(ids)] for each in states)) for row, ids in enumerate(rows)]
+def read_plainly(model: AutoCompressor, rows: Sequence[Tensor]) -> list[Tensor]:
+    """Last hidden states (L, D) of each row of tokens, (L,), as the untouched base has them of it alone."""
+    last, _ = model.plain_states(pad_sequence(list(rows), batch_first=True))
+    return [each[: len(ids)] for each, ids in zip(last, rows, strict=True)]
 
 
 def read_vectors(model: AutoCompressor, prompts: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Tensor]:

@@ -47,7 +47,7 @@ class Bridge(nn.Module):
         """States at the anchors and their means over the spans that end there.
 
         Args:
-            states: (B, L, H) each. places: (B, S), ascending.
+            states: (B, L, H) each. places: (B, S), ascending; the last one again where a row has fewer.
 
         Returns:
             (B, S, F), in float32.
@@ -55,7 +55,7 @@ class Bridge(nn.Module):
         scaled = torch.cat([self._scaled(each) for each in states], dim=-1)  # (B, L, F / 2)
         sums = functional.pad(scaled.cumsum(dim=1), (0, 0, 1, 0))  # (B, L + 1, F / 2)
         before = functional.pad(places[:, :-1] + 1, (1, 0))  # where each span begins
-        lengths = (places + 1 - before)[..., None]
+        lengths = (places + 1 - before).clamp(min=1)[..., None]  # a place that comes again is padding
         spans = (at(sums, places + 1) - at(sums, before)) / lengths
         return torch.cat([at(scaled, places), spans], dim=-1)
 
@@ -92,16 +92,21 @@ class Anchored:
 
     def write(self, reading: Reading) -> list[SegmentSummary]:
         assert reading.losses is not None
-        device = reading.input_ids.device
+        rows = zip(reading.input_ids.tolist(), reading.losses.tolist(), reading.lengths, strict=True)
         orders = [
-            by_importance(ids, losses, self._vocabulary, self._num_vectors(len(ids)))
-            for ids, losses in zip(reading.input_ids.tolist(), reading.losses.tolist(), strict=True)
+            by_importance(ids[:length], losses[:length], self._vocabulary, self._num_vectors(length))
+            for ids, losses, length in rows
         ]
-        ranked = torch.tensor(orders, device=device)  # (B, S)
-        places, ranks = ranked.sort(dim=1)
+        most, behind = max(map(len, orders)), reading.input_ids.shape[1]
+        ranked = torch.tensor([order + [behind] * (most - len(order)) for order in orders])  # (B, S)
+        places, ranks = ranked.to(reading.input_ids.device).sort(dim=1)
+        places = places.clamp(max=behind - 1)
         vectors = self._bridge(at(reading.embedded, places), self._bridge.features(reading.states, places))
         vectors = vectors.to(reading.embedded.dtype)
-        return [SegmentSummary(*parts) for parts in zip(vectors, ranks, places, strict=True)]
+        return [
+            SegmentSummary(*(part[: len(order)] for part in parts))
+            for order, *parts in zip(orders, vectors, ranks, places, strict=True)
+        ]
 
 
 def at(sequence: Tensor, places: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Reading:
-    """What the base computed of segments of equal length, B of them.
+    """What the base computed of segments, B of them.
 
     Attributes:
         input_ids: (B, L). embedded: their input embeddings, (B, L, D).
@@ -16,6 +16,7 @@ class Reading:
         losses: of each token under the base's prediction of it, (B, L), in nats; the first, which nothing predicts, has
             `FIRST_LOSS`. None unless the writer asks for them.
         appended: last hidden states at the positions that the writer appended, (B, S, D); S may be 0.
+        lengths: the tokens of each, B of them; what stands behind is padding. With positions appended there is none.
     """
 
     input_ids: Tensor
@@ -23,6 +24,7 @@ class Reading:
     states: tuple[Tensor, ...]
     losses: Tensor | None
     appended: Tensor
+    lengths: tuple[int, ...]
 
 
 FIRST_LOSS = 5.0  # nats: about what a language model gives a token that it knows nothing of
@@ -60,7 +62,7 @@ class SegmentSummary:
             return self
         if self.ranks is None:
             raise ValueError(f"{num_vectors} of {len(self)} vectors are wanted; they have no order of importance")
-        kept = self.ranks < num_vectors  # (S,)
+        kept = self.ranks.argsort()[:num_vectors].sort().values  # not a mask: that would wait for a device
         anchors = None if self.anchors is None else self.anchors[kept]
         return SegmentSummary(self.vectors[kept], self.ranks[kept], anchors)
 
