@@ -1,6 +1,7 @@
 """Micro-batches made ready before the step that reads them: by processes of their own where a device would wait."""
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,12 @@ class _MicroBatches(Dataset[Any]):
         return self._objective.prepared(self._batches.batch(step, rows), step=step, first_row=rows.start)
 
 
+def _outlive_signals(worker: int) -> None:  # noqa: ARG001
+    """A signal to stop is for the run, which ends its step before its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def feed(
     batches: Batches, objective: Objective, rows: list[slice], steps: range, device: torch.device
 ) -> Iterator[Any]:
@@ -42,5 +49,6 @@ def feed(
         batch_size=None,
         num_workers=0 if device.type == "cpu" else min(MAX_WORKERS, max(1, (os.cpu_count() or 1) - 2)),
         generator=torch.Generator(),
+        worker_init_fn=_outlive_signals,
     )
     return iter(loader)

@@ -75,7 +75,7 @@ def smollm_gpu() -> Recipe:
             recipe.compression,
             segments_per_substep=8,
             max_segment_tokens=768,
-            distillation=Distillation(context_tokens=768, cut_tokens=32, whole=0.1, padded_positions=32_768),
+            distillation=Distillation(context_tokens=768, cut_tokens=32, whole=0.1, padded_positions=24_576),
         ),
         lora=replace(recipe.lora, rank=24, alpha=48),
     )
