@@ -17,6 +17,7 @@ from model.checkpoint import read_parts, resolve
 from model.config import SummaryConfig
 from model.positions import Positions
 from model.precision import computes_in_bfloat16
+from training.bases import plain_base
 from training.data import TokenisedDocuments, load_documents, tokenizer_identity
 from training.evaluation import Evaluation
 from training.scorer import measure
@@ -147,12 +148,12 @@ def _config(directory: Path) -> SummaryConfig:
     parts = read_parts(directory)
     if parts.has_segment_length:
         return parts.config
-    segment_length = Positions.of(AutoConfig.from_pretrained(directory)).default_segment_length()
+    segment_length = Positions.of(AutoConfig.from_pretrained(plain_base(directory))).default_segment_length()
     return replace(parts.config, segment_length=segment_length)
 
 
 def _shared_tokenizer(directories: Mapping[str, Path]) -> PreTrainedTokenizerBase:
-    tokenizers = {label: AutoTokenizer.from_pretrained(directory) for label, directory in directories.items()}
+    tokenizers = {label: AutoTokenizer.from_pretrained(plain_base(path)) for label, path in directories.items()}
     (first, tokenizer), *others = tokenizers.items()
     for label, other in others:
         if tokenizer_identity(other) != tokenizer_identity(tokenizer):

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 import training.evaluate
 from model import AutoCompressor
-from tests.tiny import TEXT, random_ids, tiny_base, tiny_compressor, tiny_tokenizer
+from tests.tiny import TEXT, random_ids, tiny_anchored, tiny_base, tiny_compressor, tiny_tokenizer
+from training.bases import reference_of
 from training.data import TokenisedDocuments
 from training.evaluate import evaluate, evaluate_checkpoint
 from training.evaluation import Evaluation
@@ -244,6 +245,21 @@ def test_checkpoints_side_by_side(place: SimpleNamespace, measured: Measure) -> 
         assert measured(directory, label=label).models[label] == evaluation.models[label]
     scores = evaluation.models["AutoCompressor"]["law"][compressed(3)]
     assert sum(score.tokens for score in scores) == 2 * (SEGMENT - 1)
+
+
+def test_an_adapter_is_measured_with_its_base(place: SimpleNamespace, measured: Measure, tmp_path: Path) -> None:
+    """A run's report of held-out documents was that its checkpoint has no tokenizer."""
+    tiny_base("llama").save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    model = tiny_anchored()
+    model.save_adapter(tmp_path / "adapter", reference_of(str(tmp_path / "base"), tmp_path / "base"))
+    model.save_pretrained(tmp_path / "whole")
+    found = [measured(tmp_path / name, device="cpu").models for name in ("adapter", "whole")]
+    assert found[0].keys() == found[1].keys() == {"AutoCompressor"}
+    for domain, scores in found[0]["AutoCompressor"].items():
+        for condition, of_documents in scores.items():
+            expected = [score.nll for score in found[1]["AutoCompressor"][domain][condition]]
+            assert [score.nll for score in of_documents] == pytest.approx(expected, rel=1e-2)
 
 
 @pytest.mark.parametrize("has_instructions", [True, False])
