@@ -56,7 +56,7 @@ def smollm() -> Recipe:
 
 
 def smollm_gpu() -> Recipe:
-    """The same on an H100: contexts of 768 tokens in up to eight segments, and 60 times the tokens."""
+    """The same on an H100: contexts of 768 tokens in up to eight segments; half an hour at 48,000 tokens a second."""
     recipe = smollm()
     assert recipe.lora is not None
     return replace(
@@ -64,7 +64,7 @@ def smollm_gpu() -> Recipe:
         name="smollm-gpu",
         adaptation=replace(
             recipe.adaptation,
-            tokens=120_000_000,
+            tokens=80_000_000,
             sequence_tokens=960,
             batch_sequences=64,
             micro_batch_sequences=32,
