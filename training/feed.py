@@ -44,10 +44,13 @@ def feed(
         rows: of a step's batch, one slice for each micro-batch.
         device: what is going to read them. Where that is the CPU, no other process takes time from it.
     """
+    num_workers = 0 if device.type == "cpu" else min(MAX_WORKERS, max(1, (os.cpu_count() or 1) - 2))
     loader = DataLoader(
         _MicroBatches(batches, objective, rows, steps),
         batch_size=None,
-        num_workers=0 if device.type == "cpu" else min(MAX_WORKERS, max(1, (os.cpu_count() or 1) - 2)),
+        num_workers=num_workers,
+        # whatever Python's own way is: mapped files and drawn orders are not sent, and no worker uses the device
+        multiprocessing_context="fork" if num_workers else None,
         generator=torch.Generator(),
         worker_init_fn=_outlive_signals,
     )

@@ -1,9 +1,12 @@
 """Distillation: what is read, and that adapter and bridge train and the base, which teaches, does not."""
 
 import math
+import os
 import random
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -147,6 +150,26 @@ def test_micro_batches_are_made_ready_by_other_processes_too() -> None:
             assert torch.equal(torch.cat([each.rows.tokens for each in own]), rows.tokens)
             assert torch.equal(torch.cat([each.rows.is_scored for each in own]), rows.is_scored)
     assert at_once[0].layouts != at_once[1].layouts
+
+
+def test_a_signal_to_stop_leaves_the_workers_at_work() -> None:
+    """A run is stopped with all of its process group; one ended its step without the workers that were to feed it."""
+    batches = Batches(
+        [Part([repetitive_documents(num_documents=3)])],
+        sequence_tokens=CONTEXT + TAIL, batch_sequences=2, num_steps=20, seed=0,
+    )  # fmt: skip
+    before = set(active_children())
+    made = feed(batches, objective(), [slice(0, 2)], range(20), torch.device("cuda"))
+    found = [next(made)]
+    workers = set(active_children()) - before
+    assert workers
+    found += [next(made) for _ in workers]  # each has begun
+    for worker in workers:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGTERM)
+    assert len([*found, *made]) == 20
+    del made
+    assert not set(active_children()) - before
 
 
 def test_a_lone_row_is_read_with_its_own_vectors() -> None:
