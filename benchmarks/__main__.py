@@ -16,7 +16,7 @@ from benchmarks.measuring import Row, as_markdown
 from benchmarks.subject import Subject, make_model
 from benchmarks.transformers_peer import Transformers
 from benchmarks.vllm_peer import Vllm
-from server.cores import in_a_thread_that_ends
+from server.engine.torch.cores import in_a_thread_that_ends
 
 GROUPS = ("generation", "compression", "questions", "serving", "interference", "conversation")
 GROUPS_OF_DEFAULT = ("anchored",)  # of the default model, whose base has to be there: only where asked for

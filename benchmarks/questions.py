@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from benchmarks.measuring import Row, Spread, compared, ratios, take_turns
 from benchmarks.subject import SEGMENT_LENGTH, Subject, random_ids
 from benchmarks.vllm_peer import Vllm
+from server.core.prompts.prompting import SummaryPart, TextPart
 from server.engine.protocol import Prompt
-from server.prompting import SummaryPart, TextPart
 
 DOCUMENT_TOKENS = 4 * SEGMENT_LENGTH
 QUESTION = "What did the old keeper of the lighthouse write on the first of March, and why did nobody read it? " * 2

@@ -11,8 +11,8 @@ from benchmarks.machine import ROOT
 from benchmarks.measuring import Row, Spread, ratios, take_turns
 from benchmarks.questions import store
 from benchmarks.subject import ROW_TOKENS, SEGMENT_LENGTH, Subject, random_ids
+from server.core.prompts.prompting import SummaryPart, TextPart
 from server.engine.protocol import Prompt
-from server.prompting import SummaryPart, TextPart
 
 NEW_TOKENS, CONCURRENCY = 64, 32
 DOCUMENT_BYTES = 24_000

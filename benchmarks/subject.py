@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from benchmarks.machine import ROOT
 from model import AutoCompressor
-from server.app import build_engine, connect, load_model
-from server.cores import in_a_thread_that_ends, one_core_elsewhere
+from server.core.services import Services
 from server.engine.protocol import Prompt, SamplingParams
+from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
+from server.http.app import build_engine, connect, load_model
 from server.metrics import Metrics
-from server.services import Services
 from server.settings import Settings
 from server.store import open_store
 

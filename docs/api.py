@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from server.app import create_app, open_services
-from server.schemas.native import EXAMPLE_ID
+from server.http.app import create_app, open_services
+from server.http.schemas.native import EXAMPLE_ID
 from server.settings import Settings
 
 Json = dict[str, Any]

@@ -10,40 +10,57 @@ PACKAGES = ("autocompressor", "model", "server", "training")
 
 # the floors of `server`, top to bottom; a file imports from floors below its own only
 FLOORS = [
-    {"server.cli"},
+    {"server.cli.main"},
     {"server.commands"},
-    {"server.serving", "server.in_process"},
-    {"server.app"},
-    {"server.envelope"},
-    {"server.routes.native", "server.routes.openai", "server.routes.completions", "server.routes.chat"}
-    | {"server.routes.health", "server.routes.page"}
-    | {"server.routes.summaries", "server.routes.rerank", "server.routes.jobs", "server.routes.tokens"},
-    {"server.routes.compress"},
-    {"server.routes.choices", "server.routes.sse", "server.routes.prepared"},
-    {"server.routes.sampling", "server.routes.answers"},
-    {"server.routes.receipts"},
-    {"server.routes.waiting", "server.services", "server.access", "server.log", "server.devices", "server.cores"}
-    | {"server.checkpoints"},
-    {"server.fusing", "server.reranking"},
-    {"server.endless", "server.expansion", "server.chat_template"},
-    {"server.prompting", "server.intake", "server.portable"},
-    {"server.gathering"},
-    {"server.compression"},
-    {"server.summaries", "server.work", "server.retention"},
-    {"server.segments"},
-    {"server.store_calls"},
-    {"server.engine", "server.store", "server.served_model", "server.patience", "server.jobs"},
+    {"server.http.serving", "server.cli.in_process"},
+    {"server.http.app"},
+    {"server.http.envelope"},
     {
-        "server.chain",
-        "server.forgetting",
+        "server.http.routes.native",
+        "server.http.routes.models",
+        "server.http.routes.completions",
+        "server.http.routes.chat",
+    }
+    | {"server.http.routes.health", "server.http.routes.page"}
+    | {
+        "server.http.routes.summaries",
+        "server.http.routes.rerank",
+        "server.http.routes.jobs",
+        "server.http.routes.tokens",
+    },
+    {"server.http.routes.compress"},
+    {"server.http.answers.choices", "server.http.answers.sse", "server.http.answers.prepared"},
+    {"server.http.answers.sampling", "server.http.answers.summaries"},
+    {"server.http.answers.receipts"},
+    {
+        "server.http.answers.waiting",
+        "server.core.services",
+        "server.http.middleware.access",
+        "server.log",
+        "server.engine.torch.devices",
+        "server.engine.torch.cores",
+    }
+    | {"server.core.checkpoints"},
+    {"server.core.prompts.fusing", "server.core.reranking"},
+    {"server.core.prompts.window", "server.core.prompts.expansion", "server.core.prompts.chat_template"},
+    {"server.core.prompts.prompting", "server.core.documents.intake", "server.core.documents.portable"},
+    {"server.core.prompts.gathering"},
+    {"server.core.documents.compression"},
+    {"server.core.documents.summaries", "server.core.documents.work", "server.core.documents.retention"},
+    {"server.core.documents.segments"},
+    {"server.core.documents.store_calls"},
+    {"server.engine", "server.store", "server.core.served_model", "server.core.patience", "server.core.jobs"},
+    {
+        "server.core.documents.chain",
+        "server.core.prompts.forgetting",
         "server.schemas",
         "server.settings",
         "server.metrics",
         "server.errors",
-        "server.single_flight",
-        "server.progress",
-        "server.together",
-        "server.terminal",
+        "server.core.documents.single_flight",
+        "server.core.documents.progress",
+        "server.core.together",
+        "server.cli.terminal",
     },
 ]
 # one floor each, whose own files are below
@@ -139,7 +156,7 @@ def test_only_settings_the_command_line_and_a_default_read_the_environment() -> 
         for path in files(package)
         if "os.environ" in path.read_text() or "getenv" in path.read_text()
     ]
-    assert readers == ["model.data_directory", "server.cli"]
+    assert readers == ["model.data_directory", "server.cli.main"]
 
 
 def test_no_import_inside_a_function() -> None:

@@ -26,9 +26,9 @@ from benchmarks.gpu.train import matmul_rate, seconds_of, synchronised
 from benchmarks.machine import ROOT, describe
 from benchmarks.subject import greedy
 from model import AutoCompressor
-from server.app import build_engine, served_model
-from server.cores import in_a_thread_that_ends
 from server.engine.protocol import Engine, Prompt
+from server.engine.torch.cores import in_a_thread_that_ends
+from server.http.app import build_engine, served_model
 from server.metrics import Metrics
 from server.settings import Settings
 

@@ -6,7 +6,6 @@ The bytes of a record are `server.store.codec`, apart because it needs torch.
 import re
 from pathlib import Path
 
-from server.store.embedded import EmbeddedStore
 from server.store.protocol import (
     Entry,
     EntryStat,
@@ -17,7 +16,8 @@ from server.store.protocol import (
     StoreUnavailable,
     SummaryStore,
 )
-from server.store.redis_store import RedisStore
+from server.store.redis.store import RedisStore
+from server.store.sqlite.store import EmbeddedStore
 
 __all__ = [
     "EmbeddedStore",

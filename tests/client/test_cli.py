@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from server.cli import app
+from server.cli.main import app
 
 TEXT = "The keeper wrote one line a day: wind from the north, eleven ships, no fog. " * 4
 Run = Callable[..., Result]
@@ -280,13 +280,15 @@ def test_serve_passes_over_the_clients_variables(run: Run) -> None:
 
 
 def test_bench_says_where_the_benchmarks_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("server.cli.__file__", str(tmp_path / "server" / "cli.py"))
+    monkeypatch.setattr("server.cli.main.__file__", str(tmp_path / "server" / "cli.py"))
     result = CliRunner().invoke(app, ["bench"])
     assert result.exit_code == 2
     assert "in a checkout of the source" in result.stderr
 
 
 def test_the_module_is_the_command() -> None:
-    """Without its guard `python -m server.cli` did nothing, and succeeded."""
-    done = subprocess.run([sys.executable, "-m", "server.cli", "version"], capture_output=True, text=True, check=False)
+    """Without its guard `python -m server.cli.main` did nothing, and succeeded."""
+    done = subprocess.run(
+        [sys.executable, "-m", "server.cli.main", "version"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, f"{version('autocompressor')}\n")

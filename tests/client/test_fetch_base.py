@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from model.base_reference import weights_digest
 from model.bases import Base
-from server.cli import app
+from server.cli.main import app
 from tests.wheels import know_only, let_pip_find, write_wheel
 
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from server.in_process import StreamingTransport
+from server.cli.in_process import StreamingTransport
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"b")]}
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from server.engine.attention import Options, Run, SdpaKernels
+from server.engine.torch.attention import Options, Run, SdpaKernels
 
 HEADS, WIDTH, KNOWN, LENGTH = 8, 16, 9, 20
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}

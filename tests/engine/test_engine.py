@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import FalconConfig, GPTJConfig
 
 from model import AutoCompressor
-from server.engine.attention import SdpaKernels
-from server.engine.engine import TorchEngine
 from server.engine.protocol import Prompt, SamplingParams, TokenEvent
-from server.engine.runner import BatchRunner, Runner
-from server.engine.scheduler import Limits
+from server.engine.torch.attention import SdpaKernels
+from server.engine.torch.engine import TorchEngine
+from server.engine.torch.runner import BatchRunner, Runner
+from server.engine.torch.scheduler import Limits
 from server.errors import EngineFailed, InvalidRequest, NotReady, Overloaded, ServiceError, TooLong
 from server.metrics import Metrics
 from tests.tiny import FAMILIES, random_base, random_ids, tiny_anchored, tiny_compressor, tiny_config

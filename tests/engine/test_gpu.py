@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from model import AutoCompressor
-from server.engine import flash
-from server.engine.attention import Kernels, Options, Run, SdpaKernels
-from server.engine.flash import FlashKernels
+from server.engine.torch import flash
+from server.engine.torch.attention import Kernels, Options, Run, SdpaKernels
+from server.engine.torch.flash import FlashKernels
 from tests.engine.test_engine import document, generated, prompts, running, token_ids
 from tests.tiny import tiny_compressor
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from model import AutoCompressor
-from server.devices import choose_kernels
-from server.engine.runner import Runner
+from server.engine.torch.devices import choose_kernels
+from server.engine.torch.runner import Runner
 from tests.tiny import tiny_anchored, tiny_compressor
 
 

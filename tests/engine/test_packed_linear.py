@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from server.engine.packed_linear import PackedLinear, pack_linear_layers
+from server.engine.torch.packed_linear import PackedLinear, pack_linear_layers
 from tests.tiny import tiny_compressor
 
 DTYPES = [

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from model import AutoCompressor
-from server.engine.attention import SdpaKernels
-from server.engine.engine import TorchEngine
-from server.engine.prefix_cache import PrefixCache, running_hashes
 from server.engine.protocol import Prompt
-from server.engine.runner import Runner
+from server.engine.torch.attention import SdpaKernels
+from server.engine.torch.engine import TorchEngine
+from server.engine.torch.prefix_cache import PrefixCache, running_hashes
+from server.engine.torch.runner import Runner
 from server.metrics import Metrics
 from tests.engine.test_engine import GREEDY, LIMITS, TOLERANCE, compressed, document, generated, token_ids
 from tests.tiny import FAMILIES, random_base, tiny_compressor, tiny_config

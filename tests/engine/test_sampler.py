@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from server.engine.protocol import SamplingParams
-from server.engine.sampler import NUM_CANDIDATES, Row, Sampled, random_stream, sample_rows
+from server.engine.torch.sampler import NUM_CANDIDATES, Row, Sampled, random_stream, sample_rows
 
 VOCABULARY = 4 * NUM_CANDIDATES
 DRAWS = 4000

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from server.engine.protocol import SamplingParams
-from server.engine.requests import Compression, Generation, Phase, Piece, Request, Scoring
-from server.engine.scheduler import Limits, Scheduler
+from server.engine.torch.requests import Compression, Generation, Phase, Piece, Request, Scoring
+from server.engine.torch.scheduler import Limits, Scheduler
 
 
 def ignore(result: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.app import create_app, open_services
+from server.http.app import create_app, open_services
 from server.settings import Settings
 from tests.tiny import tiny_compressor
 

@@ -13,18 +13,18 @@ from torch import Tensor
 
 from model.compressors import SegmentSummary
 from model.config import SummaryConfig
-from server.compression import Compressor
-from server.endless import Endless, Wish
+from server.core.documents.compression import Compressor
+from server.core.documents.progress import Progress
+from server.core.documents.summaries import Summaries, Summary
+from server.core.prompts.gathering import Gatherer
+from server.core.prompts.prompting import Prompter
+from server.core.prompts.window import Endless, Wish
+from server.core.served_model import ServedModel
 from server.engine.protocol import Meter
 from server.errors import InvalidRequest, SummaryNotFound, TooLong
-from server.gathering import Gatherer
 from server.metrics import Metrics
-from server.progress import Progress
-from server.prompting import Prompter
-from server.served_model import ServedModel
 from server.store import EmbeddedStore
 from server.store.codec import encode_segment
-from server.summaries import Summaries, Summary
 from tests.server.test_compression import WIDTH, CountingEngine, served_model
 
 

@@ -10,8 +10,8 @@ import torch
 from model import AutoCompressor
 from model.base_reference import BaseReference
 from model.bases import Base, fetch_base
-from server import checkpoints
-from server.checkpoints import open_checkpoint
+from server.core import checkpoints
+from server.core.checkpoints import open_checkpoint
 from tests.model.test_checkpoint import publish
 from tests.server.test_crash import running
 from tests.tiny import tiny_base, tiny_compressor, tiny_tokenizer

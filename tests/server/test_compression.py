@@ -12,13 +12,13 @@ from torch import Tensor
 from model.compressors import SegmentSummary
 from model.config import SummaryConfig
 from model.positions import Positions
-from server.compression import Compressor
+from server.core.documents.compression import Compressor
+from server.core.documents.summaries import Summaries
+from server.core.served_model import ServedModel
 from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
 from server.errors import EngineFailed, Internal, InvalidRequest, SummaryNotFound, TooLong
 from server.metrics import Metrics
-from server.served_model import ServedModel
 from server.store import EmbeddedStore, Entry
-from server.summaries import Summaries
 
 LENGTH, WIDTH = 2, 3
 

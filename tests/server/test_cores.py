@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from server.cores import in_a_thread_that_ends, one_core_elsewhere
+from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
 from tests.server.conftest import Serve
 
 

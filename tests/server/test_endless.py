@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
-from server.endless import Fitted, Wish
+from server.core.prompts.prompting import Plan
+from server.core.prompts.window import Fitted, Wish
 from server.engine.protocol import SamplingParams
 from server.errors import TooLong
-from server.prompting import Plan
 from tests.server.conftest import Serve
 from tests.tiny import tiny_compressor
 

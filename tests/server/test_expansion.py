@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from model.bm25 import Passages
+from server.core.prompts.expansion import Expander, expanded_segments
 from server.engine.protocol import Prompt, SamplingParams
 from server.errors import InvalidRequest
-from server.expansion import Expander, expanded_segments
 from server.store import EmbeddedStore
 from tests.server.conftest import Serve
 from tests.server.test_alone import House

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.forgetting import in_proportion, remembered
+from server.core.prompts.forgetting import in_proportion, remembered
 
 COUNTS = [(64,) * 10, (64,) * 200, (64,) * 1999 + (7,), (4,) * 33, (1,) * 50, (64, 3, 64, 1, 64)]
 

@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
-from server import jobs
+from server.core import jobs
+from server.core.documents.progress import Progress, Report
+from server.core.jobs import Jobs
 from server.errors import IdempotencyMismatch, InvalidRequest, JobNotFound, Overloaded
-from server.jobs import Jobs
-from server.progress import Progress, Report
 
 DOCUMENT = "The keeper wrote one line a day: wind from the north, eleven ships, no fog. " * 6
 DIGEST = b"digest"

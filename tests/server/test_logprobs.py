@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from server.routes.choices import Scored, Words
+from server.http.answers.choices import Scored, Words
 from tests.server.openai_calls import ASK, chat, complete, services, streamed
 
 EMOJI = "😀".encode()

@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
+from server.core.served_model import ServedModel
 from server.errors import InvalidRequest
-from server.served_model import ServedModel
 from tests.server.test_compression import served_model
 from tests.tiny import tiny_tokenizer
 

@@ -6,9 +6,9 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from server.cli import app
-from server.devices import choose_device, choose_dtype, choose_kernels
-from server.engine.attention import SdpaKernels
+from server.cli.main import app
+from server.engine.torch.attention import SdpaKernels
+from server.engine.torch.devices import choose_device, choose_dtype, choose_kernels
 from server.settings import Settings, load_settings, unknown_names
 
 

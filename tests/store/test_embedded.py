@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.store import EmbeddedStore, Entry, StoreError, StoreFull, StoreUnavailable, embedded
-from server.store.sqlite_file import connect, writing
+from server.store.sqlite.file import connect, writing
 
 ROOT = Path(__file__).parents[2]
 

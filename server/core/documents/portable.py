@@ -1,0 +1,147 @@
+"""Summaries as files: to another server of the same model, or to another engine.
+
+An export is one safetensors file: the vectors of all segments, (N, D), with their ranks and anchors where they have
+some, and in its metadata the manifest and a signature of all. The signature's key comes from the tenant's salt: a
+server with another takes no file of this one, and without the salt, where it is secret, nobody can make one.
+"""
+
+import asyncio
+import base64
+import hmac
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from model.compressors import SegmentSummary
+from server.core.documents import chain
+from server.core.documents.summaries import Summaries, Summary
+from server.core.served_model import ServedModel
+from server.errors import InvalidRequest, ModelMismatch, SummaryNotFound
+from server.store.codec import (
+    CorruptRecord,
+    FingerprintMismatch,
+    Manifest,
+    decode_manifest,
+    decode_notes,
+    decode_segment,
+    encode_manifest,
+    encode_segment,
+)
+
+IMPORTING_SECONDS = 3600.0  # how long segments wait for their manifest
+
+
+class Portable:
+    """Exports and imports."""
+
+    def __init__(self, model: ServedModel, summaries: Summaries, *, tenant_salt: str) -> None:
+        root = chain.root_key(model.fingerprint, tenant_salt)
+        self._tenant = chain.derived_key(root, "tenant")
+        self._key = chain.derived_key(root, "export").encode()
+        self._model = model
+        self._summaries = summaries
+
+    async def export(self, summary: Summary) -> bytes:
+        """A safetensors file that `take` takes; SummaryNotFound where the summary was deleted since it was read."""
+        found = await self._summaries.segments.find(summary.manifest.segments)
+        segments = [part for part in found if part is not None]
+        if len(segments) < len(summary.manifest.segments):
+            raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired", param="id")
+        return await asyncio.to_thread(self._encoded, summary, _joined(segments))
+
+    async def prompt_embeds(self, summary: Summary) -> bytes:
+        """The soft prompt, (P, D), as vLLM takes it: base64 of what torch.save writes (docs.vllm.ai, prompt_embeds)."""
+        vectors = await self._summaries.vectors(summary)
+        return await asyncio.to_thread(_saved, vectors)
+
+    async def take(self, summary_id: str, data: bytes, *, ttl_seconds: float | None) -> tuple[Summary, bool]:
+        """Store an export under its id, and say whether it is new. Segments that are stored already are kept.
+
+        Raises:
+            InvalidRequest: not a whole export of this summary, or of another tenant. ModelMismatch: of another model.
+        """
+        manifest, joined = await asyncio.to_thread(self._decoded, summary_id, data)
+        found = await self._summaries.find(summary_id)
+        if found is not None:
+            await self._summaries.put(found[0], ttl_seconds=ttl_seconds)
+            return found[0], False
+        is_stored = await self._summaries.segments.are_stored(manifest.segments)
+        parts = self._split(joined, manifest.segment_tokens)
+        for key, part, is_known in zip(manifest.segments, parts, is_stored, strict=True):
+            if not is_known:
+                await self._summaries.segments.put(key, part, ttl_seconds=IMPORTING_SECONDS)
+        summary = Summary(summary_id, replace(manifest, created=time.time(), tenant=self._tenant))
+        await self._summaries.put(summary, ttl_seconds=ttl_seconds)
+        return summary, True
+
+    def _encoded(self, summary: Summary, joined: SegmentSummary) -> bytes:
+        text = encode_manifest(replace(summary.manifest, tenant=None, has_text=False)).decode()
+        notes = {"manifest": text, "signature": self._signature(summary.id, text, joined)}
+        return encode_segment(joined, fingerprint=summary.manifest.fingerprint, notes=notes)
+
+    def _decoded(self, summary_id: str, data: bytes) -> tuple[Manifest, SegmentSummary]:
+        try:
+            joined = decode_segment(data, fingerprint=self._model.fingerprint)
+            notes = decode_notes(data)
+            manifest = decode_manifest(notes.get("manifest", "").encode(), fingerprint=self._model.fingerprint)
+        except CorruptRecord as error:
+            raise InvalidRequest(f"the body is no exported summary: {error}") from error
+        except FingerprintMismatch as error:
+            raise ModelMismatch(f"the file is of another model than the one served: {error}") from error
+        self._require_consistent(summary_id, manifest, joined)
+        signature = self._signature(summary_id, notes["manifest"], joined)
+        if not hmac.compare_digest(notes.get("signature", ""), signature):
+            raise InvalidRequest("the file's signature differs: it is changed, or of a server with another tenant_salt")
+        return manifest, joined
+
+    def _require_consistent(self, summary_id: str, manifest: Manifest, joined: SegmentSummary) -> None:
+        config, is_chain = self._model.config, not self._model.config.reads_alone
+        named = manifest.segments[-1] if manifest.segments else "none"
+        # of segments that are read alone the last key is not the summary's: the signature alone binds the id
+        if not all(map(chain.is_key, manifest.segments)) or named == "none" or (is_chain and named != summary_id):
+            raise InvalidRequest(f"the file is of summary {named!r}, not of {summary_id!r}", param="id")
+        if not all(0 < tokens <= config.segment_length for tokens in manifest.segment_tokens):
+            raise InvalidRequest(f"a segment of the file has not between 1 and {config.segment_length} tokens")
+        expected = (sum(map(config.num_vectors, manifest.segment_tokens)), self._model.hidden_size)
+        shape, num_vectors = tuple(joined.vectors.shape), self._model.num_vectors_of(manifest.segment_tokens)
+        if shape != expected or manifest.vectors != num_vectors:
+            raise InvalidRequest(f"the file has vectors of shape {shape}; {expected} are expected")
+        if self._model.is_ordered and joined.ranks is None:
+            raise InvalidRequest("the file has vectors without ranks; this model's have an order of importance")
+        self._model.require_segments(manifest.segment_tokens)
+
+    def _split(self, joined: SegmentSummary, segment_tokens: Sequence[int]) -> list[SegmentSummary]:
+        """The summaries of segments of so many tokens, in memory of their own."""
+        counts = list(map(self._model.config.num_vectors, segment_tokens))
+        vectors, ranks, anchors = (
+            [None] * len(counts) if part is None else [each.clone() for each in part.split(counts)]
+            for part in (joined.vectors, joined.ranks, joined.anchors)
+        )
+        return [SegmentSummary(*parts) for parts in zip(vectors, ranks, anchors, strict=True)]
+
+    def _signature(self, summary_id: str, manifest: str, joined: SegmentSummary) -> str:
+        parts = [_bytes(part) for part in (joined.vectors, joined.ranks, joined.anchors) if part is not None]
+        signed = f"{manifest}\0{summary_id}" if self._model.config.reads_alone else manifest
+        return hmac.new(self._key, signed.encode() + b"\0" + b"".join(parts), "sha256").hexdigest()
+
+
+def _joined(segments: Sequence[SegmentSummary]) -> SegmentSummary:
+    """One after the other; ranks and anchors stay those within each segment."""
+    ranks = [each.ranks for each in segments if each.ranks is not None]
+    anchors = [each.anchors for each in segments if each.anchors is not None]
+    vectors = torch.cat([each.vectors for each in segments])
+    return SegmentSummary(vectors, torch.cat(ranks) if ranks else None, torch.cat(anchors) if anchors else None)
+
+
+def _bytes(part: Tensor) -> bytes:
+    return part.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _saved(vectors: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(vectors, buffer)
+    return base64.b64encode(buffer.getvalue())

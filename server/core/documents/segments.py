@@ -1,0 +1,105 @@
+"""What is stored of segments: their summary vectors and, where they are kept, their texts; one record each."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
+
+from model.compressors import SegmentSummary
+from server.core.documents.store_calls import store_call
+from server.core.served_model import ServedModel
+from server.metrics import Metrics
+from server.store import Entry, SummaryStore
+from server.store.codec import CorruptRecord, decode_segment, decode_text, encode_segment, encode_text
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+TOGETHER = 256  # records in one call to the store, so that a long document is not in memory twice
+
+
+def segment_key(key: str) -> str:
+    """Under which a segment's vectors are stored."""
+    return f"segment:{key}"
+
+
+def text_key(key: str) -> str:
+    """Under which a segment's token ids are stored."""
+    return f"text:{key}"
+
+
+class Segments:
+    """Reads and writes segments under their keys."""
+
+    def __init__(self, model: ServedModel, store: SummaryStore, metrics: Metrics) -> None:
+        self._fingerprint = model.fingerprint
+        self._store = store
+        self._metrics = metrics
+
+    async def find(self, keys: Sequence[str]) -> list[SegmentSummary | None]:
+        """The summary of each of these segments; None for one that is absent, or damaged and to be replaced."""
+        return [found async for found in self._each(keys, self._tolerant)]
+
+    async def are_stored(self, keys: Sequence[str]) -> list[bool]:
+        """As `find`, without keeping what is read."""
+        return [found async for found in self._each(keys, lambda key, value: self._tolerant(key, value) is not None)]
+
+    async def read(self, keys: Sequence[str], lengths: Sequence[int]) -> list[SegmentSummary | None]:
+        """The most important vectors of each of these segments, so many; None for one that is absent.
+
+        Raises:
+            Internal: a record is damaged. ModelMismatch, and what any call to the store raises.
+        """
+        wanted = iter(lengths)  # one for each record, in their order
+
+        def thinned(_: str, value: bytes | None) -> SegmentSummary | None:
+            num_vectors = next(wanted)
+            return None if value is None else decode_segment(value, fingerprint=self._fingerprint).thinned(num_vectors)
+
+        return [found async for found in self._each(keys, thinned)]
+
+    async def put(self, key: str, summary: SegmentSummary, *, ttl_seconds: float) -> None:
+        value = await asyncio.to_thread(encode_segment, summary, fingerprint=self._fingerprint)
+        async with store_call(self._metrics, "put"):
+            await self._store.put_many([Entry(segment_key(key), value)], ttl_seconds=ttl_seconds)
+
+    async def put_texts(self, keys: Sequence[str], texts: Sequence[Sequence[int]], *, ttl_seconds: float) -> None:
+        """Store the token ids of each of these segments."""
+        for start in range(0, len(keys), TOGETHER):
+            entries = [
+                Entry(text_key(key), encode_text(token_ids, fingerprint=self._fingerprint))
+                for key, token_ids in zip(keys[start : start + TOGETHER], texts[start : start + TOGETHER], strict=True)
+            ]
+            async with store_call(self._metrics, "put"):
+                await self._store.put_many(entries, ttl_seconds=ttl_seconds)
+
+    async def texts(self, keys: Sequence[str]) -> list[tuple[int, ...] | None]:
+        """The token ids of each of these segments; None where they are not kept. Raises as `read`."""
+
+        def decoded(_: str, value: bytes | None) -> tuple[int, ...] | None:
+            return None if value is None else decode_text(value, fingerprint=self._fingerprint)
+
+        return [found async for found in self._each(keys, decoded, name=text_key)]
+
+    async def _each(
+        self,
+        keys: Sequence[str],
+        decode: Callable[[str, bytes | None], T],
+        *,
+        name: Callable[[str], str] = segment_key,
+    ) -> AsyncIterator[T]:
+        for start in range(0, len(keys), TOGETHER):
+            some = keys[start : start + TOGETHER]
+            async with store_call(self._metrics, "get"):
+                values = await self._store.get_many([name(key) for key in some])
+            async with store_call(self._metrics, "decode"):
+                decoded = await asyncio.to_thread(lambda: list(map(decode, some, values)))  # noqa: B023  # awaited here
+            for each in decoded:
+                yield each
+
+    def _tolerant(self, key: str, value: bytes | None) -> SegmentSummary | None:
+        try:
+            return None if value is None else decode_segment(value, fingerprint=self._fingerprint)
+        except CorruptRecord:
+            logger.warning("segment %s is damaged and is computed anew", key)
+            return None

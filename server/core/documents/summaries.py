@@ -1,0 +1,203 @@
+"""Stored summaries: records of the store as documents, its errors as the client's."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from model.compressors import SegmentSummary
+from server.core.documents import chain
+from server.core.documents.segments import Segments, segment_key, text_key
+from server.core.documents.store_calls import store_call
+from server.core.served_model import ServedModel
+from server.errors import InvalidRequest, SummaryNotFound
+from server.http.schemas.summaries import MAX_METADATA
+from server.metrics import Metrics
+from server.store import Entry, EntryStat, SummaryStore
+from server.store.codec import CorruptRecord, FingerprintMismatch, Manifest, decode_manifest, encode_manifest
+
+logger = logging.getLogger(__name__)
+
+LISTED_TOGETHER = 200  # manifests read at a time for a list
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A stored document: its id and its manifest."""
+
+    id: str
+    manifest: Manifest
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.manifest.segment_tokens)
+
+    @property
+    def compression_ratio(self) -> float:
+        """Document tokens for each summary vector."""
+        return self.tokens / self.manifest.vectors
+
+
+def renewed(
+    summary: Summary, seconds_left: float | None, ttl_seconds: float | None, metadata: dict[str, str] | None
+) -> Summary | None:
+    """What is to be stored so that a summary has this metadata too and lives this long; None where it does already.
+
+    Raises:
+        InvalidRequest: it would have more metadata than a summary may have.
+    """
+    merged = summary.manifest.metadata | (metadata or {})
+    if len(merged) > MAX_METADATA:
+        raise InvalidRequest(
+            f"with what is stored, metadata has {len(merged)} entries, and the limit is {MAX_METADATA}",
+            param="metadata",
+        )
+    if merged != summary.manifest.metadata:
+        return replace(summary, manifest=replace(summary.manifest, metadata=merged))
+    is_longer = seconds_left is not None and (ttl_seconds is None or ttl_seconds > seconds_left)
+    return summary if is_longer else None
+
+
+class Summaries:
+    """Reads and writes manifests, one record each, under keys of the chain; `segments` does what they name."""
+
+    def __init__(self, model: ServedModel, store: SummaryStore, metrics: Metrics) -> None:
+        self._model = model
+        self._store = store
+        self._metrics = metrics
+        self.segments = Segments(model, store, metrics)
+
+    async def get(self, summary_id: str, *, param: str) -> Summary:
+        """What is stored under an id; `param` names the field it came from in errors.
+
+        Raises:
+            SummaryNotFound, ModelMismatch, and what any call to the store raises: NotReady, Internal.
+        """
+        data = None
+        if chain.is_key(summary_id):
+            async with store_call(self._metrics, "get"):
+                (data,) = await self._store.get_many([_manifest_key(summary_id)])
+        if data is None:
+            raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
+        async with store_call(self._metrics, "decode"):
+            return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
+
+    async def get_many(self, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
+        """As `get`, of several in one call to the store; of none without one."""
+        if not summary_ids:
+            return []
+        async with store_call(self._metrics, "get"):
+            values = await self._store.get_many([_manifest_key(summary_id) for summary_id in summary_ids])
+        for summary_id, value in zip(summary_ids, values, strict=True):
+            if value is None:
+                raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
+        async with store_call(self._metrics, "decode"):
+            return [
+                Summary(summary_id, decode_manifest(value, fingerprint=self._model.fingerprint))
+                for summary_id, value in zip(summary_ids, values, strict=True)
+                if value is not None
+            ]
+
+    async def page(self, tenant: str, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
+        """Up to `limit` of a tenant's summaries, the newest first, and whether there are more.
+
+        Raises:
+            SummaryNotFound: `after`, the last of the page before, is gone. And as `get`.
+        """
+        found: list[Summary] = []
+        last = None if after is None else _manifest_key(after)
+        while len(found) <= limit:
+            async with store_call(self._metrics, "list"):
+                keys = await self._store.list_referrers(limit=LISTED_TOGETHER, after=last)
+                if keys is None:
+                    raise SummaryNotFound(f"there is no summary {after!r} to go on after", param="after")
+                values = await self._store.get_many(keys)
+            found += [
+                summary for summary in map(self._listed, keys, values) if summary and summary.manifest.tenant == tenant
+            ]
+            if len(keys) < LISTED_TOGETHER:
+                break
+            last = keys[-1]
+        return found[:limit], len(found) > limit
+
+    def _listed(self, key: str, value: bytes | None) -> Summary | None:
+        """A summary to list; one that is gone, damaged or of another model is not."""
+        if value is None:
+            return None
+        try:
+            return Summary(
+                key.removeprefix(_manifest_key("")), decode_manifest(value, fingerprint=self._model.fingerprint)
+            )
+        except (CorruptRecord, FingerprintMismatch):
+            return None
+
+    async def vectors(self, summary: Summary) -> Tensor:
+        """The soft prompt a summary stands for, (P, D): of all segments, or in RMT mode of the last.
+
+        Raises:
+            SummaryNotFound: deleted since it was read. And as `get`.
+        """
+        numbers = self._model.conditioning(range(len(summary.manifest.segments)))
+        return torch.cat([each.vectors for each in await self.read_segments(summary, numbers)])
+
+    async def read_segments(self, summary: Summary, numbers: Sequence[int]) -> list[SegmentSummary]:
+        """What is stored of a document's segments of these numbers, from 0. Raises as `vectors`."""
+        keys = [summary.manifest.segments[number] for number in numbers]
+        lengths = [self._model.config.num_vectors(summary.manifest.segment_tokens[number]) for number in numbers]
+        found = await self.segments.read(keys, lengths)
+        parts = [each for each in found if each is not None]
+        if len(parts) < len(found):
+            raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired")
+        return parts
+
+    async def seconds_to_live(self, summary_id: str) -> float | None:
+        """What is left of a summary's time to live, None for ever; SummaryNotFound where it is over."""
+        stat = await self._stat(summary_id)
+        if stat is None:
+            raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
+        return stat.seconds_to_live
+
+    async def find(self, summary_id: str) -> tuple[Summary, float | None] | None:
+        """A summary and its time to live, None for ever; nothing where it is absent, or damaged and to be replaced."""
+        async with store_call(self._metrics, "get"):
+            found = await self._store.find(_manifest_key(summary_id))
+        if found is None:
+            return None
+        data, seconds_to_live = found
+        try:
+            manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
+        except CorruptRecord:
+            logger.warning("the manifest of %s is damaged and is written anew", summary_id)
+            return None
+        return Summary(summary_id, manifest), seconds_to_live
+
+    async def put(self, summary: Summary, *, ttl_seconds: float | None) -> None:
+        """Store a manifest whose segments are stored; they live at least as long.
+
+        Raises:
+            MissingReferences: a segment was deleted meanwhile; nothing was stored.
+        """
+        keys = tuple(dict.fromkeys(summary.manifest.segments))  # one that is read alone may stand at several places
+        references = tuple(map(segment_key, keys))
+        if summary.manifest.has_text:
+            references += tuple(map(text_key, keys))
+        entry = Entry(_manifest_key(summary.id), encode_manifest(summary.manifest), references)
+        async with store_call(self._metrics, "put"):
+            await self._store.put_many([entry], ttl_seconds=ttl_seconds)
+
+    async def delete(self, summary_id: str) -> None:
+        """Delete a summary, and of its segments those no other summary has; SummaryNotFound where it is not there."""
+        async with store_call(self._metrics, "delete"):
+            was_there = chain.is_key(summary_id) and await self._store.delete(_manifest_key(summary_id))
+        if not was_there:
+            raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
+
+    async def _stat(self, summary_id: str) -> EntryStat | None:
+        async with store_call(self._metrics, "stat"):
+            return await self._store.stat(_manifest_key(summary_id))
+
+
+def _manifest_key(summary_id: str) -> str:
+    return f"manifest:{summary_id}"

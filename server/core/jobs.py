@@ -1,0 +1,126 @@
+"""Long work that a client comes back for.
+
+Jobs live in this process. At a restart they are gone, and their ids are unknown; the segments made so far are in the
+store, and the same request goes on where it stopped.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from server.core.documents.progress import Progress, Report
+from server.errors import IdempotencyMismatch, Internal, JobNotFound, Overloaded, ServiceError
+
+Status = Literal["queued", "running", "done", "failed", "cancelled"]
+
+KEPT_SECONDS = 3600.0  # a finished job, for whoever asks for its result
+MAX_RUNNING = 4
+MAX_UNFINISHED = 64  # each holds its documents
+
+
+@dataclass(eq=False)
+class Job:
+    """`digest` is of the request; `result` of a job that is done, `error` of one that failed."""
+
+    idempotency_key: str | None
+    digest: bytes
+    id: str = field(default_factory=lambda: f"job-{uuid.uuid4().hex}", init=False)
+    created: float = field(default_factory=time.time, init=False)
+    status: Status = field(default="queued", init=False)
+    progress: Progress | None = field(default=None, init=False)
+    result: Any = field(default=None, init=False)
+    error: ServiceError | None = field(default=None, init=False)
+    finished_at: float | None = field(default=None, init=False)
+    task: "asyncio.Task[None] | None" = field(default=None, init=False)
+
+    def report(self, progress: Progress) -> None:
+        self.progress = progress
+
+
+class Jobs:
+    """Starts jobs, a few at a time, and remembers them for an hour after their end."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._by_key: dict[str, Job] = {}
+        self._gate = asyncio.Semaphore(MAX_RUNNING)
+
+    def start(
+        self, work: Callable[[Report], Awaitable[Any]], *, digest: bytes, idempotency_key: str | None = None
+    ) -> Job:
+        """A job for this work, or the one that was started under the same key and has not failed or been cancelled.
+
+        Raises:
+            IdempotencyMismatch: the key was used for a request of another digest. Overloaded: too many unfinished ones.
+        """
+        self._forget_old()
+        known = None if idempotency_key is None else self._by_key.get(idempotency_key)
+        if known is not None:
+            if known.digest != digest:
+                raise IdempotencyMismatch(f"the Idempotency-Key {idempotency_key!r} was used for another request")
+            if known.status not in ("failed", "cancelled"):
+                return known
+        num_unfinished = sum(job.finished_at is None for job in self._jobs.values())
+        if num_unfinished >= MAX_UNFINISHED:
+            raise Overloaded(f"{num_unfinished} jobs are unfinished, and the limit is {MAX_UNFINISHED}")
+        job = Job(idempotency_key, digest)
+        self._jobs[job.id] = job
+        if idempotency_key is not None:
+            self._by_key[idempotency_key] = job
+        job.task = asyncio.create_task(self._run(job, work))
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """A job by its id; JobNotFound where there is none, or none any more."""
+        self._forget_old()
+        if job_id not in self._jobs:
+            raise JobNotFound(f"there is no job {job_id!r}", param="id")
+        return self._jobs[job_id]
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job; one that has ended stays as it is. JobNotFound as `get`."""
+        job = self.get(job_id)
+        await self._end(job)
+        return job
+
+    async def close(self) -> None:
+        """End all jobs; the last call."""
+        await asyncio.gather(*(self._end(job) for job in self._jobs.values()))
+
+    async def _end(self, job: Job) -> None:
+        if job.finished_at is None and job.task is not None:
+            job.task.cancel()
+            await asyncio.gather(job.task, return_exceptions=True)
+            self._finish(job, "cancelled")  # a task that was cancelled before it ran has not done so
+
+    async def _run(self, job: Job, work: Callable[[Report], Awaitable[Any]]) -> None:
+        try:
+            async with self._gate:
+                job.status = "running"
+                job.result = await work(job.report)
+        except ServiceError as error:
+            job.error = error
+            self._finish(job, "failed")
+        except asyncio.CancelledError:
+            self._finish(job, "cancelled")
+            raise
+        except BaseException:
+            job.error = Internal("the server has failed on this job; its log says more")
+            self._finish(job, "failed")
+            raise
+        else:
+            self._finish(job, "done")
+
+    def _finish(self, job: Job, status: Status) -> None:
+        if job.finished_at is None:
+            job.status, job.finished_at = status, time.monotonic()
+
+    def _forget_old(self) -> None:
+        oldest = time.monotonic() - KEPT_SECONDS
+        for job in [job for job in self._jobs.values() if job.finished_at is not None and job.finished_at < oldest]:
+            del self._jobs[job.id]
+            if job.idempotency_key is not None and self._by_key[job.idempotency_key] is job:
+                del self._by_key[job.idempotency_key]

@@ -1,0 +1,157 @@
+"""Passages in the order of how likely a query is after each: log p(query | summary), summed over its tokens."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from server.core.documents.intake import Document, Intake
+from server.core.documents.summaries import Summaries, Summary
+from server.core.patience import patiently
+from server.core.prompts.prompting import Fields, Plan, Prompter
+from server.core.served_model import ServedModel
+from server.core.together import together
+from server.engine.protocol import Engine, Meter
+from server.errors import InvalidRequest, ServiceError, SummaryNotFound
+
+SEPARATOR = "\n"  # between passage and query; the model needs a token to predict the query's first from
+READ_TOGETHER = 128  # passages whose vectors are in memory at a time
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text and how long to keep its summary where it is new, None for the default; or the id of a stored one."""
+
+    text: str | None = None
+    summary_id: str | None = None
+    ttl_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """Of each passage, in the order given, its summary and its score; of all, what reading them took.
+
+    Attributes:
+        num_query_tokens: of the query, as often as it was scored. num_separator_tokens: before it, likewise.
+        num_vectors: that were read of the summaries. num_thinned: that were left out as less important.
+        is_computed: a passage was compressed for this. engine_seconds: waited for scores.
+    """
+
+    summaries: tuple[Summary, ...]
+    scores: tuple[float, ...]
+    num_query_tokens: int
+    num_separator_tokens: int
+    num_vectors: int
+    num_thinned: int
+    is_computed: bool
+    engine_seconds: float
+
+    @property
+    def order(self) -> list[int]:
+        """Places of the passages, the best first; equal ones as they were given."""
+        return sorted(range(len(self.scores)), key=lambda place: -self.scores[place])
+
+
+class Reranker:
+    """Scores a query after the summary of each passage."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        engine: Engine,
+        summaries: Summaries,
+        prompter: Prompter,
+        intake: Intake,
+    ) -> None:
+        self._model = model
+        self._engine = engine
+        self._summaries = summaries
+        self._prompter = prompter
+        self._intake = intake
+
+    async def rank(
+        self, query: str, passages: Sequence[Passage], meter: Meter, *, max_vectors: int | None = None
+    ) -> Reranking:
+        """Score every passage; texts are compressed first, and stored as /compress stores new ones.
+
+        Args:
+            max_vectors: of each passage, its most important ones; None for all that fit.
+
+        Raises:
+            InvalidRequest: a query or a passage of no tokens, or `max_vectors` of vectors without an order.
+            TooLong: the query does not fit after a passage.
+            SummaryNotFound, ModelMismatch: of a passage. And what the engine and the store raise.
+        """
+        separator = await asyncio.to_thread(self._model.tokenise, SEPARATOR, is_start=False)
+        query_ids = await asyncio.to_thread(self._model.tokenise, query, is_start=False)
+        if not query_ids:
+            raise InvalidRequest("the query has 0 tokens", param="query")
+        # refuses, before any work, what no summary would change
+        self._prompter.plan_tokens((), separator, Fields("documents", "query"), max_vectors=max_vectors)
+        summaries, is_computed = await self._summaries_of(passages)
+        plans = []
+        for place, summary in enumerate(summaries):
+            fields = Fields(f"documents.{place}", "query")
+            plan = self._prompter.plan_tokens((summary,), separator, fields, max_vectors=max_vectors)
+            plans.append(self._prompter.fitted(plan, len(query_ids)))
+        for plan in plans:
+            self._prompter.require_fits(plan, query_ids, param="query")
+        scores: list[float] = []
+        started = time.monotonic()
+        for start in range(0, len(plans), READ_TOGETHER):
+            scores += await self._scores(plans[start : start + READ_TOGETHER], query_ids, meter)
+        engine_seconds = time.monotonic() - started
+        num_passages = len(passages)
+        return Reranking(
+            tuple(summaries),
+            tuple(scores),
+            num_query_tokens=num_passages * len(query_ids),
+            num_separator_tokens=num_passages * len(separator),
+            num_vectors=sum(plan.num_vectors for plan in plans),
+            num_thinned=sum(plan.thinned_vectors for plan in plans),
+            is_computed=is_computed,
+            engine_seconds=engine_seconds,
+        )
+
+    async def _summaries_of(self, passages: Sequence[Passage]) -> tuple[list[Summary], bool]:
+        """The summary of each passage, and whether one had to be computed."""
+        stored = await self._stored(passages)
+        places = [place for place, passage in enumerate(passages) if passage.summary_id is None]
+        for place in places:
+            if not passages[place].text:
+                raise InvalidRequest(f"documents.{place} is empty", param=f"documents.{place}")
+        made = await together(
+            [partial(self._compress, place, passages[place]) for place in places], limit=self._intake.max_together
+        )
+        compressed = dict(zip(places, made, strict=True))
+        summaries = [
+            compressed[place][0] if passage.summary_id is None else stored[passage.summary_id]
+            for place, passage in enumerate(passages)
+        ]
+        return summaries, any(is_new for _, is_new in made)
+
+    async def _stored(self, passages: Sequence[Passage]) -> dict[str, Summary]:
+        """The stored ones by id, in one call to the store; one by one where one is not there, to name its place."""
+        places = {passage.summary_id: place for place, passage in enumerate(passages) if passage.summary_id is not None}
+        try:
+            return dict(zip(places, await self._summaries.get_many(list(places), param="documents"), strict=True))
+        except SummaryNotFound:
+            for summary_id, place in places.items():
+                await self._summaries.get(summary_id, param=f"documents.{place}")
+            raise
+
+    async def _compress(self, place: int, passage: Passage) -> tuple[Summary, bool]:
+        try:
+            document = Document(passage.text, ttl_seconds=passage.ttl_seconds, renews=False)
+            done = await patiently(lambda: self._intake.one(document))
+        except ServiceError as error:
+            error.param = f"documents.{place}"
+            raise
+        return done.summary, done.is_new
+
+    async def _scores(self, plans: Sequence[Plan], query_ids: Sequence[int], meter: Meter) -> list[float]:
+        prompts = await self._prompter.assemble_many(plans)
+        scoring = [partial(self._engine.score, prompt, [query_ids], meter=meter) for prompt in prompts]
+        results = await together([partial(patiently, one) for one in scoring], limit=self._intake.max_together)
+        return [sum(result.logprobs) for (result,) in results]

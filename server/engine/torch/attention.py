@@ -1,0 +1,209 @@
+"""Attention over a packed batch, in the place where transformers calls its own (`ALL_ATTENTION_FUNCTIONS`)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from server.engine.torch.kv_cache import KvPool, Line
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of new positions of one sequence in the packed batch.
+
+    Attributes:
+        length: positions in this batch.
+        line: where keys and values of the sequence lie; None where nothing is known and nothing kept.
+        num_known: positions before these that lie there already. num_kept: of these, how many are put there.
+        row: of the pool, for a decode: one position of a running generation.
+    """
+
+    length: int
+    line: Line | None = None
+    num_known: int = 0
+    num_kept: int = 0
+    row: int | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a layer asks of its attention."""
+
+    scale: float | None
+    sliding_window: int | None
+
+
+class Run(NamedTuple):
+    """One span's queries, keys and values, (L, H, d) and (L, K, d), and what is known before, (K, P, d); None for 0."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    known: tuple[Tensor, Tensor] | None
+
+
+class Kernels(Protocol):
+    """The two shapes attention takes here; T tokens, H query heads, K key heads, N rows, width d."""
+
+    def prefill(self, runs: Sequence[Run], options: Options) -> list[Tensor]:
+        """Causal attention of each run, and to all that is known before it: (L, H, d) each."""
+        ...
+
+    def decode(self, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, options: Options) -> Tensor:
+        """One query a row over its first `lengths` positions: (N, H, d), (N, K, T, d) to (N, H, d)."""
+        ...
+
+
+class PackedAttention:
+    """Splits a packed batch into spans: decodes first, of the pool's first rows in their order, then runs."""
+
+    def __init__(self, pool: KvPool, kernels: Kernels) -> None:
+        self._pool = pool
+        self._kernels = kernels
+        self._runs: list[Span] = []
+        self._num_decodes = 0
+
+    def begin(self, spans: Sequence[Span], device: torch.device) -> None:
+        """Set the batch that the calls until the next `begin` are part of."""
+        decodes = [span for span in spans if span.row is not None]
+        assert [span.row for span in decodes] == list(range(len(decodes)))
+        assert all(span.length == 1 for span in decodes)
+        self._num_decodes = len(decodes)
+        self._runs = list(spans[len(decodes) :])
+        assert not any(span.row is not None for span in self._runs)
+        self._longest = max((span.num_known + 1 for span in decodes), default=0)
+        self._rows = torch.arange(len(decodes), device=device)
+        self._places = torch.tensor([span.num_known for span in decodes], dtype=torch.long, device=device)
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,  # noqa: ARG002  # none is made for a name transformers has no mask for
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        **others: Any,
+    ) -> tuple[Tensor, None]:
+        """The interface of transformers: query (1, H, T, d), key and value (1, K, T, d) to (1, T, H, d)."""
+        unknown = [name for name in ("softcap", "s_aux") if others.get(name) is not None]
+        if unknown:
+            raise ValueError(f"the engine's attention does not know `{unknown[0]}`, which this architecture uses")
+        options = Options(scaling, sliding_window)
+        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, d)
+        layer = module.layer_idx
+        assert isinstance(layer, int)
+        outputs = []
+        count = self._num_decodes
+        if count:
+            outputs.append(self._decode(layer, query[:count], key[:count], value[:count], options))
+        if self._runs:
+            runs = self._split(layer, query[count:], key[count:], value[count:])
+            outputs += self._kernels.prefill(runs, options)
+        return (torch.cat(outputs) if len(outputs) > 1 else outputs[0])[None], None
+
+    def _decode(self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: Options) -> Tensor:
+        keys, values = self._pool.layer(layer, key)
+        keys[self._rows, :, self._places] = key
+        values[self._rows, :, self._places] = value
+        own = slice(len(self._rows)), slice(None), slice(self._longest)
+        return self._kernels.decode(query, keys[own], values[own], self._places + 1, options)
+
+    def _split(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> list[Run]:
+        """The runs' own parts of (T, heads, d), with what is known before each; what is to be kept is written."""
+        lengths = [span.length for span in self._runs]
+        runs = []
+        for span, *parts in zip(self._runs, *(tensor.split(lengths) for tensor in (query, key, value)), strict=True):
+            known = None
+            if span.line is not None:
+                lines = span.line.layer(layer, parts[1])
+                end = span.num_known + span.num_kept
+                for line, part in zip(lines, parts[1:], strict=True):
+                    line[:, span.num_known : end] = part[: span.num_kept].transpose(0, 1)
+                if span.num_known:
+                    known = (lines[0][:, : span.num_known], lines[1][:, : span.num_known])
+            runs.append(Run(parts[0], parts[1], parts[2], known))
+        return runs
+
+
+class SdpaKernels:
+    """torch's scaled dot-product attention: any device, any dtype, a sequence at a time in prefill."""
+
+    def prefill(self, runs: Sequence[Run], options: Options) -> list[Tensor]:
+        return [self._run(run, options) for run in runs]
+
+    def _run(self, run: Run, options: Options) -> Tensor:
+        query, key, value = (tensor.transpose(0, 1)[None] for tensor in run[:3])  # (1, heads, L, d)
+        window = options.sliding_window
+        if run.known is not None and window is None and query.is_cpu:
+            known_key, known_value = (tensor[None] for tensor in run.known)
+            return _merged(query, (key, value), (known_key, known_value), options.scale)[0].transpose(0, 1)
+        if run.known is not None:
+            key, value = (torch.cat([old[None], new], dim=2) for old, new in zip(run.known, (key, value), strict=True))
+        num_queries, num_keys = query.shape[2], key.shape[2]
+        mask = None
+        if num_keys > num_queries or (window is not None and num_keys > window):
+            place = torch.arange(num_keys, device=query.device)
+            distance = place[num_keys - num_queries :, None] - place  # (L, P + L)
+            mask = distance >= 0
+            if window is not None:
+                mask &= distance < window
+        output = scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=options.scale,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+        return output[0].transpose(0, 1)
+
+    def decode(self, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, options: Options) -> Tensor:
+        place = torch.arange(keys.shape[2], device=query.device)
+        mask = place < lengths[:, None]  # (N, longest)
+        if options.sliding_window is not None:
+            mask &= place >= lengths[:, None] - options.sliding_window
+        if query.is_cpu:
+            return _by_products(query, keys, values, mask, options.scale)
+        output = scaled_dot_product_attention(
+            query[:, :, None],  # (N, H, 1, d)
+            keys,
+            values,
+            attn_mask=mask[:, None, None],
+            scale=options.scale,
+            enable_gqa=keys.shape[1] != query.shape[1],
+        )
+        return output[:, :, 0]
+
+
+def _merged(query: Tensor, own: tuple[Tensor, Tensor], known: tuple[Tensor, Tensor], scale: float | None) -> Tensor:
+    """Causal attention to a run's own keys and full attention to the known ones, joined by their sums of exponentials.
+
+    torch's kernel for the CPU knows no causal mask that is not square, and a mask as a tensor costs it the half that
+    it else leaves out. All (1, heads, length, d).
+    """
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    output, log_sum = kernel(query, *own, is_causal=True, attn_mask=None, scale=scale)
+    before, log_sum_before = kernel(query, *known, is_causal=False, attn_mask=None, scale=scale)
+    share = torch.sigmoid(log_sum_before - log_sum)[..., None]
+    return torch.lerp(output.float(), before.float(), share).to(query.dtype)
+
+
+def _by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """One query a row as two matrix products, the weights between them in float32; mask (N, T).
+
+    torch's fused kernel for the CPU reads queries in blocks: of one query it takes four times as long.
+    """
+    num_rows, num_heads, width = query.shape
+    grouped = query.view(num_rows, keys.shape[1], -1, width)  # (N, K, G, d)
+    scores = torch.matmul(keys, grouped.transpose(2, 3)).float()  # (N, K, T, G)
+    scores = scores.mul_(width**-0.5 if scale is None else scale).masked_fill_(~mask[:, None, :, None], -math.inf)
+    weights = scores.softmax(dim=2).to(query.dtype).transpose(2, 3)
+    return torch.matmul(weights, values).view(num_rows, num_heads, width)

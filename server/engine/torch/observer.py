@@ -1,0 +1,57 @@
+"""The engine's part in the metrics: what it holds, what a step took, how long requests and tokens had to wait."""
+
+import time
+from collections.abc import Sequence
+
+from server.engine.protocol import FinishReason
+from server.engine.torch.requests import Compression, Generation, Piece, Scoring
+from server.engine.torch.scheduler import Scheduler
+from server.metrics import Metrics
+
+KINDS = {Compression: "segment", Generation: "generate", Scoring: "score"}  # of requests, as the metrics name them
+
+
+class EngineObserver:
+    """Told by the engine what happens; writes the metrics, and the meters of requests that have one."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def load(self, scheduler: Scheduler) -> None:
+        self._metrics.running.set(scheduler.num_running)
+        self._metrics.waiting.set(scheduler.num_waiting)
+        self._metrics.kv_usage.set(scheduler.num_running / scheduler.limits.max_running)
+
+    def rejection(self) -> None:
+        self._metrics.rejections.labels(reason="queue_full").inc()
+
+    def start(self, piece: Piece, now: float) -> None:
+        """A piece goes into a batch; the first of its request ends that one's wait."""
+        request = piece.request
+        self._metrics.tokens.labels(phase=piece.phase.value).inc(piece.num_positions)
+        if request.started_at is not None:
+            return
+        request.started_at = now
+        waited = now - request.submitted_at
+        self._metrics.queue_wait_seconds.labels(kind=KINDS[type(request)]).observe(waited)
+        if request.meter is not None:
+            request.meter.queue_seconds = max(request.meter.queue_seconds, waited)
+            request.meter.known_positions += request.num_known
+
+    def step(self, pieces: Sequence[Piece], seconds: float) -> None:
+        self._metrics.step_seconds.observe(seconds)
+        self._metrics.step_tokens.observe(sum(piece.num_positions for piece in pieces))
+
+    def vectors(self, number: int) -> None:
+        self._metrics.summary_vectors.inc(number)
+
+    def token(self, request: Generation, reason: FinishReason | None) -> None:
+        """A token is there, with the reason it is the last one for, if it is."""
+        now = time.monotonic()
+        if request.last_token_at is None:
+            self._metrics.time_to_first_token_seconds.observe(now - request.submitted_at)
+        else:
+            self._metrics.inter_token_seconds.observe(now - request.last_token_at)
+        request.last_token_at = now
+        if reason is not None:
+            self._metrics.finished.labels(reason=reason).inc()

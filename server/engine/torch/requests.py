@@ -1,0 +1,145 @@
+"""Requests while the engine holds them: plain Python, the runner's tensors passing through unread."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from server.engine.detokenizer import Detokenizer
+from server.engine.protocol import FinishReason, Meter, SamplingParams, TokenEvent
+from server.engine.torch.sampler import Sampled
+
+
+class Phase(Enum):
+    """What a forward pass does for one request."""
+
+    SEGMENT = "segment"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    PROMPT = "prompt"  # of continuations to score, once for all of them
+    SCORE = "score"
+
+
+@dataclass(eq=False)
+class Request:
+    """What all requests share.
+
+    Attributes:
+        deliver: hands one result, or an exception, to whoever waits; called on the engine's thread.
+        is_started: a piece of it was in a batch.
+        is_cancelled: set by the waiting side; seen at the next step.
+        is_ended: its last result was delivered.
+        soft_prompt: vectors before all tokens, (P, D), `soft_prompt_length` of them; None for 0.
+        hashes: of the leading parts of the soft prompt, and of the documents' segments after it; none where the soft
+            prompt has no known origin, and nothing of it is shared.
+        lengths: vectors that each of the hashes adds to the soft prompt; none for equal shares of it.
+        meter: where what it took is written, by the engine's thread, before its first result.
+        prefix: keys and values that another request left, of `num_known` leading positions.
+        num_known: leading positions whose keys and values lie in the pool's row or in `line`.
+        line: a strip of its own, or one that it only reads.
+    """
+
+    deliver: Callable[[Any], None]
+    soft_prompt: Any
+    soft_prompt_length: int
+    hashes: Sequence[str] = field(default=(), kw_only=True)
+    lengths: Sequence[int] = field(default=(), kw_only=True)
+    meter: Meter | None = field(default=None, kw_only=True)
+    prefix: Any = field(default=None, init=False)
+    num_known: int = field(default=0, init=False)
+    line: Any = field(default=None, init=False)
+    is_started: bool = field(default=False, init=False)
+    is_cancelled: bool = field(default=False, init=False)
+    is_ended: bool = field(default=False, init=False)
+    submitted_at: float = field(default_factory=time.monotonic, init=False)
+    started_at: float | None = field(default=None, init=False)
+
+    @property
+    def given_hashes(self) -> Sequence[str]:
+        """Of the soft prompt that it came with."""
+        return self.hashes
+
+    @property
+    def read_hashes(self) -> Sequence[str]:
+        """Of the soft prompt that its last piece has read, where no later piece reads a longer one."""
+        return self.hashes
+
+
+@dataclass(eq=False)
+class Generation(Request):
+    """One sequence. `row` is its place in the KV pool while it runs."""
+
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    detokenizer: Detokenizer
+    generator: Any
+    row: int | None = field(default=None, init=False)
+    generated: list[int] = field(default_factory=list, init=False)
+    last_token_at: float | None = field(default=None, init=False)
+
+    @property
+    def num_prompt_positions(self) -> int:
+        return self.soft_prompt_length + len(self.prompt_ids)
+
+    def take(self, sampled: Sampled, end_of_text: frozenset[int]) -> TokenEvent:
+        """Add a token: its event, with the text that it completes, and the reason where it is the last one."""
+        self.generated.append(sampled.token_id)
+        reason: FinishReason | None = None
+        if sampled.token_id in end_of_text and not self.params.ignore_eos:
+            reason = "stop"
+        elif len(self.generated) >= self.params.max_tokens:
+            reason = "length"
+        text = "" if reason == "stop" else self.detokenizer.add(sampled.token_id)
+        if self.detokenizer.is_stopped:
+            reason = "stop"
+        elif reason is not None:
+            text += self.detokenizer.flush()
+        return TokenEvent(sampled.token_id, text, sampled.logprob, reason, sampled.top_logprobs)
+
+
+@dataclass(eq=False)
+class Compression(Request):
+    """One document: a segment at a time, each waiting for the vectors of the one before it unless it is read alone."""
+
+    segments: Sequence[Sequence[int]]
+    reads_alone: bool = field(default=False, kw_only=True)
+    next_segment: int = field(default=0, init=False)
+
+    @property
+    def given_hashes(self) -> Sequence[str]:
+        return self.hashes[: -len(self.segments)]
+
+    @property
+    def read_hashes(self) -> Sequence[str]:
+        has_read_all = self.next_segment == len(self.segments) and not self.reads_alone
+        return self.hashes[:-1] if has_read_all else ()
+
+
+@dataclass(eq=False)
+class Scoring(Request):
+    """One prompt and its continuations, a piece each; where there are several, the prompt is read once before them."""
+
+    prompt_ids: tuple[int, ...]
+    continuations: Sequence[tuple[int, ...]]
+    num_logprobs: int = field(default=0, kw_only=True)
+    next_continuation: int = field(default=0, init=False)
+    results: dict[int, Any] = field(default_factory=dict, init=False)
+
+    @property
+    def num_shared_positions(self) -> int:
+        """Of soft prompt and prompt, what every continuation has before its first own position."""
+        return self.soft_prompt_length + len(self.prompt_ids) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What one forward pass runs of one request: `num_positions` of them.
+
+    `index` is the segment or the continuation it is; 0 for a generation.
+    """
+
+    request: Request
+    phase: Phase
+    num_positions: int
+    index: int = 0

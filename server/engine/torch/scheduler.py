@@ -1,0 +1,171 @@
+"""Who runs next: plain Python, no tensors, no threads, no clock."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.engine.torch.requests import Compression, Generation, Phase, Piece, Request, Scoring
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine takes.
+
+    Attributes:
+        max_running: rows of the KV pool. max_sequence_tokens: positions of a row.
+        max_requests: held in all, running or not. max_batch_tokens: positions in one step.
+        segments_together: of one document whose segments are read alone, in one step. More than keep the device busy
+            gain nothing, and those who decode beside them wait.
+    """
+
+    max_running: int
+    max_sequence_tokens: int
+    max_requests: int
+    max_batch_tokens: int
+    segments_together: int = 1
+
+
+class Scheduler:
+    """Fills each step's batch under a budget of positions.
+
+    Running generations come first, one token each, so no document starves them. Then waiting requests in the order of
+    their arrival: a prompt, the next segment of a document, the continuations to score. One that has more left goes to
+    the back of the line. The line is cut at the first piece over budget rather than searched for a smaller one, so
+    that a large piece is not passed for ever; a piece larger than the whole budget runs beside nothing but decodes.
+
+    Rows of the pool that run are always the first ones: where one ends, the last takes its place (`take_moves`).
+    """
+
+    def __init__(
+        self, limits: Limits, *, num_appended: int, find_prefix: Callable[[Request], int] = lambda _: 0
+    ) -> None:
+        """Args:
+        num_appended: positions after a segment that is compressed.
+        find_prefix: sets `prefix` of a request whose turn has come; how many positions it has.
+        """
+        self.limits = limits
+        self._num_appended = num_appended
+        self._find_prefix = find_prefix
+        self._waiting: deque[Request] = deque()
+        self._running: list[Generation] = []
+        self._moves: list[tuple[int, int, Generation]] = []
+
+    @property
+    def num_requests(self) -> int:
+        return len(self._waiting) + len(self._running)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(request.started_at is None for request in self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        return self.num_requests >= self.limits.max_requests
+
+    @property
+    def requests(self) -> list[Request]:
+        return [*self._running, *self._waiting]
+
+    def submit(self, request: Request) -> None:
+        """Join the line. The caller has looked at `is_full`."""
+        self._waiting.append(request)
+
+    def schedule(self) -> list[Piece]:
+        """The next batch, empty when nothing is left to do; cancelled requests are dropped first."""
+        for request in self.requests:
+            if request.is_cancelled:
+                self.remove(request)
+        pieces = [Piece(sequence, Phase.DECODE, 1) for sequence in self._running]
+        budget = self.limits.max_batch_tokens - len(pieces)
+        has_new = False
+        being_read: set[str] = set()  # soft prompts that this batch reads for all who come after
+        for request in list(self._waiting):
+            if isinstance(request, Generation) and len(self._running) == self.limits.max_running:
+                continue  # waits for a row; documents behind it need none
+            if not request.is_started:
+                request.num_known = self._find_prefix(request)
+                if self._reads_soft_prompt(request):
+                    if request.hashes[-1] in being_read:
+                        continue
+                    being_read.add(request.hashes[-1])
+            for piece in self._pieces(request):
+                if piece.num_positions > budget and has_new:
+                    return pieces
+                self._start(request)
+                pieces.append(piece)
+                budget -= piece.num_positions
+                has_new = True
+        return pieces
+
+    def take_moves(self) -> list[tuple[int, int, int]]:
+        """What is to be done to the pool before the batch, in order: from row, to row, how many positions."""
+        moves, self._moves = self._moves, []
+        return [(source, target, request.num_known) for source, target, request in moves]
+
+    def complete(self, piece: Piece) -> None:
+        """Account for a piece that ran; the request stays until `remove`."""
+        request = piece.request
+        if isinstance(request, Generation):
+            request.num_known += piece.num_positions
+            return
+        if isinstance(request, Compression):
+            request.next_segment += 1
+            if request.line is not None:
+                request.num_known = request.soft_prompt_length
+        elif isinstance(request, Scoring) and piece.phase is Phase.SCORE:
+            request.next_continuation += 1
+        elif isinstance(request, Scoring):
+            request.num_known = request.num_shared_positions
+        self._waiting.remove(request)
+        self._waiting.append(request)
+
+    def remove(self, request: Request) -> None:
+        """Forget a request, finished, failed or cancelled, and free its row; once only."""
+        if not isinstance(request, Generation) or request.row is None:
+            self._waiting.remove(request)
+            return
+        row, last = request.row, self._running.pop()
+        if last is not request:
+            assert last.row is not None
+            self._moves.append((last.row, row, last))
+            last.row = row
+            self._running[row] = last
+        request.row = None
+
+    def _reads_soft_prompt(self, request: Request) -> bool:
+        is_shared = bool(request.hashes) and not isinstance(request, Compression)
+        return is_shared and request.num_known < request.soft_prompt_length
+
+    def _pieces(self, request: Request) -> list[Piece]:
+        """What of a waiting request could run now."""
+        known = request.num_known
+        if isinstance(request, Generation):
+            return [Piece(request, Phase.PREFILL, request.num_prompt_positions - known)]
+        if isinstance(request, Compression):
+            first = request.next_segment
+            last = first + (self.limits.segments_together if request.reads_alone else 1)
+            before = request.soft_prompt_length + self._num_appended - known
+            return [
+                Piece(request, Phase.SEGMENT, before + len(segment), first + index)
+                for index, segment in enumerate(request.segments[first:last])
+            ]
+        assert isinstance(request, Scoring)
+        shared = request.num_shared_positions
+        if len(request.continuations) > 1 and known < shared:
+            return [Piece(request, Phase.PROMPT, shared - known)]
+        return [
+            # the last token of a continuation predicts nothing that is asked for
+            Piece(request, Phase.SCORE, shared + len(request.continuations[index]) - known, index)
+            for index in range(request.next_continuation, len(request.continuations))
+        ]
+
+    def _start(self, request: Request) -> None:
+        request.is_started = True
+        if isinstance(request, Generation):
+            self._waiting.remove(request)
+            request.row = len(self._running)
+            self._running.append(request)

@@ -1,0 +1,39 @@
+"""A request's fields to the engine's parameters."""
+
+from dataclasses import replace
+
+from server.core.served_model import ServedModel
+from server.engine.protocol import SamplingParams
+from server.http.schemas.native import Sampling
+from server.http.schemas.openai import Asked
+
+SAME_NAMES = {
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "ignore_eos",
+    "seed",
+}
+MAX_SEED = 2**63
+
+
+def sampling_params(body: Sampling, *, max_tokens: int) -> SamplingParams:
+    """Null is the default, as OpenAI's clients mean it."""
+    given = body.model_dump(include=SAME_NAMES, exclude_none=True)
+    return SamplingParams(max_tokens=max_tokens, stop=body.stops, **given)
+
+
+def with_seed_of(params: SamplingParams, index: int) -> SamplingParams:
+    """The parameters of one of several choices: each draws from a stream of its own, the same for a request's seed."""
+    return params if params.seed is None else replace(params, seed=(params.seed + index) % MAX_SEED)
+
+
+def biases(body: Asked, model: ServedModel) -> tuple[tuple[int, float], ...]:
+    """The request's `logit_bias`; InvalidRequest for a token that is not in the vocabulary."""
+    by_token = {int(token_id): bias for token_id, bias in (body.logit_bias or {}).items()}
+    model.require_known(list(by_token), param="logit_bias")
+    return tuple(by_token.items())

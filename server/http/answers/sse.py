@@ -1,0 +1,71 @@
+"""Server-sent events (WHATWG HTML, section 9.2) as OpenAI's clients read them."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+
+from server.errors import ServiceError
+from server.http.answers.receipts import Stopwatch
+from server.http.answers.summaries import error_detail
+from server.http.answers.waiting import unless_disconnected
+from server.http.schemas import native as schemas
+
+# for OpenAPI, as its version 3.2 describes a stream and FastAPI's own streams do already
+CONTENT: dict[str, Any] = {
+    "text/event-stream": {
+        "itemSchema": {
+            "type": "object",
+            "properties": {"data": {"type": "string", "description": "A chunk as JSON, or [DONE] at the end."}},
+            "required": ["data"],
+        }
+    }
+}
+
+
+class Answer(Protocol):
+    """What may be sent whole or in chunks."""
+
+    async def whole(self) -> Any: ...
+
+    def chunks(self) -> AsyncGenerator[str]: ...
+
+
+async def answered(
+    request: Request, response: Response, watch: Stopwatch, work: Awaitable[Answer], *, is_stream: bool
+) -> Any:
+    """The answer that `work` prepares, as the request wants it, with its times in the headers."""
+    answer = await unless_disconnected(request, work)
+    if is_stream:
+        stream = await streamed(request, answer.chunks())
+        stream.headers.update(watch.headers())
+        return stream
+    whole = await unless_disconnected(request, answer.whole())
+    response.headers.update(watch.headers())
+    return whole
+
+
+async def streamed(request: Request, chunks: AsyncGenerator[str]) -> StreamingResponse:
+    """A stream of JSON texts and then `[DONE]`.
+
+    The first is awaited before there is a response, so that a refusal is still a status; an error after it is an event.
+    """
+    first = await unless_disconnected(request, anext(chunks))
+    return StreamingResponse(_events(first, chunks), media_type="text/event-stream")
+
+
+async def _events(first: str, rest: AsyncGenerator[str]) -> AsyncIterator[str]:
+    async with aclosing(rest):
+        yield _event(first)
+        try:
+            async for chunk in rest:
+                yield _event(chunk)
+        except ServiceError as error:
+            yield _event(schemas.ErrorResponse(error=error_detail(error)).model_dump_json())
+    yield _event("[DONE]")
+
+
+def _event(data: str) -> str:
+    return f"data: {data}\n\n"

@@ -1,0 +1,184 @@
+"""Errors as the client gets them: a status, and OpenAI's envelope."""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from server.errors import (
+    BodyTooLarge,
+    EngineFailed,
+    IdempotencyMismatch,
+    Internal,
+    InvalidRequest,
+    JobNotFound,
+    ModelMismatch,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    ServiceError,
+    StoreExhausted,
+    SummaryNotFound,
+    TooLong,
+)
+from server.http.schemas import native as schemas
+from server.http.schemas.openai import CONTENT_PARTS
+
+STATUS: dict[type[ServiceError], int] = {
+    InvalidRequest: 400,
+    SummaryNotFound: 404,
+    ModelNotFound: 404,
+    JobNotFound: 404,
+    ModelMismatch: 409,
+    IdempotencyMismatch: 422,
+    TooLong: 413,
+    BodyTooLarge: 413,
+    EngineFailed: 424,
+    Overloaded: 429,
+    Internal: 500,
+    NotReady: 503,
+    StoreExhausted: 507,
+}
+RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: BodyTooLarge.code}
+SHOWN_CHARACTERS = 60  # of a value that is refused, in the error
+NAMED_BY_CLIENTS = frozenset({"metadata", "logit_bias"})  # fields with names in them that need not be identifiers
+CLIENT_LEFT = 499  # nginx's status for it; nobody is there to read it
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error of a handler, of FastAPI and of Starlette in OpenAI's envelope."""
+
+    @app.exception_handler(ServiceError)
+    async def service_error(_: Request, error: ServiceError) -> Response:
+        return _envelope(STATUS[type(error)], error.message, code=error.code, param=error.param, kind=error.kind)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(_: Request, error: RequestValidationError) -> Response:
+        return _validation_envelope(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.__cause__ is not None and (unread := _unread_envelope(error.__cause__)):
+            return unread
+        code = HTTP_CODES.get(error.status_code, InvalidRequest.code)
+        message = str(error.detail)
+        if error.status_code in (404, 405):
+            allowed = (error.headers or {}).get("Allow")
+            other = f"; it takes {allowed}" if allowed else ""
+            message = f"there is no {request.method} {request.url.path}{other}; /docs lists what there is"
+        return _envelope(error.status_code, message, code=code, headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def client_left(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_LEFT)
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, __: Exception) -> Response:
+        return _envelope(
+            500, "the server has failed on this request; its log says more", code=Internal.code, kind=Internal.kind
+        )
+
+
+def _unread_envelope(cause: BaseException) -> Response | None:
+    """What kept the parser from a body, apart from its grammar; None where something else went wrong."""
+    if isinstance(cause, UnicodeDecodeError):
+        message = f"the body is not {cause.encoding.upper()} text: {cause.reason} at byte {cause.start}"
+    elif isinstance(cause, RecursionError):
+        message = "the body's lists and objects are nested too deeply to be read"
+    elif found := re.search(r"value has (\d+) digits", str(cause)):  # Python's words for an integer
+        message = f"a number has {found[1]} digits; the limit is {sys.get_int_max_str_digits()}"
+    else:
+        return None
+    return _envelope(400, message, code="invalid_json")
+
+
+def _validation_envelope(error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    kind, location = first["type"], first["loc"]
+    if kind == "json_invalid" and isinstance(location[-1], int):  # else it is a form's field
+        message = f"the body is not JSON: {first['ctx']['error']} at character {location[-1]}"
+        return _envelope(400, message, code="invalid_json")
+    if location == ("body",) and kind in ("model_attributes_type", "missing"):
+        message = "the body must be a JSON object, sent as Content-Type: application/json"
+        return _envelope(422, message, code="validation_error")
+    message = _said(first)
+    if param := _param(location, kind):
+        return _envelope(422, f"{param}: {message}", code="validation_error", param=param)
+    named = re.match(r"`(\w+)`", message)  # fields that do not go together: the one the message begins with
+    return _envelope(422, message, code="validation_error", param=named and named[1])
+
+
+def _param(location: tuple[int | str, ...], kind: str) -> str:
+    """The field at fault; pydantic names the member of a union too, by its tag, which is no field."""
+    place, *parts = location
+    if place == "header":
+        return str(parts[0])
+    named = [_short(str(part)) for index, part in enumerate(parts) if _is_named(parts, index, kind)]
+    return ".".join([*named, "type"] if kind.startswith("union_tag") else named)
+
+
+def _is_named(parts: list[int | str], index: int, kind: str) -> bool:
+    part = parts[index]
+    is_unknown = kind == "extra_forbidden" and index == len(parts) - 1
+    if isinstance(part, int) or is_unknown or (index > 0 and parts[index - 1] in NAMED_BY_CLIENTS):
+        return True
+    is_tag = index > 1 and parts[index - 2] == CONTENT_PARTS
+    return part.isidentifier() and not is_tag
+
+
+def _said(error: dict[str, Any]) -> str:
+    """What is wrong, in pydantic's words where they are plain, and the value or its length."""
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if message.startswith("Expected UploadFile"):
+        return "should be a file, not a plain field of the form"
+    if kind == "string_unicode":
+        return f"an unpaired surrogate is no character: {_shown(value)}"
+    if kind == "union_tag_not_found":
+        return "Field required"
+    if kind == "union_tag_invalid":
+        return f"Input should be one of {context['expected_tags']}, not {_shown(context['tag'])}"
+    if kind in ("missing", "extra_forbidden") or "error" in context:
+        return message
+    message = re.sub(r" after validation, not (\d+|more)$|, unable to .*$", "", message)
+    if kind.endswith("too_long") or kind == "too_short":
+        if isinstance(value, str):  # that was checked by a function of ours, too, is a "value" with "items"
+            message = re.sub(r"^Value (.*) item", r"String \1 character", message)
+        return f"{message}; it has {len(value)}"
+    return f"{message}, not {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    """A value in a few characters."""
+    if isinstance(value, str):
+        return repr(_short(value))
+    if value is None or isinstance(value, bool | int | float):
+        return _short(json.dumps(value))
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
+
+
+def _envelope(
+    status: int,
+    message: str,
+    *,
+    code: str,
+    kind: str = InvalidRequest.kind,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    detail = schemas.ErrorDetail(message=message, type=kind, param=param, code=code)
+    retry = {"Retry-After": RETRY_AFTER_SECONDS[status]} if status in RETRY_AFTER_SECONDS else {}
+    body = schemas.ErrorResponse(error=detail).model_dump()
+    return JSONResponse(body, status_code=status, headers={**retry, **(headers or {})})

@@ -1,0 +1,171 @@
+"""`/v1/chat/completions`."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from server.core.prompts.chat_template import Said, render
+from server.core.prompts.prompting import Fields
+from server.core.services import Services
+from server.http.answers import sse
+from server.http.answers.choices import Choices, Piece, Scored, Whole, Words, finite
+from server.http.answers.prepared import Prepared, compression, fit, prepare, usage
+from server.http.answers.receipts import Stopwatch
+from server.http.answers.sampling import biases, sampling_params, with_seed_of
+from server.http.answers.summaries import With, errors
+from server.http.schemas import openai_replies as replies
+from server.http.schemas.openai import ChatRequest, Message, SummaryContent, TextContent
+
+router = APIRouter(tags=["openai"], responses=errors())
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=replies.ChatCompletion,
+    responses={200: {"content": sse.CONTENT}},
+)
+async def chat_completions(body: ChatRequest, request: Request, response: Response, served: With) -> Any:
+    """Answer a conversation: OpenAI's chat completions.
+
+    Of a conversation longer than the window the oldest tokens are compressed (`truncate`); where even their vectors
+    exceed it, the oldest are dropped, as `compression.dropped_tokens` in the answer says.
+
+    Messages may have stored summaries among their texts. All of them condition the whole conversation, in order, since
+    vectors stand before all tokens.
+    """
+    served.model.require_name(body.model)
+    watch = Stopwatch()
+    work = _answer(served, body, watch)
+    return await sse.answered(request, response, watch, work, is_stream=bool(body.stream))
+
+
+async def _answer(served: Services, body: ChatRequest, watch: Stopwatch) -> "_Answer":
+    logit_bias = biases(body, served.model)
+    summaries = tuple(await served.summaries.get_many(_summary_ids(body.messages), param="messages"))
+    rendered = await asyncio.to_thread(render, served.model, [_said(message) for message in body.messages])
+    plan = served.prompter.plan_tokens(
+        summaries, rendered.token_ids, Fields("messages", "messages"), max_vectors=body.max_vectors
+    )
+    fitted = await fit(served, body, plan, body.wanted_tokens, query=_question(body.messages))
+    prepared = await prepare(served, body, plan, fitted)
+    params = sampling_params(body, max_tokens=fitted.max_tokens)
+    params = replace(
+        params,
+        stop=(*params.stop, *rendered.stop),
+        logit_bias=logit_bias,
+        num_logprobs=body.top_logprobs or 0,
+    )
+    work = [(prepared.prompt, with_seed_of(params, index)) for index in range(body.num_choices)]
+    return _Answer(served, body, prepared, Choices(served, work, watch))
+
+
+def _said(message: Message) -> Said:
+    """The texts of a message; models know what came before OpenAI's developer messages as the system's."""
+    content = message.content or ""
+    text = content if isinstance(content, str) else "".join(p.text for p in content if isinstance(p, TextContent))
+    return Said("system" if message.role == "developer" else message.role, text)
+
+
+def _question(messages: Sequence[Message]) -> str | None:
+    """What was said last, but for the answers; None where nothing was."""
+    said = (_said(message).text for message in reversed(messages) if message.role != "assistant")
+    return next((text for text in said if text.strip()), None)
+
+
+def _summary_ids(messages: Sequence[Message]) -> list[str]:
+    parts = (part for message in messages if isinstance(message.content, list) for part in message.content)
+    return [part.id for part in parts if isinstance(part, SummaryContent)]
+
+
+class _Answer:
+    """One answer, whole or in chunks."""
+
+    def __init__(self, served: Services, body: ChatRequest, prepared: Prepared, choices: Choices) -> None:
+        self._served, self._body, self._prepared, self._choices = served, body, prepared, choices
+        self._words = Words(served)
+        self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+
+    async def whole(self) -> replies.ChatCompletion:
+        choices = await self._choices.whole()
+        return replies.ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._served.model.name,
+            choices=[self._choice(index, choice) for index, choice in enumerate(choices)],
+            usage=self._usage(),
+            compression=self._compression(),
+        )
+
+    async def chunks(self) -> AsyncGenerator[str]:
+        """As JSON, a chunk with the role for each choice, one for each piece of text, one for each choice's end."""
+        async with aclosing(self._choices.pieces()) as pieces:
+            has_begun = False
+            async for index, piece in pieces:
+                if not has_begun:  # only now: the engine may still refuse, which is to be a status
+                    has_begun = True
+                    for choice in range(self._body.num_choices):
+                        yield self._chunk(choice, replies.Delta(role="assistant", content=""))
+                if piece.text or piece.tokens:
+                    yield self._chunk(index, replies.Delta(content=piece.text), tokens=piece.tokens)
+                if piece.finish_reason is not None:
+                    yield self._chunk(index, replies.Delta(), end=piece)
+        if self._body.has_usage_chunk:
+            last = self._reply([])
+            last.usage, last.compression = self._usage(), self._compression()
+            yield last.model_dump_json(exclude_unset=True)
+
+    def _choice(self, index: int, choice: Whole) -> replies.ChatChoice:
+        message = replies.AssistantMessage(content=choice.text)
+        return replies.ChatChoice(
+            index=index, message=message, logprobs=self._logprobs(choice.tokens), finish_reason=choice.finish_reason
+        )
+
+    def _chunk(
+        self, index: int, delta: replies.Delta, *, tokens: Sequence[Scored] = (), end: Piece | None = None
+    ) -> str:
+        choice = replies.DeltaChoice(
+            index=index,
+            delta=delta,
+            logprobs=self._logprobs(tokens) if tokens else None,
+            finish_reason=None if end is None else end.finish_reason,
+        )
+        return self._reply([choice]).model_dump_json(exclude_unset=True)
+
+    def _logprobs(self, tokens: Sequence[Scored]) -> replies.ChatLogprobs | None:
+        if not self._body.logprobs:
+            return None
+        return replies.ChatLogprobs(
+            content=[
+                replies.TokenLogprob(
+                    **self._shown(token.token_id, token.logprob or 0.0),
+                    top_logprobs=[replies.TopLogprob(**self._shown(*top)) for top in token.top],
+                )
+                for token in tokens
+            ],
+            refusal=None,
+        )
+
+    def _shown(self, token_id: int, logprob: float) -> dict[str, Any]:
+        raw = list(self._words.raw(token_id))
+        return {"token": self._words.text(token_id), "logprob": finite(logprob), "bytes": raw}
+
+    def _reply(self, choices: list[replies.DeltaChoice]) -> replies.ChatChunk:
+        return replies.ChatChunk(
+            id=self._id,
+            object="chat.completion.chunk",
+            created=self._created,
+            model=self._served.model.name,
+            choices=choices,
+        )
+
+    def _usage(self) -> replies.CompletionUsage:
+        return usage([self._prepared], self._choices.num_generated)
+
+    def _compression(self) -> replies.Compression:
+        return compression([self._prepared], has_contributions=self._body.contributions)

@@ -1,0 +1,206 @@
+"""`/v1/completions`."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from server.core.prompts.prompting import Fields, Part, Plan, SummaryPart, TextPart
+from server.core.services import Services
+from server.core.together import together
+from server.http.answers import sse
+from server.http.answers.choices import Choices, Piece, Scored, Whole, Words, finite
+from server.http.answers.prepared import Prepared, compression, fit, prepare, usage
+from server.http.answers.receipts import Stopwatch
+from server.http.answers.sampling import biases, sampling_params, with_seed_of
+from server.http.answers.summaries import With, errors
+from server.http.schemas import openai_replies as replies
+from server.http.schemas.openai import CompletionRequest, SummaryContent
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+MAX_PREPARED_TOGETHER = 8
+NOTHING = Piece("", (), None)
+router = APIRouter(tags=["openai"], responses=errors())
+
+
+@router.post(
+    "/v1/completions",
+    response_model=replies.Completion,
+    responses={200: {"content": sse.CONTENT}},
+)
+async def completions(body: CompletionRequest, request: Request, response: Response, served: With) -> Any:
+    """Continue prompts: OpenAI's completions.
+
+    Of a prompt longer than the window the oldest tokens are compressed (`truncate`); where even their vectors exceed
+    it, the oldest are dropped, as `compression.dropped_tokens` in the answer says.
+
+    A prompt of parts may have stored summaries among its texts; a text before a summary is compressed in its place.
+    """
+    served.model.require_name(body.model)
+    watch = Stopwatch()
+    work = _answer(served, body, watch)
+    return await sse.answered(request, response, watch, work, is_stream=bool(body.stream))
+
+
+async def _answer(served: Services, body: CompletionRequest, watch: Stopwatch) -> "_Answer":
+    """Nothing is computed before every prompt is known to fit."""
+    logit_bias = biases(body, served.model)
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    plans = [await _plan(served, *each, body.max_vectors) for each in zip(body.prompts, body.places, strict=True)]
+    fitted = [await fit(served, body, plan, max_tokens) for plan in plans]
+    work = [partial(prepare, served, body, *each) for each in zip(plans, fitted, strict=True)]
+    prepared = await together(work, limit=MAX_PREPARED_TOGETHER)
+    params = replace(
+        sampling_params(body, max_tokens=max_tokens), logit_bias=logit_bias, num_logprobs=body.logprobs or 0
+    )
+    choices = [(each.prompt, with_seed_of(params, index)) for each in prepared for index in range(body.num_choices)]
+    return _Answer(served, body, prepared, Choices(served, choices, watch))
+
+
+async def _plan(served: Services, prompt: Any, place: str, max_vectors: int | None) -> Plan:
+    fields = Fields(place, place)
+    if isinstance(prompt, str):
+        return await served.prompter.plan([TextPart(prompt)], fields, max_vectors=max_vectors)
+    if prompt and isinstance(prompt[0], int):
+        await asyncio.to_thread(served.model.require_known, prompt, param=place)
+        return served.prompter.plan_tokens((), prompt, fields, max_vectors=max_vectors)
+    parts: list[Part] = [
+        SummaryPart(part.id) if isinstance(part, SummaryContent) else TextPart(part.text) for part in prompt
+    ]
+    return await served.prompter.plan(parts, fields, max_vectors=max_vectors)
+
+
+class _Answer:
+    """One answer, whole or in chunks."""
+
+    def __init__(
+        self, served: Services, body: CompletionRequest, prepared: Sequence[Prepared], choices: Choices
+    ) -> None:
+        self._served, self._body, self._prepared, self._choices = served, body, prepared, choices
+        self._words = Words(served)
+        self._id, self._created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
+        scored = prepared if body.logprobs is not None else []
+        self._offsets = [self._words.offsets(each.prompt.token_ids) for each in scored for _ in range(body.num_choices)]
+
+    async def whole(self) -> replies.Completion:
+        echoes = await self._echoes()
+        choices = await self._choices.whole()
+        answer = self._reply(await asyncio.to_thread(self._ended, echoes, choices))
+        answer.usage, answer.compression = self._usage(), self._compression()
+        return answer
+
+    def _ended(self, echoes: Sequence[Piece], choices: Sequence[Whole]) -> list[replies.CompletionChoice]:
+        return [
+            self._choice(
+                index,
+                Piece(choice.text, tuple(choice.tokens), choice.finish_reason),
+                echo=echoes[index // self._body.num_choices],
+            )
+            for index, choice in enumerate(choices)
+        ]
+
+    async def chunks(self) -> AsyncGenerator[str]:
+        """A chunk as JSON for each piece of text of each choice, with `echo` the prompt first."""
+        for index, echo in enumerate(await self._echoes()):
+            for choice in range(index * self._body.num_choices, (index + 1) * self._body.num_choices):
+                if echo.text:
+                    begun = await asyncio.to_thread(self._choice, choice, NOTHING, echo=echo)
+                    yield self._json(self._reply([begun]))
+        async with aclosing(self._choices.pieces()) as pieces:
+            async for index, piece in pieces:
+                yield self._json(self._reply([self._choice(index, piece)]))
+        if self._body.has_usage_chunk:
+            last = self._reply([])
+            last.usage, last.compression = self._usage(), self._compression()
+            yield self._json(last)
+
+    async def _echoes(self) -> list[Piece]:
+        """What each prompt's choices begin with."""
+        if not self._body.echo:
+            return [NOTHING] * len(self._prepared)
+        limit = self._served.settings.max_running_sequences
+        started = time.monotonic()
+        echoes = await together([partial(self._echo, index) for index in range(len(self._prepared))], limit=limit)
+        if self._body.logprobs is not None:
+            self._choices.watch.add_engine(started)
+        return echoes
+
+    async def _echo(self, index: int) -> Piece:
+        prepared, prompt = self._prepared[index], self._body.prompts[index]
+        text = prompt if isinstance(prompt, str) else await asyncio.to_thread(self._decode, prepared.token_ids)
+        scored = () if self._body.logprobs is None else await self._scored(prepared, self._body.logprobs)
+        return Piece(text, scored, None)
+
+    async def _scored(self, prepared: Prepared, num_logprobs: int) -> tuple[Scored, ...]:
+        """The prompt's tokens: those that nothing precedes, or that are not read raw, have no log-probability."""
+        raw = prepared.prompt.token_ids
+        num_unscored = len(prepared.token_ids) - len(raw) + 1
+        unscored = tuple(Scored(token_id, None) for token_id in prepared.token_ids[:num_unscored])
+        if len(raw) == 1:
+            return unscored
+        first = replace(prepared.prompt, token_ids=raw[:1])
+        (result,) = await self._served.engine.score(
+            first, [raw[1:]], num_logprobs=num_logprobs, meter=self._choices.watch.meter
+        )
+        tops = result.top_logprobs or ((),) * len(result.token_ids)
+        scored = zip(result.token_ids, result.logprobs, tops, strict=True)
+        return (*unscored, *(Scored(*each) for each in scored))
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self._served.model.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def _choice(self, index: int, piece: Piece, *, echo: Piece = NOTHING) -> replies.CompletionChoice:
+        return replies.CompletionChoice(
+            index=index,
+            text=echo.text + piece.text,
+            logprobs=None if self._body.logprobs is None else self._logprobs(index, piece, echo),
+            finish_reason=piece.finish_reason,
+        )
+
+    def _logprobs(self, index: int, piece: Piece, echo: Piece) -> replies.CompletionLogprobs:
+        tokens = (*echo.tokens, *piece.tokens)
+        texts = [self._words.text(token.token_id) for token in tokens]
+        self._offsets[index].shift(len(echo.text))
+        echoed = self._words.offsets().of(echo.tokens)
+        return replies.CompletionLogprobs(
+            tokens=texts,
+            token_logprobs=[None if token.logprob is None else finite(token.logprob) for token in tokens],
+            top_logprobs=[self._top(token, text) for token, text in zip(tokens, texts, strict=True)]
+            if self._body.logprobs
+            else None,
+            text_offset=[*echoed, *self._offsets[index].of(piece.tokens)],
+        )
+
+    def _top(self, token: Scored, own_text: str) -> dict[str, float] | None:
+        """By text: the likeliest of tokens that show alike; the token itself even where it is none of these."""
+        if token.logprob is None:
+            return None
+        by_text: dict[str, float] = {}
+        for token_id, logprob in (*token.top, (token.token_id, token.logprob)):
+            by_text.setdefault(own_text if token_id == token.token_id else self._words.text(token_id), finite(logprob))
+        return by_text
+
+    def _reply(self, choices: list[replies.CompletionChoice]) -> replies.Completion:
+        return replies.Completion(
+            id=self._id,
+            object="text_completion",
+            created=self._created,
+            model=self._served.model.name,
+            choices=choices,
+        )
+
+    def _usage(self) -> replies.CompletionUsage:
+        return usage(self._prepared, self._choices.num_generated)
+
+    def _compression(self) -> replies.Compression:
+        return compression(self._prepared, has_contributions=self._body.contributions)
+
+    def _json(self, chunk: replies.Completion) -> str:
+        return chunk.model_dump_json(exclude_unset=True)

@@ -1,0 +1,70 @@
+"""Compression as a job: asked for now, fetched later."""
+
+import hashlib
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path
+
+from server.core.documents.progress import Report
+from server.core.jobs import Job
+from server.core.patience import patiently
+from server.errors import InvalidRequest
+from server.http.answers.summaries import With, error_detail, errors
+from server.http.routes.compress import Answer, answer_of, work_of
+from server.http.schemas import jobs as schemas
+from server.http.schemas.summaries import CompressRequest
+
+MAX_KEY_CHARACTERS = 255
+
+router = APIRouter(responses=errors(), tags=["jobs"])
+JobId = Annotated[str, Path(description="A job's id, as POST /jobs/compress gave it.")]
+
+
+@router.post("/jobs/compress", status_code=202)
+async def start_job(
+    body: CompressRequest,
+    served: With,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=MAX_KEY_CHARACTERS)] = None,
+) -> schemas.JobResponse:
+    """Compress without waiting; the body is that of /compress.
+
+    The same Idempotency-Key gives the same job, for an hour after its end. Jobs do not outlive the server; what they
+    have computed is stored, and the same request goes on there.
+    """
+    if body.stream:
+        raise InvalidRequest("a job has no stream: GET /jobs/{id} tells its progress", param="stream")
+    run = work_of(body, served)
+
+    async def work(report: Report) -> Answer:
+        done = await patiently(lambda: run(report))
+        return answer_of(done, served, is_list=body.documents is not None)
+
+    digest = hashlib.sha256(body.model_dump_json().encode()).digest()
+    return _described(served.jobs.start(work, digest=digest, idempotency_key=idempotency_key))
+
+
+@router.get("/jobs/{job_id}")
+async def get_job(job_id: JobId, served: With) -> schemas.JobResponse:
+    """How far a job is, and its result when it is done."""
+    return _described(served.jobs.get(job_id))
+
+
+@router.delete("/jobs/{job_id}")
+async def cancel_job(job_id: JobId, served: With) -> schemas.JobResponse:
+    """Cancel a job; one that has ended stays as it is."""
+    return _described(await served.jobs.cancel(job_id))
+
+
+def _described(job: Job) -> schemas.JobResponse:
+    progress = schemas.JobProgress(
+        segments_done=0 if job.progress is None else job.progress.done,
+        segments_total=None if job.progress is None else job.progress.total,
+    )
+    return schemas.JobResponse(
+        id=job.id,
+        status=job.status,
+        progress=progress,
+        result=job.result,
+        error=None if job.error is None else error_detail(job.error),
+        created=int(job.created),
+    )

@@ -1,0 +1,104 @@
+"""Stored summaries: listed, described, deleted, exported, imported."""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from server.engine.detokenizer import pieces
+from server.http.answers.summaries import IdInPath, With, described, errors
+from server.http.schemas import summaries as schemas
+
+SAFETENSORS = "application/octet-stream"
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+
+router = APIRouter(responses=errors(), tags=["summaries"])
+
+
+@router.get("/summaries")
+async def list_summaries(served: With, asked: Annotated[schemas.ListParameters, Query()]) -> schemas.SummaryList:
+    """The stored summaries of this model and tenant, newest first."""
+    page, has_more = await served.summaries.page(served.compressor.tenant, limit=asked.limit, after=asked.after)
+    data = [schemas.SummaryResponse(**described(summary, served)) for summary in page]
+    return schemas.SummaryList(data=data, has_more=has_more)
+
+
+@router.get(
+    "/summaries/{summary_id}",
+    response_model=schemas.StoredSummaryResponse,
+    responses={200: {"content": {SAFETENSORS: BINARY, "text/plain": {"schema": {"type": "string"}}}}},
+)
+async def get_summary(summary_id: IdInPath, served: With, asked: Annotated[schemas.GetParameters, Query()]) -> Any:
+    """Describe a stored summary, or export it.
+
+    `safetensors` is a file that PUT takes on a server of the same model and tenant_salt; `prompt_embeds` is what vLLM
+    takes under that name, base64 of a saved tensor.
+    """
+    summary = await served.summaries.get(summary_id, param="id")
+    if asked.format == "safetensors":
+        name = f'attachment; filename="{summary.id}.safetensors"'
+        data = await served.portable.export(summary)
+        return Response(data, media_type=SAFETENSORS, headers={"Content-Disposition": name})
+    if asked.format == "prompt_embeds":
+        return Response(await served.portable.prompt_embeds(summary), media_type="text/plain")
+    return schemas.StoredSummaryResponse(
+        **described(summary, served),
+        segment_tokens=list(summary.manifest.segment_tokens),
+        expires_in_seconds=await served.summaries.seconds_to_live(summary.id),
+    )
+
+
+@router.get("/summaries/{summary_id}/segments")
+async def list_segments(
+    summary_id: IdInPath, served: With, asked: Annotated[schemas.SegmentsParameters, Query()]
+) -> schemas.SegmentList:
+    """A document's segments in order: which of their tokens their vectors stand at, and the text where it was kept."""
+    summary = await served.summaries.get(summary_id, param="id")
+    first = 0 if asked.after is None else asked.after + 1
+    numbers = range(len(summary.manifest.segments))[first : first + asked.limit]
+    found = await served.summaries.read_segments(summary, numbers)
+    texts: list[tuple[int, ...] | None] = [None] * len(numbers)
+    if summary.manifest.has_text:
+        texts = await served.summaries.segments.texts([summary.manifest.segments[number] for number in numbers])
+    tokenizer = served.model.tokenizer
+    data = await asyncio.to_thread(
+        lambda: [
+            schemas.SegmentResponse(
+                segment=number,
+                tokens=summary.manifest.segment_tokens[number],
+                vectors=len(each),
+                anchors=None if each.anchors is None else each.anchors.tolist(),
+                ranks=None if each.ranks is None else each.ranks.tolist(),
+                pieces=None if text is None else pieces(text, tokenizer),
+            )
+            for number, each, text in zip(numbers, found, texts, strict=True)
+        ]
+    )
+    return schemas.SegmentList(data=data, has_more=first + len(numbers) < len(summary.manifest.segments))
+
+
+@router.put(
+    "/summaries/{summary_id}",
+    status_code=201,
+    responses={200: {"model": schemas.SummaryResponse, "description": "The summary was there already."}},
+    openapi_extra={"requestBody": {"required": True, "content": {SAFETENSORS: BINARY}}},
+)
+async def put_summary(
+    summary_id: IdInPath,
+    request: Request,
+    response: Response,
+    served: With,
+    asked: Annotated[schemas.PutParameters, Query()],
+) -> schemas.SummaryResponse:
+    """Import a summary that a server of the same model and tenant_salt exported."""
+    ttl_seconds = served.settings.default_ttl_seconds if asked.ttl_seconds is None else asked.ttl_seconds
+    summary, is_new = await served.portable.take(summary_id, await request.body(), ttl_seconds=ttl_seconds)
+    response.status_code = 201 if is_new else 200
+    return schemas.SummaryResponse(**described(summary, served))
+
+
+@router.delete("/summaries/{summary_id}")
+async def delete_summary(summary_id: IdInPath, served: With) -> schemas.DeletedResponse:
+    """Delete a summary. Segments that other summaries share stay."""
+    await served.summaries.delete(summary_id)
+    return schemas.DeletedResponse(id=summary_id)

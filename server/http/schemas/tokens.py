@@ -1,0 +1,41 @@
+"""Texts to token ids and back, and what the server's limits are."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from server.http.schemas.native import Body, Text, TokenIds, example
+
+
+class TokenizeRequest(Body):
+    model_config = example(text="The lighthouse keeper")
+
+    model: Text | None = None
+    text: Text
+    add_special_tokens: bool = True
+
+
+class TokenizeResponse(BaseModel):
+    tokens: list[int]
+    token_strs: list[str]
+    count: int
+    max_model_len: int
+
+
+class DetokenizeRequest(Body):
+    model_config = example(tokens=[531, 1537, 5307, 745, 5683])
+
+    model: Text | None = None
+    tokens: TokenIds
+
+
+class DetokenizeResponse(BaseModel):
+    text: str
+
+
+class InfoResponse(BaseModel):
+    object: Literal["info"] = "info"
+    version: str
+    model: dict[str, Any]
+    limits: dict[str, int | None]
+    settings: dict[str, Any]

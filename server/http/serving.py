@@ -1,0 +1,70 @@
+"""`autocompressor serve`: open the parts, listen, answer until a signal comes, close them."""
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from contextlib import AsyncExitStack, ExitStack
+
+import uvicorn
+import uvloop
+
+from server import log
+from server.cli import terminal
+from server.http.app import create_app, open_services
+from server.settings import Settings
+from server.store import StoreError
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 2048  # connections that may wait to be accepted, as uvicorn's own default
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM; a start that fails ends the program with a sentence."""
+    log.configure(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    """Open the parts, answer until a signal comes, close them."""
+    started = time.monotonic()
+    async with AsyncExitStack() as opened:
+        listener = opened.enter_context(_bound(settings))
+        try:
+            services = await opened.enter_async_context(open_services(settings))
+        except (ValueError, OSError, StoreError) as error:
+            terminal.stop(str(error))
+        config = uvicorn.Config(
+            create_app(services),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=settings.shutdown_seconds,
+        )
+        store = settings.store.rsplit("@", maxsplit=1)[-1]
+        logger.info(
+            "%s on %s in %s, summaries in %s", services.model.name, services.model.device, services.model.dtype, store
+        )
+        listener.listen(BACKLOG)
+        logger.info("ready in %.1f s at http://%s:%d", time.monotonic() - started, *listener.getsockname()[:2])
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn raises a signal again once it has stopped; the parts are closed after that
+            signal.signal(number, lambda *_: None)
+        await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def _bound(settings: Settings) -> socket.socket:
+    """A socket at the address of the settings, not listening yet: a taken port is told before the model is loaded."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        with ExitStack() as on_failure:
+            bound = on_failure.enter_context(socket.socket(family, kind))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            on_failure.pop_all()
+    except OSError as error:
+        terminal.stop(f"cannot listen at {settings.host} port {settings.port}: {error.strerror or error}")
+    return bound
