@@ -27,7 +27,7 @@ def _compression(subject: Subject, transformers: Transformers, rounds: int) -> I
     length = subject.services.model.config.segment_length
     ids = random_ids(NUM_PIECES * PIECE, 0)
     segments = [ids[start : start + length] for start in range(0, len(ids), length)]
-    embedded = list(subject.services.engine.embed(ids)[None].split(PIECE, dim=1))
+    embedded = list(subject.services.decoder.embed(ids)[None].split(PIECE, dim=1))
 
     def ours() -> float:
         started = time.perf_counter()
@@ -55,7 +55,7 @@ def _reading(subject: Subject, rounds: int) -> Iterator[Row]:
         ids = [tuple(random_ids(READ + 1, seed)) for seed in range(count)]
         if not has_vectors:
             return [Prompt(None, each) for each in ids]
-        return [Prompt(subject.services.engine.embed(each[:-1]), each[-1:]) for each in ids]
+        return [Prompt(subject.services.decoder.embed(each[:-1]), each[-1:]) for each in ids]
 
     mixed = [*prompts(4, has_vectors=True), *prompts(4, has_vectors=False)]
     forms = {

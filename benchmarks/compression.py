@@ -90,16 +90,16 @@ def _share_of_rate(subject: Subject, transformers: Transformers, batch: int, rou
 
 def _append(subject: Subject, rounds: int) -> Row:
     """As a client does it, store and all: new documents every time, what is appended to having just been compressed."""
-    compress, seeds = subject.services.compressor.compress, itertools.count(1000)
+    seeds = itertools.count(1000)
 
     def seconds(parent_id: str | None) -> float:
         started = time.perf_counter()
-        subject.run(compress(random_ids(SEGMENT_LENGTH, next(seeds)), parent_id=parent_id))
+        subject.run(subject.store(random_ids(SEGMENT_LENGTH, next(seeds)), parent_id))
         return time.perf_counter() - started
 
     def appended() -> float:
         document = random_ids(20 * SEGMENT_LENGTH, next(seeds))
-        return seconds(subject.run(compress(document)).summary.id)
+        return seconds(subject.run(subject.store(document)))
 
     measured = take_turns({"appended": appended, "alone": lambda: seconds(None)}, rounds)
     return Row(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from benchmarks.measuring import Row, Spread, compared, ratios, take_turns
 from benchmarks.subject import SEGMENT_LENGTH, Subject, random_ids
 from benchmarks.vllm_peer import Vllm
-from server.core.prompts.prompting import SummaryPart, TextPart
+from server.core.prompts.plan import SummaryPart, TextPart
 from server.engine.protocol import Prompt
 
 DOCUMENT_TOKENS = 4 * SEGMENT_LENGTH
@@ -72,15 +72,15 @@ def _rerank(subject: Subject, rounds: int) -> Row:
     def by_summary() -> float:
         async def score(summary_id: str) -> None:
             prompt = await subject.services.prompter.assemble(
-                await subject.services.prompter.plan([SummaryPart(summary_id), TextPart(QUESTION[:8])])
+                await subject.services.prompter.plan(subject.call, [SummaryPart(summary_id), TextPart(QUESTION[:8])])
             )
-            await subject.services.engine.score(prompt, [query])
+            await subject.services.decoder.score(prompt, [query])
 
         return _rate(subject, [score(summary_id) for summary_id in summary_ids])
 
     def by_text() -> float:
         async def score(passage: Sequence[int]) -> None:
-            await subject.services.engine.score(Prompt(None, tuple(passage)), [query])
+            await subject.services.decoder.score(Prompt(None, tuple(passage)), [query])
 
         return _rate(subject, [score(passage) for passage in passages])
 
@@ -111,15 +111,14 @@ def question_ids(subject: Subject) -> list[int]:
 
 async def store(subject: Subject, documents: Sequence[Sequence[int]]) -> list[str]:
     """Compress documents and keep them; their summary ids."""
-    compress = subject.services.compressor.compress
-    return [(await compress(document)).summary.id for document in documents]
+    return [await subject.store(document) for document in documents]
 
 
 async def ask(subject: Subject, summary_id: str, max_tokens: int) -> float:
     """Seconds from a question with an id to the last token of its answer."""
     prompter = subject.services.prompter
     started = time.perf_counter()
-    plan = await prompter.plan([SummaryPart(summary_id), TextPart(QUESTION)])
+    plan = await prompter.plan(subject.call, [SummaryPart(summary_id), TextPart(QUESTION)])
     await subject.drain(await prompter.assemble(plan), max_tokens)
     return time.perf_counter() - started
 

@@ -11,7 +11,7 @@ from benchmarks.machine import ROOT
 from benchmarks.measuring import Row, Spread, ratios, take_turns
 from benchmarks.questions import store
 from benchmarks.subject import ROW_TOKENS, SEGMENT_LENGTH, Subject, random_ids
-from server.core.prompts.prompting import SummaryPart, TextPart
+from server.core.prompts.plan import SummaryPart, TextPart
 from server.engine.protocol import Prompt
 
 NEW_TOKENS, CONCURRENCY = 64, 32
@@ -46,7 +46,7 @@ def _through_http(subject: Subject, server: LiveServer, rounds: int) -> Iterator
 
     async def own(summary_id: str) -> None:
         prompter = subject.services.prompter
-        plan = await prompter.plan([SummaryPart(summary_id), TextPart(PROMPT)])
+        plan = await prompter.plan(subject.call, [SummaryPart(summary_id), TextPart(PROMPT)])
         prompt: Prompt = await prompter.assemble(plan)
         await subject.drain(prompt, NEW_TOKENS)
 

@@ -13,10 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from benchmarks.machine import ROOT
 from model import AutoCompressor
+from server.core.build import connect, load_model
+from server.core.documents.document import Document
+from server.core.models import Core
+from server.core.prompts.plan import Call
 from server.core.services import Services
 from server.engine.protocol import Prompt, SamplingParams
+from server.engine.torch.build import build_engine
 from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
-from server.http.app import build_engine, connect, load_model
 from server.metrics import Metrics
 from server.settings import Settings
 from server.store import open_store
@@ -66,22 +70,24 @@ class Subject:
         )
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
-        self.services: Services
+        self.core: Core
 
     def __enter__(self) -> Self:
         try:
-            self.services = self._runner.run(self._open())
+            self.core = self._runner.run(self._open())
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    async def _open(self) -> Services:
+    async def _open(self) -> Core:
         metrics = Metrics()
         self.compressor, served = await in_a_thread_that_ends(load_model, self._settings)
         store = await open_store(self._settings.store)
         self._stack.push_async_callback(store.close)
-        engine = await in_a_thread_that_ends(build_engine, self.compressor, served, self._settings, metrics)
+        engine = await in_a_thread_that_ends(
+            build_engine, self.compressor, served.max_sequence_tokens, self._settings, metrics
+        )
         engine.start()
         self._stack.push_async_callback(asyncio.to_thread, engine.stop)
         self._stack.enter_context(one_core_elsewhere())
@@ -90,6 +96,10 @@ class Subject:
     def __exit__(self, *_: object) -> None:
         self._runner.run(self._stack.aclose())
         self._runner.close()
+
+    @property
+    def services(self) -> Services:
+        return self.core.models.default
 
     @property
     def dtype(self) -> torch.dtype:
@@ -122,12 +132,21 @@ class Subject:
 
     async def drain(self, prompt: Prompt, max_tokens: int) -> list[float]:
         """When each token of a greedy generation came."""
-        async with aclosing(self.services.engine.generate(prompt, greedy(max_tokens))) as events:
+        async with aclosing(self.services.decoder.generate(prompt, greedy(max_tokens))) as events:
             times = [time.perf_counter() async for _ in events]
         assert len(times) == max_tokens
         return times
 
+    async def store(self, token_ids: Sequence[int], parent: str | None = None) -> str:
+        """The id of a document's summary, which is stored."""
+        document = Document(tenant=self.core.tenant, token_ids=token_ids, parent=parent)
+        return (await self.services.compressor.compress(document)).summary.id
+
+    @property
+    def call(self) -> Call:
+        return Call(self.core.tenant)
+
     async def compress(self, segments: Sequence[Sequence[int]], soft_prompt: Tensor | None = None) -> list[Tensor]:
         """The summary vectors of each segment, from the engine, nothing stored."""
-        async with aclosing(self.services.engine.compress(segments, soft_prompt=soft_prompt)) as made:
+        async with aclosing(self.services.encoder.compress(segments, soft_prompt=soft_prompt)) as made:
             return [summary.vectors async for summary in made]

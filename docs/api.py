@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from server.http.app import create_app, open_services
-from server.http.schemas.native import EXAMPLE_ID
+from server.core.build import open_core
+from server.http.app import create_app
+from server.http.schemas.base import EXAMPLE_ID
 from server.settings import Settings
 
 Json = dict[str, Any]
@@ -64,8 +65,8 @@ def main() -> int:
 async def openapi() -> Json:
     """The document that a server gives, whichever its model."""
     with tempfile.TemporaryDirectory() as folder:
-        async with open_services(Settings(model="paper", store=f"sqlite:{folder}/store.sqlite3")) as services:
-            return create_app(services).openapi()
+        async with open_core(Settings(model="paper", store=f"sqlite:{folder}/store.sqlite3")) as core:
+            return create_app(core).openapi()
 
 
 def page(document: Json) -> str:

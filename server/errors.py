@@ -1,11 +1,10 @@
-"""Errors the client is told about. `envelope.py` alone maps them to HTTP statuses."""
+"""Errors that whoever asked is told about; `http/envelope.py` alone knows how HTTP says them."""
 
 
 class ServiceError(Exception):
-    """A request that ends in an error; `code` and `kind` are part of the API, `param` names the field at fault."""
+    """A request that ends in an error; programs tell it by `code`, and `param` names the field at fault."""
 
     code = "internal"
-    kind = "invalid_request_error"  # OpenAI's `type`: whose fault it is
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -23,12 +22,6 @@ class TooLong(ServiceError):
     """What can never fit the model or the server's limits, refused before any work."""
 
     code = "context_length_exceeded"
-
-
-class BodyTooLarge(ServiceError):
-    """A request body over the server's limit in bytes."""
-
-    code = "body_too_large"
 
 
 class SummaryNotFound(ServiceError):
@@ -65,31 +58,25 @@ class Overloaded(ServiceError):
     """The queue is full; the client should come back later."""
 
     code = "overloaded"
-    kind = "rate_limit_error"
 
 
 class NotReady(ServiceError):
     """The engine or the store cannot serve now."""
 
     code = "not_ready"
-    kind = "server_error"
 
 
 class StoreExhausted(ServiceError):
     """The store has no room left for another summary."""
 
     code = "store_full"
-    kind = "server_error"
 
 
 class EngineFailed(ServiceError):
     """The forward pass this request was part of failed; nothing of it was kept."""
 
     code = "engine_failed"
-    kind = "server_error"
 
 
 class Internal(ServiceError):
     """A defect of the server's own, or a stored record that is damaged."""
-
-    kind = "server_error"

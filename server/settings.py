@@ -6,8 +6,9 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.limits import MAX_DOCUMENT_TOKENS, MAX_TTL_SECONDS
+
 ENVIRONMENT_PREFIX = "AUTOCOMPRESSOR_"
-MAX_TTL_SECONDS = 10 * 365 * 86400  # as in a request: ten years
 
 
 class Settings(BaseSettings):
@@ -63,7 +64,7 @@ class Settings(BaseSettings):
         "say; none is a quarter of the window.",
     )
     max_document_tokens: PositiveInt = Field(
-        4_000_000,
+        MAX_DOCUMENT_TOKENS,
         description="Most tokens of a document, for models that read segments alone; others take what their positions "
         "do.",
     )

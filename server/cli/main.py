@@ -68,7 +68,11 @@ def serve(**flags: Any) -> None:
     except ValueError as error:
         terminal.stop(terminal.as_sentence(error))
     # not at the top: the server brings torch, which takes seconds, and other commands do without it
-    importlib.import_module("server.http.serving").run(settings)
+    serving = importlib.import_module("server.http.serving")
+    try:
+        serving.run(settings)
+    except serving.CannotServe as error:
+        terminal.stop(str(error))
 
 
 @app.command(

@@ -1,18 +1,20 @@
 """Passages in the order of how likely a query is after each: log p(query | summary), summed over its tokens."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from server.core.documents.intake import Document, Intake
+from server.core.documents.document import Document
+from server.core.documents.intake import Intake
 from server.core.documents.summaries import Summaries, Summary
-from server.core.patience import patiently
-from server.core.prompts.prompting import Fields, Plan, Prompter
+from server.core.prompts.plan import Call, Plan
+from server.core.prompts.prompting import Prompter
+from server.core.receipts import Receipt, Stopwatch, Usage
 from server.core.served_model import ServedModel
+from server.core.tenant import Tenant
 from server.core.together import together
-from server.engine.protocol import Engine, Meter
+from server.engine.protocol import Decoder
 from server.errors import InvalidRequest, ServiceError, SummaryNotFound
 
 SEPARATOR = "\n"  # between passage and query; the model needs a token to predict the query's first from
@@ -32,20 +34,13 @@ class Passage:
 class Reranking:
     """Of each passage, in the order given, its summary and its score; of all, what reading them took.
 
-    Attributes:
-        num_query_tokens: of the query, as often as it was scored. num_separator_tokens: before it, likewise.
-        num_vectors: that were read of the summaries. num_thinned: that were left out as less important.
-        is_computed: a passage was compressed for this. engine_seconds: waited for scores.
+    The usage counts separator and query as often as they were read.
     """
 
     summaries: tuple[Summary, ...]
     scores: tuple[float, ...]
-    num_query_tokens: int
-    num_separator_tokens: int
-    num_vectors: int
-    num_thinned: int
-    is_computed: bool
-    engine_seconds: float
+    usage: Usage
+    receipt: Receipt
 
     @property
     def order(self) -> list[int]:
@@ -59,19 +54,25 @@ class Reranker:
     def __init__(
         self,
         model: ServedModel,
-        engine: Engine,
+        decoder: Decoder,
         summaries: Summaries,
         prompter: Prompter,
         intake: Intake,
     ) -> None:
         self._model = model
-        self._engine = engine
+        self._decoder = decoder
         self._summaries = summaries
         self._prompter = prompter
         self._intake = intake
 
     async def rank(
-        self, query: str, passages: Sequence[Passage], meter: Meter, *, max_vectors: int | None = None
+        self,
+        query: str,
+        passages: Sequence[Passage],
+        *,
+        tenant: Tenant,
+        watch: Stopwatch,
+        max_vectors: int | None = None,
     ) -> Reranking:
         """Score every passage; texts are compressed first, and stored as /compress stores new ones.
 
@@ -88,33 +89,35 @@ class Reranker:
         if not query_ids:
             raise InvalidRequest("the query has 0 tokens", param="query")
         # refuses, before any work, what no summary would change
-        self._prompter.plan_tokens((), separator, Fields("documents", "query"), max_vectors=max_vectors)
-        summaries, is_computed = await self._summaries_of(passages)
+        self._prompter.plan_tokens(Call(tenant, "documents", "query"), (), separator, max_vectors=max_vectors)
+        summaries, is_computed = await self._summaries_of(passages, tenant)
         plans = []
         for place, summary in enumerate(summaries):
-            fields = Fields(f"documents.{place}", "query")
-            plan = self._prompter.plan_tokens((summary,), separator, fields, max_vectors=max_vectors)
+            call = Call(tenant, f"documents.{place}", "query")
+            plan = self._prompter.plan_tokens(call, (summary,), separator, max_vectors=max_vectors)
             plans.append(self._prompter.fitted(plan, len(query_ids)))
         for plan in plans:
             self._prompter.require_fits(plan, query_ids, param="query")
         scores: list[float] = []
-        started = time.monotonic()
-        for start in range(0, len(plans), READ_TOGETHER):
-            scores += await self._scores(plans[start : start + READ_TOGETHER], query_ids, meter)
-        engine_seconds = time.monotonic() - started
+        with watch.engine():
+            for start in range(0, len(plans), READ_TOGETHER):
+                scores += await self._scores(plans[start : start + READ_TOGETHER], query_ids, watch)
         num_passages = len(passages)
-        return Reranking(
-            tuple(summaries),
-            tuple(scores),
-            num_query_tokens=num_passages * len(query_ids),
-            num_separator_tokens=num_passages * len(separator),
-            num_vectors=sum(plan.num_vectors for plan in plans),
-            num_thinned=sum(plan.thinned_vectors for plan in plans),
-            is_computed=is_computed,
-            engine_seconds=engine_seconds,
+        usage = Usage(
+            prompt_tokens=num_passages * len(separator),
+            summary_vectors=sum(plan.num_vectors for plan in plans),
+            thinned_vectors=sum(plan.thinned_vectors for plan in plans),
+            summarised_tokens=sum(summary.tokens for summary in summaries),
+            completion_tokens=num_passages * len(query_ids),
         )
+        receipt = watch.receipt(
+            saved=usage.summarised_tokens - usage.summary_vectors,
+            cache=watch.tier(usage.summary_vectors, is_computed=is_computed),
+            thinned=usage.thinned_vectors,
+        )
+        return Reranking(tuple(summaries), tuple(scores), usage, receipt)
 
-    async def _summaries_of(self, passages: Sequence[Passage]) -> tuple[list[Summary], bool]:
+    async def _summaries_of(self, passages: Sequence[Passage], tenant: Tenant) -> tuple[list[Summary], bool]:
         """The summary of each passage, and whether one had to be computed."""
         stored = await self._stored(passages)
         places = [place for place, passage in enumerate(passages) if passage.summary_id is None]
@@ -122,7 +125,8 @@ class Reranker:
             if not passages[place].text:
                 raise InvalidRequest(f"documents.{place} is empty", param=f"documents.{place}")
         made = await together(
-            [partial(self._compress, place, passages[place]) for place in places], limit=self._intake.max_together
+            [partial(self._compress, place, passages[place], tenant) for place in places],
+            limit=self._intake.max_together,
         )
         compressed = dict(zip(places, made, strict=True))
         summaries = [
@@ -141,17 +145,21 @@ class Reranker:
                 await self._summaries.get(summary_id, param=f"documents.{place}")
             raise
 
-    async def _compress(self, place: int, passage: Passage) -> tuple[Summary, bool]:
+    async def _compress(self, place: int, passage: Passage, tenant: Tenant) -> tuple[Summary, bool]:
         try:
-            document = Document(passage.text, ttl_seconds=passage.ttl_seconds, renews=False)
-            done = await patiently(lambda: self._intake.one(document))
+            document = Document(
+                tenant=tenant, text=passage.text, ttl_seconds=passage.ttl_seconds, renews=False, waits=True
+            )
+            done = await self._intake.one(document)
         except ServiceError as error:
             error.param = f"documents.{place}"
             raise
         return done.summary, done.is_new
 
-    async def _scores(self, plans: Sequence[Plan], query_ids: Sequence[int], meter: Meter) -> list[float]:
+    async def _scores(self, plans: Sequence[Plan], query_ids: Sequence[int], watch: Stopwatch) -> list[float]:
         prompts = await self._prompter.assemble_many(plans)
-        scoring = [partial(self._engine.score, prompt, [query_ids], meter=meter) for prompt in prompts]
-        results = await together([partial(patiently, one) for one in scoring], limit=self._intake.max_together)
+        scoring = [
+            partial(self._decoder.score, prompt, [query_ids], meter=watch.meter, waits=True) for prompt in prompts
+        ]
+        results = await together(scoring, limit=self._intake.max_together)
         return [sum(result.logprobs) for (result,) in results]

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 from model.config import SummaryConfig
 from model.positions import Positions
-from server.errors import InvalidRequest, ModelNotFound, TooLong
+from server.errors import InvalidRequest, TooLong
+from server.limits import MAX_DOCUMENT_TOKENS
 
 T = TypeVar("T")
-MAX_DOCUMENT_TOKENS = 4_000_000  # of models whose positions set no limit
 MAX_CHARACTERS_A_TOKEN = 16  # on average, of a text so long that its beginning is looked at first
 
 
@@ -117,11 +117,6 @@ class ServedModel:
         """The tokens of a text's segment at this place among those that condition what follows."""
         starts = self.conditioning(range(0, len(token_ids), self.config.segment_length))
         return tuple(token_ids[starts[place] : starts[place] + self.config.segment_length])
-
-    def require_name(self, name: str | None) -> None:
-        """Refuse a name that is not this model's; None asks for whichever is served."""
-        if name is not None and name != self.name:
-            raise ModelNotFound(f"there is no model {name!r}; {self.name!r} is served", param="model")
 
     def require_segments(self, lengths: Sequence[int]) -> None:
         """Refuse a document with a segment, of these lengths, that would not fit after the vectors of those before."""

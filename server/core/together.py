@@ -3,18 +3,10 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 Start = Callable[[], Coroutine[Any, Any, T]]
-
-
-@dataclass(frozen=True)
-class _End:
-    """Of the stream at this place."""
-
-    index: int
 
 
 async def together(work: Sequence[Start[T]], *, limit: int) -> list[T]:
@@ -25,41 +17,32 @@ async def together(work: Sequence[Start[T]], *, limit: int) -> list[T]:
         async with gate:
             return await start()
 
-    tasks = [asyncio.create_task(run(start)) for start in work]
     try:
-        return await asyncio.gather(*tasks)
-    finally:
-        await _end(tasks)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run(start)) for start in work]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 async def merged(streams: Sequence[AsyncGenerator[T]], *, limit: int) -> AsyncGenerator[tuple[int, T]]:
     """What the streams yield as it comes, with the place of the stream it came from, at most `limit` of them read."""
-    gate = asyncio.Semaphore(limit)
-    items: asyncio.Queue[tuple[int, T] | _End] = asyncio.Queue()
+    items: asyncio.Queue[tuple[int, T] | None] = asyncio.Queue()
 
     async def read(index: int, stream: AsyncGenerator[T]) -> None:
-        try:
-            async with gate, aclosing(stream):
-                async for item in stream:
-                    items.put_nowait((index, item))
-        finally:
-            items.put_nowait(_End(index))
+        async with aclosing(stream):
+            async for item in stream:
+                items.put_nowait((index, item))
 
-    tasks = [asyncio.create_task(read(index, stream)) for index, stream in enumerate(streams)]
-    num_running = len(tasks)
+    def start(index: int, stream: AsyncGenerator[T]) -> Start[None]:
+        return lambda: read(index, stream)
+
+    reading = asyncio.create_task(together([start(*each) for each in enumerate(streams)], limit=limit))
+    reading.add_done_callback(lambda _: items.put_nowait(None))
     try:
-        while num_running:
-            item = await items.get()
-            if isinstance(item, _End):
-                num_running -= 1
-                await tasks[item.index]  # raises what ended it
-            else:
-                yield item
+        while (item := await items.get()) is not None:
+            yield item
+        await reading  # raises what ended a stream
     finally:
-        await _end(tasks)
-
-
-async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)

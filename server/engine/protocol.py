@@ -1,4 +1,4 @@
-"""What the server asks of an engine."""
+"""What the server asks of an engine, in two parts: vectors may come from one, and answers from another."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -104,10 +104,11 @@ class TokenLogprobs:
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
-class Engine(Protocol):
-    """Runs a model. Every call ends in a result or a `ServiceError`; closing an iterator cancels its work.
+class Ready(Protocol):
+    """What may be asked for work. Every call ends in a result or a `ServiceError`; closing an iterator cancels it.
 
-    A call that is given a `meter` writes to it.
+    A call that is given a `meter` writes to it. One that `waits` waits for room in the line, for a while, where others
+    are refused as `Overloaded`.
     """
 
     @property
@@ -120,6 +121,10 @@ class Engine(Protocol):
         """Whether another request would be refused now."""
         ...
 
+
+class Encoder(Ready, Protocol):
+    """Makes summary vectors of segments."""
+
     def compress(
         self,
         segments: Sequence[Sequence[int]],
@@ -127,6 +132,7 @@ class Engine(Protocol):
         soft_prompt: Tensor | None = None,
         keys: Sequence[str] = (),
         meter: Meter | None = None,
+        waits: bool = False,
     ) -> AsyncGenerator[SegmentSummary]:
         """Yield the summary of each segment in order, on the CPU, as they finish.
 
@@ -134,6 +140,10 @@ class Engine(Protocol):
             keys: ids as in `Prompt`, of the soft prompt's segments and then of these; empty where they have none.
         """
         ...
+
+
+class Decoder(Ready, Protocol):
+    """Continues prompts, and scores continuations of them."""
 
     def embed(self, token_ids: Sequence[int]) -> Tensor:
         """The input embeddings of tokens, (n, D) on the CPU: text as part of a soft prompt. For any thread."""
@@ -152,6 +162,7 @@ class Engine(Protocol):
         *,
         num_logprobs: int = 0,
         meter: Meter | None = None,
+        waits: bool = False,
     ) -> list[TokenLogprobs]:
         """The log-probabilities of each continuation's tokens after the prompt.
 
@@ -159,3 +170,7 @@ class Engine(Protocol):
             num_logprobs: how many of the most likely tokens to report with each.
         """
         ...
+
+
+class Engine(Encoder, Decoder, Protocol):
+    """Both in one, as the built-in one is: its vectors and its prompts share the device."""

@@ -12,42 +12,13 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from server.errors import (
-    BodyTooLarge,
-    EngineFailed,
-    IdempotencyMismatch,
-    Internal,
-    InvalidRequest,
-    JobNotFound,
-    ModelMismatch,
-    ModelNotFound,
-    NotReady,
-    Overloaded,
-    ServiceError,
-    StoreExhausted,
-    SummaryNotFound,
-    TooLong,
-)
-from server.http.schemas import native as schemas
+from server.errors import Internal, InvalidRequest, ServiceError
+from server.http.answers.errors import CLIENT, SERVER, error_detail, status_of
+from server.http.schemas.errors import ErrorDetail, ErrorResponse
 from server.http.schemas.openai import CONTENT_PARTS
 
-STATUS: dict[type[ServiceError], int] = {
-    InvalidRequest: 400,
-    SummaryNotFound: 404,
-    ModelNotFound: 404,
-    JobNotFound: 404,
-    ModelMismatch: 409,
-    IdempotencyMismatch: 422,
-    TooLong: 413,
-    BodyTooLarge: 413,
-    EngineFailed: 424,
-    Overloaded: 429,
-    Internal: 500,
-    NotReady: 503,
-    StoreExhausted: 507,
-}
 RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: BodyTooLarge.code}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 SHOWN_CHARACTERS = 60  # of a value that is refused, in the error
 NAMED_BY_CLIENTS = frozenset({"metadata", "logit_bias"})  # fields with names in them that need not be identifiers
 CLIENT_LEFT = 499  # nginx's status for it; nobody is there to read it
@@ -58,7 +29,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     async def service_error(_: Request, error: ServiceError) -> Response:
-        return _envelope(STATUS[type(error)], error.message, code=error.code, param=error.param, kind=error.kind)
+        return _answer(status_of(error), error_detail(error))
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
@@ -83,7 +54,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def defect(_: Request, __: Exception) -> Response:
         return _envelope(
-            500, "the server has failed on this request; its log says more", code=Internal.code, kind=Internal.kind
+            500, "the server has failed on this request; its log says more", code=Internal.code, kind=SERVER
         )
 
 
@@ -174,11 +145,14 @@ def _envelope(
     message: str,
     *,
     code: str,
-    kind: str = InvalidRequest.kind,
+    kind: str = CLIENT,
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    detail = schemas.ErrorDetail(message=message, type=kind, param=param, code=code)
+    return _answer(status, ErrorDetail(message=message, type=kind, param=param, code=code), headers)
+
+
+def _answer(status: int, detail: ErrorDetail, headers: Mapping[str, str] | None = None) -> Response:
     retry = {"Retry-After": RETRY_AFTER_SECONDS[status]} if status in RETRY_AFTER_SECONDS else {}
-    body = schemas.ErrorResponse(error=detail).model_dump()
+    body = ErrorResponse(error=detail).model_dump()
     return JSONResponse(body, status_code=status, headers={**retry, **(headers or {})})

@@ -11,8 +11,8 @@ import uvicorn
 import uvloop
 
 from server import log
-from server.cli import terminal
-from server.http.app import create_app, open_services
+from server.core.build import open_core
+from server.http.app import create_app
 from server.settings import Settings
 from server.store import StoreError
 
@@ -21,8 +21,16 @@ logger = logging.getLogger(__name__)
 BACKLOG = 2048  # connections that may wait to be accepted, as uvicorn's own default
 
 
+class CannotServe(Exception):
+    """A start that failed; the message is a sentence for whoever started it."""
+
+
 def run(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; a start that fails ends the program with a sentence."""
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        CannotServe: the address is taken, or a part cannot be built from these settings.
+    """
     log.configure(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
@@ -34,20 +42,19 @@ async def _serve(settings: Settings) -> None:
     async with AsyncExitStack() as opened:
         listener = opened.enter_context(_bound(settings))
         try:
-            services = await opened.enter_async_context(open_services(settings))
+            core = await opened.enter_async_context(open_core(settings))
         except (ValueError, OSError, StoreError) as error:
-            terminal.stop(str(error))
+            raise CannotServe(str(error)) from error
         config = uvicorn.Config(
-            create_app(services),
+            create_app(core),
             lifespan="off",
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
+        model = core.models.default.model
         store = settings.store.rsplit("@", maxsplit=1)[-1]
-        logger.info(
-            "%s on %s in %s, summaries in %s", services.model.name, services.model.device, services.model.dtype, store
-        )
+        logger.info("%s on %s in %s, summaries in %s", model.name, model.device, model.dtype, store)
         listener.listen(BACKLOG)
         logger.info("ready in %.1f s at http://%s:%d", time.monotonic() - started, *listener.getsockname()[:2])
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -66,5 +73,6 @@ def _bound(settings: Settings) -> socket.socket:
             bound.bind(address)
             on_failure.pop_all()
     except OSError as error:
-        terminal.stop(f"cannot listen at {settings.host} port {settings.port}: {error.strerror or error}")
+        reason = error.strerror or error
+        raise CannotServe(f"cannot listen at {settings.host} port {settings.port}: {reason}") from error
     return bound

@@ -15,24 +15,26 @@ from model import AutoCompressor
 from server.engine.protocol import Prompt, SamplingParams, TokenEvent
 from server.engine.torch.attention import SdpaKernels
 from server.engine.torch.engine import TorchEngine
+from server.engine.torch.packed import PackedModel
 from server.engine.torch.runner import BatchRunner, Runner
 from server.engine.torch.scheduler import Limits
 from server.errors import EngineFailed, InvalidRequest, NotReady, Overloaded, ServiceError, TooLong
 from server.metrics import Metrics
 from tests.tiny import FAMILIES, random_base, random_ids, tiny_anchored, tiny_compressor, tiny_config
 
-LIMITS = Limits(max_running=4, max_sequence_tokens=128, max_requests=64, max_batch_tokens=64)
+LIMITS = Limits(max_running=4, max_sequence_tokens=128, max_batch_tokens=64)
 GREEDY = SamplingParams(max_tokens=12, temperature=0)
 TOLERANCE = {"rtol": 0, "atol": 1e-4}  # float32
 
 
 @asynccontextmanager
 async def running(
-    model: AutoCompressor, *, limits: Limits = LIMITS, runner: BatchRunner | None = None
+    model: AutoCompressor, *, limits: Limits = LIMITS, runner: BatchRunner | None = None, max_requests: int = 64
 ) -> AsyncIterator[TorchEngine]:
     engine = TorchEngine(
-        runner or Runner(model, SdpaKernels(), num_rows=limits.max_running, max_tokens=128),
+        runner or Runner(PackedModel(model, SdpaKernels(), num_rows=limits.max_running, max_tokens=128)),
         limits,
+        max_requests=max_requests,
         num_appended=model.writer.num_appended,
         accumulate_summary=model.accumulate_summary,
         reads_alone=model.config.reads_alone,
@@ -259,13 +261,13 @@ class GatedRunner:
 
 
 def gated(model: AutoCompressor) -> GatedRunner:
-    return GatedRunner(Runner(model, SdpaKernels(), num_rows=LIMITS.max_running, max_tokens=128))
+    return GatedRunner(Runner(PackedModel(model, SdpaKernels(), num_rows=LIMITS.max_running, max_tokens=128)))
 
 
 async def test_a_full_queue_refuses_and_answers_what_it_took() -> None:
     model = tiny_compressor()
     runner = gated(model)
-    async with running(model, limits=replace(LIMITS, max_requests=3), runner=runner) as engine:
+    async with running(model, max_requests=3, runner=runner) as engine:
         taken = [asyncio.create_task(generated(engine, prompt)) for prompt in prompts(3)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="limit of 3"):
@@ -403,7 +405,7 @@ def test_an_architecture_with_its_own_attention_is_refused() -> None:
 
     attention.forward = forward
     with pytest.raises(ValueError, match="the engine cannot run GPTNeoXForCausalLM: its logits are"):
-        Runner(model, SdpaKernels(), num_rows=1, max_tokens=32)
+        Runner(PackedModel(model, SdpaKernels(), num_rows=1, max_tokens=32))
 
 
 @pytest.mark.parametrize("config", [GPTJConfig, FalconConfig])
@@ -412,12 +414,12 @@ def test_architectures_that_keep_their_own_attention_are_refused(config: Any) ->
     sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     base = random_base(config(**sizes, max_position_embeddings=128, rotary_dim=4, alibi=False, eos_token_id=0))
     with pytest.raises(ValueError, match="the engine cannot run"):
-        Runner(AutoCompressor.from_base(base, 4), SdpaKernels(), num_rows=2, max_tokens=32)
+        Runner(PackedModel(AutoCompressor.from_base(base, 4), SdpaKernels(), num_rows=2, max_tokens=32))
 
 
 def test_a_row_shorter_than_the_check_is_refused() -> None:
     with pytest.raises(ValueError, match="max_sequence_tokens is 4; at least 8"):
-        Runner(tiny_compressor(), SdpaKernels(), num_rows=2, max_tokens=4)
+        Runner(PackedModel(tiny_compressor(), SdpaKernels(), num_rows=2, max_tokens=4))
 
 
 def _tokenizer() -> Any:

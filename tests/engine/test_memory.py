@@ -8,6 +8,7 @@ import torch
 
 from model import AutoCompressor
 from server.engine.torch.devices import choose_kernels
+from server.engine.torch.packed import PackedModel
 from server.engine.torch.runner import Runner
 from tests.tiny import tiny_anchored, tiny_compressor
 
@@ -24,5 +25,5 @@ def test_the_checkpoint_leaves_memory(tmp_path: Path, kind: str) -> None:
     made.save_pretrained(tmp_path)
     model = AutoCompressor.from_pretrained(tmp_path, dtype=torch.float32)
     assert mapped(tmp_path)
-    Runner(model, choose_kernels("auto", model.device, model.dtype), num_rows=2, max_tokens=64)
+    Runner(PackedModel(model, choose_kernels("auto", model.device, model.dtype), num_rows=2, max_tokens=64))
     assert not mapped(tmp_path)

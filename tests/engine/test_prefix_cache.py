@@ -12,6 +12,7 @@ from model import AutoCompressor
 from server.engine.protocol import Prompt
 from server.engine.torch.attention import SdpaKernels
 from server.engine.torch.engine import TorchEngine
+from server.engine.torch.packed import PackedModel
 from server.engine.torch.prefix_cache import PrefixCache, running_hashes
 from server.engine.torch.runner import Runner
 from server.metrics import Metrics
@@ -92,8 +93,9 @@ class Counted:
     def __init__(self, model: AutoCompressor, *, cache_bytes: int = 2**20) -> None:
         self.metrics = Metrics()
         self.engine = TorchEngine(
-            Runner(model, SdpaKernels(), num_rows=LIMITS.max_running, max_tokens=128),
+            Runner(PackedModel(model, SdpaKernels(), num_rows=LIMITS.max_running, max_tokens=128)),
             replace(LIMITS, max_batch_tokens=256),
+            max_requests=64,
             num_appended=model.summary_length,
             accumulate_summary=model.accumulate_summary,
             end_of_text=frozenset(),

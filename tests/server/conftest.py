@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from server.http.app import create_app, open_services
+from server.core.build import open_core
+from server.http.app import create_app
 from server.settings import Settings
 from tests.tiny import tiny_compressor
 
@@ -31,10 +32,10 @@ def serve(checkpoint: Path, tmp_path: Path) -> Serve:
     @asynccontextmanager
     async def open_server(**settings: Any) -> AsyncIterator[httpx.AsyncClient]:
         defaults = {"model": str(checkpoint), "store": f"sqlite:{tmp_path}/store.sqlite3", "dtype": "float32"}
-        async with open_services(Settings(**(defaults | settings))) as services:
-            transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
+        async with open_core(Settings(**(defaults | settings))) as core:
+            transport = httpx.ASGITransport(create_app(core), raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-                client.services = services  # type: ignore[attr-defined]  # for tests that look behind the API
+                client.core, client.services = core, core.models.default  # type: ignore[attr-defined]  # for tests that look behind the API
                 yield client
 
     return open_server

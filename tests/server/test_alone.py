@@ -14,18 +14,19 @@ from torch import Tensor
 from model.compressors import SegmentSummary
 from model.config import SummaryConfig
 from server.core.documents.compression import Compressor
-from server.core.documents.progress import Progress
+from server.core.documents.document import Compressed, Document
+from server.core.documents.progress import Progress, Report
 from server.core.documents.summaries import Summaries, Summary
 from server.core.prompts.gathering import Gatherer
 from server.core.prompts.prompting import Prompter
-from server.core.prompts.window import Endless, Wish
+from server.core.prompts.window import Window, Wish
 from server.core.served_model import ServedModel
 from server.engine.protocol import Meter
 from server.errors import InvalidRequest, SummaryNotFound, TooLong
 from server.metrics import Metrics
 from server.store import EmbeddedStore
 from server.store.codec import encode_segment
-from tests.server.test_compression import WIDTH, CountingEngine, served_model
+from tests.server.test_compression import CALL, TENANT, WIDTH, CountingEngine, served_model
 
 
 class AloneEngine(CountingEngine):
@@ -42,6 +43,7 @@ class AloneEngine(CountingEngine):
         soft_prompt: Tensor | None = None,
         keys: Sequence[str] = (),
         meter: Meter | None = None,
+        waits: bool = False,
     ) -> AsyncGenerator[SegmentSummary]:
         assert soft_prompt is None
         for segment in segments:
@@ -65,13 +67,16 @@ class House:
         self.model: ServedModel = replace(served_model(max_positions=window), config=config, **model)
         self.engine, self.store, metrics = AloneEngine(config), store, Metrics()
         self.summaries = Summaries(self.model, store, metrics)
-        self.compressor = Compressor(self.model, self.engine, self.summaries, metrics, tenant_salt="")
+        self.compressor = Compressor(self.model, self.engine, self.summaries, metrics)
         gatherer = Gatherer(self.model, self.engine, self.summaries, self.compressor)
         self.prompter = Prompter(self.model, self.summaries, gatherer, metrics)
-        self.endless = Endless(self.model, self.prompter, raw_tokens=None)
+        self.window = Window(self.model, self.prompter, raw_tokens=None)
 
     async def compress(self, token_ids: Sequence[int], **fields: Any) -> Summary:
-        return (await self.compressor.compress(token_ids, **fields)).summary
+        return (await self.compressed(token_ids, **fields)).summary
+
+    async def compressed(self, token_ids: Sequence[int], report: Report | None = None, **fields: Any) -> Compressed:
+        return await self.compressor.compress(Document(tenant=TENANT, token_ids=token_ids, **fields), report)
 
 
 @pytest.fixture
@@ -84,7 +89,7 @@ async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
 async def test_a_segment_is_computed_once_for_all_documents(store: EmbeddedStore) -> None:
     house = House(store)
     first = await house.compress([*range(8), *range(100, 104)])
-    done = await house.compressor.compress([*range(50, 54), *range(4, 8), *range(60, 64), *range(100, 104), 9])
+    done = await house.compressed([*range(50, 54), *range(4, 8), *range(60, 64), *range(100, 104), 9])
     assert (done.cached_segments, done.cached_tokens) == (2, 8)
     assert house.engine.num_computed == 3 + 3
     assert done.summary.manifest.segments[1] == first.manifest.segments[1]
@@ -109,7 +114,7 @@ async def test_cached_is_uncached(store: EmbeddedStore, tmp_path: Path) -> None:
 
 async def test_a_segment_that_comes_again_is_computed_once(store: EmbeddedStore) -> None:
     house, heard = House(store), list[Progress]()
-    done = await house.compressor.compress([1, 2, 3, 4] * 3 + [5], report=heard.append)
+    done = await house.compressed([1, 2, 3, 4] * 3 + [5], report=heard.append)
     assert house.engine.num_computed == 2
     assert len(set(done.summary.manifest.segments)) == 2
     assert done.summary.manifest.vectors == 7 == len(await house.summaries.vectors(done.summary))
@@ -126,13 +131,13 @@ async def test_a_shorter_segment_has_fewer_vectors(store: EmbeddedStore) -> None
 async def test_an_append_goes_on_with_the_chain(store: EmbeddedStore) -> None:
     house = House(store)
     parent = await house.compress(range(8))
-    appended = await house.compress(range(8, 14), parent_id=parent.id)
+    appended = await house.compress(range(8, 14), parent=parent.id)
     whole = await house.compress(range(14))
     assert (appended.id, appended.manifest.vectors) == (whole.id, 7)
     assert house.engine.num_computed == 4
     await house.summaries.delete(parent.id)
     with pytest.raises(SummaryNotFound):
-        await house.compress([1], parent_id=parent.id)
+        await house.compress([1], parent=parent.id)
 
 
 async def test_the_limit_is_of_tokens(store: EmbeddedStore) -> None:
@@ -147,7 +152,7 @@ async def test_the_limit_is_of_tokens(store: EmbeddedStore) -> None:
 async def test_thinned_vectors_are_the_most_important_in_text_order(store: EmbeddedStore, max_vectors: int) -> None:
     house = House(store)
     summary = await house.compress(range(20))
-    plan = house.prompter.plan_tokens((summary,), [7], max_vectors=max_vectors)
+    plan = house.prompter.plan_tokens(CALL, (summary,), [7], max_vectors=max_vectors)
     prompt = await house.prompter.assemble(plan)
     assert prompt.soft_prompt is not None
     assert len(prompt.soft_prompt) == plan.num_vectors == min(max_vectors, 10)
@@ -170,14 +175,14 @@ async def test_vectors_without_an_order_are_not_thinned(store: EmbeddedStore) ->
     house = House(store)
     plain = Prompter(served_model(), house.summaries, house.prompter._gatherer, Metrics())
     with pytest.raises(InvalidRequest, match="no order of importance") as refused:
-        plain.plan_tokens((), [1], max_vectors=3)
+        plain.plan_tokens(CALL, (), [1], max_vectors=3)
     assert refused.value.param == "max_vectors"
 
 
 async def test_a_summary_that_does_not_fit_is_thinned_not_refused(store: EmbeddedStore) -> None:
     house = House(store)
     summary = await house.compress(range(400))
-    plan = house.prompter.plan_tokens((summary,), [7] * 10)
+    plan = house.prompter.plan_tokens(CALL, (summary,), [7] * 10)
     assert plan.room < 0
     fitted = house.prompter.fitted(plan, 8)
     assert (fitted.num_vectors, fitted.thinned_vectors) == (32, 168)
@@ -185,17 +190,17 @@ async def test_a_summary_that_does_not_fit_is_thinned_not_refused(store: Embedde
     assert list(fitted.shares[0].lengths) == sorted(fitted.shares[0].lengths)
     prompt = await house.prompter.assemble(fitted)
     assert prompt.num_positions == 42
-    assert house.prompter.fitted(house.prompter.plan_tokens((summary,), [7] * 40), 8).num_vectors == 16
+    assert house.prompter.fitted(house.prompter.plan_tokens(CALL, (summary,), [7] * 40), 8).num_vectors == 16
     with pytest.raises(TooLong):
-        house.prompter.max_tokens(house.prompter.fitted(house.prompter.plan_tokens((summary,), [7] * 64), 8), 8)
+        house.prompter.max_tokens(house.prompter.fitted(house.prompter.plan_tokens(CALL, (summary,), [7] * 64), 8), 8)
 
 
 async def test_a_conversation_is_endless(store: EmbeddedStore) -> None:
     """Each turn computes what is new alone, reads at most half a window of vectors, and drops nothing for long."""
     house = House(store, window=128)
     for num_tokens in range(10, 600, 10):
-        plan = house.prompter.plan_tokens((), [index * 7 % 999 for index in range(num_tokens)])
-        fitted = house.endless.fit(plan, Wish(max_tokens=8))
+        plan = house.prompter.plan_tokens(CALL, (), [index * 7 % 999 for index in range(num_tokens)])
+        fitted = house.window.fit(plan, Wish(max_tokens=8))
         gathered = await house.prompter.gather(fitted.plan)
         compressed = sum(len(source) for source in fitted.plan.sources if isinstance(source, tuple))
         assert compressed + len(fitted.plan.token_ids) == num_tokens
@@ -213,8 +218,8 @@ async def test_every_fit_fits(store: EmbeddedStore, num_tokens: int, max_tokens:
     house = House(store)
     summary = await house.compress(range(200))
     for sources in ((), (summary,)):
-        plan = house.prompter.plan_tokens(sources, [5] * num_tokens)
-        fitted = house.endless.fit(plan, Wish(max_tokens=max_tokens))
+        plan = house.prompter.plan_tokens(CALL, sources, [5] * num_tokens)
+        fitted = house.window.fit(plan, Wish(max_tokens=max_tokens))
         assert fitted.plan.room >= fitted.max_tokens == max_tokens
         assert 0 < fitted.plan.num_vectors <= 32
         assert len(fitted.plan.token_ids) >= 1
@@ -226,9 +231,9 @@ async def test_a_million_tokens_plan_and_assemble(store: EmbeddedStore) -> None:
     summary = await house.compress(ids)
     assert summary.manifest.vectors == 1953 * 64 + 8
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    plan = house.prompter.fitted(house.prompter.plan_tokens((summary,), [7] * 20), 100)
+    plan = house.prompter.fitted(house.prompter.plan_tokens(CALL, (summary,), [7] * 20), 100)
     prompt = await house.prompter.assemble(plan)
-    fitted = house.endless.fit(house.prompter.plan_tokens((), ids), Wish(max_tokens=100))
+    fitted = house.window.fit(house.prompter.plan_tokens(CALL, (), ids), Wish(max_tokens=100))
     assert prompt.num_positions == 4096 + 20
     assert fitted.plan.room >= 100
     assert fitted.num_dropped == 0

@@ -135,7 +135,7 @@ async def test_a_body_over_the_limit_announced_or_not(serve: Serve) -> None:
 async def test_refusals_store_nothing(client: httpx.AsyncClient) -> None:
     for path, body, *_ in CASES:
         await post(client, path, body)
-    computed = client.services.metrics.summary_vectors._value.get()  # type: ignore[attr-defined]
+    computed = client.core.metrics.summary_vectors._value.get()  # type: ignore[attr-defined]
     assert computed == 0
 
 

@@ -13,14 +13,20 @@ from model.compressors import SegmentSummary
 from model.config import SummaryConfig
 from model.positions import Positions
 from server.core.documents.compression import Compressor
+from server.core.documents.document import Compressed, Document
+from server.core.documents.progress import Report
 from server.core.documents.summaries import Summaries
+from server.core.prompts.plan import Call
 from server.core.served_model import ServedModel
+from server.core.tenant import Tenant
 from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
 from server.errors import EngineFailed, Internal, InvalidRequest, SummaryNotFound, TooLong
 from server.metrics import Metrics
 from server.store import EmbeddedStore, Entry
 
 LENGTH, WIDTH = 2, 3
+TENANT = Tenant()
+CALL = Call(TENANT)
 
 
 class CountingEngine:
@@ -39,6 +45,7 @@ class CountingEngine:
         soft_prompt: Tensor | None = None,
         keys: Sequence[str] = (),
         meter: Meter | None = None,
+        waits: bool = False,
     ) -> AsyncGenerator[SegmentSummary]:
         before = 0.0 if soft_prompt is None else float(soft_prompt.sum())
         for segment in segments:
@@ -65,6 +72,7 @@ class CountingEngine:
         *,
         num_logprobs: int = 0,
         meter: Meter | None = None,
+        waits: bool = False,
     ) -> list[TokenLogprobs]:
         raise NotImplementedError
 
@@ -91,7 +99,13 @@ class House:
     def __init__(self, store: EmbeddedStore, **model: Any) -> None:
         self.engine, self.store = CountingEngine(), store
         self.summaries = Summaries(served_model(**model), store, Metrics())
-        self.compressor = Compressor(served_model(**model), self.engine, self.summaries, Metrics(), tenant_salt="")
+        self.compressor = Compressor(served_model(**model), self.engine, self.summaries, Metrics())
+
+    async def compress(self, token_ids: Sequence[int], report: Report | None = None, **fields: Any) -> Compressed:
+        return await self.compressor.compress(Document(tenant=TENANT, token_ids=token_ids, **fields), report)
+
+    async def compress_text(self, text: str, **fields: Any) -> Compressed:
+        return await self.compressor.compress(Document(tenant=TENANT, text=text, **fields))
 
 
 @pytest.fixture
@@ -105,13 +119,13 @@ async def test_an_interrupted_compression_goes_on_where_it_stopped(store: Embedd
     house = House(store)
     house.engine.fails_after = 3
     with pytest.raises(EngineFailed):
-        await house.compressor.compress(range(20))
+        await house.compress(range(20))
     house.engine.fails_after = None
-    done = await house.compressor.compress(range(20))
+    done = await house.compress(range(20))
     assert house.engine.num_computed == 5
     assert (done.is_new, done.cached_segments) == (True, 3)
     unbroken = House(await EmbeddedStore.open(tmp_path / "unbroken.sqlite3"))
-    whole = await unbroken.compressor.compress(range(20))
+    whole = await unbroken.compress(range(20))
     assert whole.summary.id == done.summary.id
     torch.testing.assert_close(
         await unbroken.summaries.vectors(whole.summary), await house.summaries.vectors(done.summary)
@@ -122,14 +136,14 @@ async def test_an_interrupted_compression_goes_on_where_it_stopped(store: Embedd
 async def test_a_client_that_leaves_keeps_what_was_computed(store: EmbeddedStore) -> None:
     house = House(store)
     house.engine.delay_seconds = 0.02
-    task = asyncio.create_task(house.compressor.compress(range(40)))
+    task = asyncio.create_task(house.compress(range(40)))
     while house.engine.num_computed < 3:
         await asyncio.sleep(0.005)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     before = house.engine.num_computed
-    done = await house.compressor.compress(range(40))
+    done = await house.compress(range(40))
     assert done.cached_segments >= 2
     assert house.engine.num_computed - before == 10 - done.cached_segments
 
@@ -138,7 +152,7 @@ async def test_one_document_from_several_clients_is_computed_once(store: Embedde
     house = House(store)
     house.engine.delay_seconds = 0.01
     asked = [{"ttl_seconds": 60.0}, {"metadata": {"of": "the second"}}, {"ttl_seconds": 600.0}]
-    together = await asyncio.gather(*(house.compressor.compress(range(20), **one) for one in asked))
+    together = await asyncio.gather(*(house.compress(range(20), **one) for one in asked))
     assert house.engine.num_computed == 5
     assert {done.summary.id for done in together} == {together[0].summary.id}
     assert sorted(done.is_new for done in together) == [False, False, True]
@@ -152,7 +166,7 @@ async def test_one_document_from_several_clients_is_computed_once(store: Embedde
 async def test_a_document_goes_on_for_those_who_stay(store: EmbeddedStore) -> None:
     house = House(store)
     house.engine.delay_seconds = 0.01
-    first, second = (asyncio.create_task(house.compressor.compress(range(40))) for _ in range(2))
+    first, second = (asyncio.create_task(house.compress(range(40))) for _ in range(2))
     while house.engine.num_computed < 3:
         await asyncio.sleep(0.005)
     first.cancel()
@@ -164,10 +178,10 @@ async def test_a_document_goes_on_for_those_who_stay(store: EmbeddedStore) -> No
 async def test_a_failure_is_told_to_everyone_who_waits_and_the_next_begins_anew(store: EmbeddedStore) -> None:
     house = House(store)
     house.engine.delay_seconds, house.engine.fails_after = 0.01, 2
-    outcomes = await asyncio.gather(*(house.compressor.compress(range(20)) for _ in range(3)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(house.compress(range(20)) for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [EngineFailed] * 3
     house.engine.fails_after = None
-    assert (await house.compressor.compress(range(20))).cached_segments == 2
+    assert (await house.compress(range(20))).cached_segments == 2
 
 
 async def test_a_stored_text_is_not_tokenised_again(store: EmbeddedStore) -> None:
@@ -179,56 +193,56 @@ async def test_a_stored_text_is_not_tokenised_again(store: EmbeddedStore) -> Non
         return {"input_ids": list(text.encode())}
 
     object.__setattr__(house.compressor._model, "tokenizer", tokenizer)
-    first = await house.compressor.compress_text("a long text")
-    again = await house.compressor.compress_text("a long text", metadata={"a": "1"})
+    first = await house.compress_text("a long text")
+    again = await house.compress_text("a long text", metadata={"a": "1"})
     assert tokenised == ["a long text"]
     assert (again.summary.id, again.is_new, again.cached_segments) == (first.summary.id, False, 3)
     assert again.summary.manifest.metadata == {"a": "1"}
     await house.summaries.delete(first.summary.id)
-    assert (await house.compressor.compress_text("a long text")).is_new
-    other = await house.compressor.compress_text("a long text", parent_id=first.summary.id)
+    assert (await house.compress_text("a long text")).is_new
+    other = await house.compress_text("a long text", parent=first.summary.id)
     assert other.summary.id != first.summary.id
     assert len(tokenised) == 3
 
 
 async def test_documents_share_their_prefix(store: EmbeddedStore) -> None:
     house = House(store)
-    await house.compressor.compress(range(12))
-    done = await house.compressor.compress([*range(8), 500, 501, 502, 503, 504])
+    await house.compress(range(12))
+    done = await house.compress([*range(8), 500, 501, 502, 503, 504])
     assert done.cached_segments == 2
     assert house.engine.num_computed == 5
 
 
 async def test_equal_segments_at_other_places_are_not_equal(store: EmbeddedStore) -> None:
     house = House(store)
-    done = await house.compressor.compress([1, 2, 3, 4] * 3)
+    done = await house.compress([1, 2, 3, 4] * 3)
     assert len(set(done.summary.manifest.segments)) == 3
 
 
 async def test_a_damaged_segment_is_computed_anew(store: EmbeddedStore) -> None:
     house = House(store)
-    first = await house.compressor.compress(range(12))
+    first = await house.compress(range(12))
     expected = await house.summaries.vectors(first.summary)
     await store.delete(f"manifest:{first.summary.id}")
-    first = await house.compressor.compress(range(12))
+    first = await house.compress(range(12))
     key = f"segment:{first.summary.manifest.segments[1]}"
     (value,) = await store.get_many([key])
     assert value is not None
     await store.put_many([Entry(key, value[:-1] + b"\x00")])
     with pytest.raises(Internal, match="damaged"):
         await house.summaries.vectors(first.summary)
-    done = await house.compressor.compress(range(16))
+    done = await house.compress(range(16))
     assert done.cached_segments == 1
     torch.testing.assert_close((await house.summaries.vectors(done.summary))[: 3 * LENGTH], expected)
 
 
 async def test_a_damaged_manifest_is_written_anew(store: EmbeddedStore) -> None:
     house = House(store)
-    first = await house.compressor.compress(range(12))
+    first = await house.compress(range(12))
     await store.put_many([Entry(f"manifest:{first.summary.id}", b"{}")])
     with pytest.raises(Internal, match="damaged"):
         await house.summaries.get(first.summary.id, param="id")
-    done = await house.compressor.compress(range(12))
+    done = await house.compress(range(12))
     assert (done.summary.id, done.is_new) == (first.summary.id, True)
     assert (await house.summaries.get(first.summary.id, param="id")).tokens == 12
 
@@ -236,9 +250,9 @@ async def test_a_damaged_manifest_is_written_anew(store: EmbeddedStore) -> None:
 async def test_segments_deleted_while_a_document_is_finished_are_computed_again(store: EmbeddedStore) -> None:
     """A manifest never names segments that are gone, though another client deletes a document that shared them."""
     house = House(store)
-    other = await house.compressor.compress(range(8))
+    other = await house.compress(range(8))
     house.engine.delay_seconds = 0.02
-    task = asyncio.create_task(house.compressor.compress(range(16)))
+    task = asyncio.create_task(house.compress(range(16)))
     while house.engine.num_computed < 3:
         await asyncio.sleep(0.005)
     await house.summaries.delete(other.summary.id)
@@ -249,41 +263,41 @@ async def test_segments_deleted_while_a_document_is_finished_are_computed_again(
 
 async def test_rmt_conditions_on_the_last_segment_alone(store: EmbeddedStore) -> None:
     house = House(store, accumulate_summary=False)
-    done = await house.compressor.compress(range(12))
+    done = await house.compress(range(12))
     assert done.summary.manifest.vectors == LENGTH
     assert (await house.summaries.vectors(done.summary)).shape == (LENGTH, WIDTH)
-    appended = await house.compressor.compress(range(12, 20), parent_id=done.summary.id)
-    whole = await house.compressor.compress(range(20))
+    appended = await house.compress(range(12, 20), parent=done.summary.id)
+    whole = await house.compress(range(20))
     assert appended.summary.id == whole.summary.id
 
 
 async def test_what_can_never_fit_is_refused_before_any_work(store: EmbeddedStore) -> None:
     house = House(store, max_positions=16)
     with pytest.raises(TooLong, match=r"28 tokens in 7 segments.* take 6 segments, 24 tokens"):
-        await house.compressor.compress(range(28))
+        await house.compress(range(28))
     assert house.engine.num_computed == 0
-    await house.compressor.compress(range(24))
+    await house.compress(range(24))
 
 
 async def test_an_append_to_what_is_gone_is_refused(store: EmbeddedStore) -> None:
     house = House(store)
-    parent = await house.compressor.compress(range(8))
+    parent = await house.compress(range(8))
     await house.summaries.delete(parent.summary.id)
     with pytest.raises(SummaryNotFound):
-        await house.compressor.compress([1], parent_id=parent.summary.id)
+        await house.compress([1], parent=parent.summary.id)
 
 
 async def test_metadata_given_again_is_added_and_not_given_keeps(store: EmbeddedStore) -> None:
     house = House(store)
-    await house.compressor.compress(range(8), metadata={"a": "1"})
-    kept = await house.compressor.compress(range(8))
-    more = await house.compressor.compress(range(8), metadata={"b": "2"})
-    other = await house.compressor.compress(range(8), metadata={"a": "3"})
+    await house.compress(range(8), metadata={"a": "1"})
+    kept = await house.compress(range(8))
+    more = await house.compress(range(8), metadata={"b": "2"})
+    other = await house.compress(range(8), metadata={"a": "3"})
     assert kept.summary.manifest.metadata == {"a": "1"}
     assert more.summary.manifest.metadata == {"a": "1", "b": "2"}
     assert other.summary.manifest.metadata == {"a": "3", "b": "2"}
     with pytest.raises(InvalidRequest, match="metadata has 17 entries, and the limit is 16"):
-        await house.compressor.compress(range(8), metadata={str(number): "" for number in range(15)})
+        await house.compress(range(8), metadata={str(number): "" for number in range(15)})
     stored = await house.summaries.get(kept.summary.id, param="id")
     assert stored.manifest.metadata == other.summary.manifest.metadata
     assert house.engine.num_computed == 2
@@ -291,8 +305,8 @@ async def test_metadata_given_again_is_added_and_not_given_keeps(store: Embedded
 
 async def test_a_call_that_does_not_renew_leaves_what_is_stored(store: EmbeddedStore) -> None:
     house = House(store)
-    first = await house.compressor.compress(range(8), ttl_seconds=60.0, metadata={"a": "1"})
-    again = await house.compressor.compress(range(8), metadata={"a": "2"}, renews=False)
+    first = await house.compress(range(8), ttl_seconds=60.0, metadata={"a": "1"})
+    again = await house.compress(range(8), metadata={"a": "2"}, renews=False)
     assert (again.summary.id, again.is_new) == (first.summary.id, False)
     found = await house.summaries.find(first.summary.id)
     assert found is not None
@@ -311,10 +325,10 @@ async def test_of_a_text_far_too_long_the_beginning_is_enough(store: EmbeddedSto
     object.__setattr__(model, "tokenizer", tokenizer)
     most = model.max_document_tokens
     assert most is not None
-    await house.compressor.compress_text("a" * most)
+    await house.compress_text("a" * most)
     for length in (most + 1, 17 * most):
         with pytest.raises(TooLong):
-            await house.compressor.compress_text("a" * length)
+            await house.compress_text("a" * length)
     assert tokenised == [most, most + 1, 16 * most]
 
 

@@ -15,7 +15,7 @@ async def test_only_the_engine_computes_on_several_cores(serve: Serve, monkeypat
     seen = []
     try:
         async with serve() as client:
-            runner = client.services.engine._runner
+            runner = client.services.decoder._runner
             run = runner.run
             monkeypatch.setattr(runner, "run", lambda pieces: seen.append(torch.get_num_threads()) or run(pieces))
             reply = await client.post("/generate", json={"prompt": "The keeper", "max_tokens": 2})

@@ -6,11 +6,12 @@ from typing import Any
 import httpx
 import pytest
 
-from server.core.prompts.prompting import Plan
+from server.core.prompts.plan import Plan
 from server.core.prompts.window import Fitted, Wish
 from server.engine.protocol import SamplingParams
 from server.errors import TooLong
 from tests.server.conftest import Serve
+from tests.server.test_compression import CALL
 from tests.tiny import tiny_compressor
 
 LENGTH, VECTORS, WINDOW = 16, 4, 512  # of the checkpoint in conftest
@@ -26,15 +27,15 @@ async def post(client: httpx.AsyncClient, path: str = "/v1/completions", **field
 
 def computed(client: httpx.AsyncClient) -> int:
     """Segments that the engine has computed since the server started."""
-    vectors = client.services.metrics.summary_vectors._value.get()  # type: ignore[attr-defined]
+    vectors = client.core.metrics.summary_vectors._value.get()  # type: ignore[attr-defined]
     return int(vectors) // VECTORS
 
 
 def fit(client: httpx.AsyncClient, num_tokens: int, **wish: Any) -> Fitted:
     services = client.services  # type: ignore[attr-defined]
-    plan: Plan = services.prompter.plan_tokens((), tuple(range(1, 300)) * (num_tokens // 299 + 1))
-    plan = services.prompter.plan_tokens((), plan.token_ids[:num_tokens])
-    fitted: Fitted = services.endless.fit(plan, Wish(**{"max_tokens": 8, **wish}))
+    plan: Plan = services.prompter.plan_tokens(CALL, (), tuple(range(1, 300)) * (num_tokens // 299 + 1))
+    plan = services.prompter.plan_tokens(CALL, (), plan.token_ids[:num_tokens])
+    fitted: Fitted = services.window.fit(plan, Wish(**{"max_tokens": 8, **wish}))
     return fitted
 
 
@@ -79,9 +80,9 @@ async def test_it_answers_as_from_the_summary_of_its_beginning(client: httpx.Asy
     assert summary["cached_segments"] == 35
     services = client.services  # type: ignore[attr-defined]
     stored = await services.summaries.get(summary["id"], param="id")
-    prompt = await services.prompter.assemble(services.prompter.plan_tokens((stored,), ids[cut:]))
+    prompt = await services.prompter.assemble(services.prompter.plan_tokens(CALL, (stored,), ids[cut:]))
     params = SamplingParams(max_tokens=8, temperature=0)
-    reference = [event.text async for event in services.engine.generate(prompt, params)]
+    reference = [event.text async for event in services.decoder.generate(prompt, params)]
     assert answer["choices"][0]["text"] == "".join(reference)
     assert answer["compression"]["summary_vectors"] == 35 * VECTORS
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from model.bm25 import Passages
-from server.core.prompts.expansion import Expander, expanded_segments
+from server.core.prompts.expansion import Expander
 from server.engine.protocol import Prompt, SamplingParams
 from server.errors import InvalidRequest
 from server.store import EmbeddedStore
 from tests.server.conftest import Serve
 from tests.server.test_alone import House
+from tests.server.test_compression import CALL
 from tests.tiny import tiny_anchored, tiny_compressor
 
 DOCUMENT = (
@@ -77,11 +78,11 @@ async def test_the_text_stands_in_its_place_among_the_vectors(store: EmbeddedSto
     house = House(store, tokenizer=Numbers())
     expander = Expander(house.model, house.summaries, house.prompter)
     summary = await house.compress(range(18), keep_text=True)
-    plan = house.prompter.plan_tokens((summary,), [9, 10, 500], max_vectors=max_vectors)
+    plan = house.prompter.plan_tokens(CALL, (summary,), [9, 10, 500], max_vectors=max_vectors)
     plan = await expander.expanded(plan, 1)
     prompt = await house.prompter.assemble(plan)
     assert prompt.soft_prompt is not None
-    (told,) = expanded_segments(plan)
+    (told,) = plan.expanded
     assert (told.summary_id, told.segment, told.tokens) == (summary.id, 2, 4)
     before = sum(plan.shares[0].lengths[:2])
     torch.testing.assert_close(prompt.soft_prompt[before : before + 4], house.engine.embed(range(8, 12)))
@@ -97,9 +98,9 @@ async def test_what_shares_no_word_stays_vectors(store: EmbeddedStore) -> None:
     house = House(store, tokenizer=Numbers())
     expander = Expander(house.model, house.summaries, house.prompter)
     summary = await house.compress(range(18), keep_text=True)
-    plan = house.prompter.plan_tokens((summary,), [9, 17])
-    assert [each.segment for each in expanded_segments(await expander.expanded(plan, 5))] == [2, 4]
-    assert [each.segment for each in expanded_segments(await expander.expanded(plan, 5, "3 too"))] == [0]
+    plan = house.prompter.plan_tokens(CALL, (summary,), [9, 17])
+    assert [each.segment for each in (await expander.expanded(plan, 5)).expanded] == [2, 4]
+    assert [each.segment for each in (await expander.expanded(plan, 5, "3 too")).expanded] == [0]
     assert await expander.expanded(plan, 5, "else") == plan
 
 
@@ -107,7 +108,7 @@ async def test_thinning_leaves_expanded_segments_whole(store: EmbeddedStore) -> 
     house = House(store, tokenizer=Numbers())
     expander = Expander(house.model, house.summaries, house.prompter)
     summary = await house.compress(range(400), keep_text=True)
-    plan = await expander.expanded(house.prompter.plan_tokens((summary,), [9, 17, 300]), 2)
+    plan = await expander.expanded(house.prompter.plan_tokens(CALL, (summary,), [9, 17, 300]), 2)
     fitted = house.prompter.fitted(plan, 8)
     assert (fitted.expanded_tokens, fitted.num_vectors, fitted.thinned_vectors) == (8, 32, 196 - 32)
     assert (await house.prompter.assemble(fitted)).num_positions == 8 + 32 + 3
@@ -133,16 +134,16 @@ async def test_text_can_be_kept_of_a_document_that_is_stored(store: EmbeddedStor
     house = House(store)
     plain = await house.compress(range(12), metadata={"a": "1"})
     assert not plain.manifest.has_text
-    kept = await house.compressor.compress(range(12), keep_text=True)
+    kept = await house.compressed(range(12), keep_text=True)
     assert (kept.is_new, kept.summary.manifest.has_text, kept.summary.manifest.metadata) == (False, True, {"a": "1"})
     assert (await house.compress(range(12))).manifest.has_text
     assert house.engine.num_computed == 3
     assert None not in await house.summaries.segments.texts(plain.manifest.segments)
-    appended = await house.compress(range(12, 20), parent_id=kept.summary.id, keep_text=True)
+    appended = await house.compress(range(12, 20), parent=kept.summary.id, keep_text=True)
     assert None not in await house.summaries.segments.texts(appended.manifest.segments)
     without = await house.compress(range(50, 60))
     with pytest.raises(InvalidRequest, match="was not kept") as refused:
-        await house.compress([1], parent_id=without.id, keep_text=True)
+        await house.compress([1], parent=without.id, keep_text=True)
     assert refused.value.param == "keep_text"
 
 
@@ -162,7 +163,7 @@ async def test_a_wholly_expanded_summary_is_the_text(either: httpx.AsyncClient) 
     assert answer["usage"]["prompt_tokens"] == 2 * len(ids)
     if not services.model.is_ordered:  # an adapter is on where anchored vectors are read, and off for a text alone
         params = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
-        reference = [event.text async for event in services.engine.generate(Prompt(None, (*ids, *ids)), params)]
+        reference = [event.text async for event in services.decoder.generate(Prompt(None, (*ids, *ids)), params)]
         assert answer["text"] == "".join(reference)
 
 
@@ -219,7 +220,7 @@ async def test_nearness_is_of_vectors_not_of_texts_among_them(anchored: httpx.As
     services = anchored.services  # type: ignore[attr-defined]
     summary = await post(anchored, "/compress", text=DOCUMENT, keep_text=True)
     stored = await services.summaries.get(summary["id"], param="id")
-    plan = await services.expander.expanded(services.prompter.plan_tokens((stored,), [5, 6]), 2, DOCUMENT)
+    plan = await services.expander.expanded(services.prompter.plan_tokens(CALL, (stored,), [5, 6]), 2, DOCUMENT)
     (gathered,) = await services.prompter.gather(plan)
     assert plan.expanded_tokens
     assert len(gathered.vectors) == plan.num_positions

@@ -35,7 +35,7 @@ async def measuring(serve: Serve, tmp_path: Any, request: pytest.FixtureRequest)
 
 async def test_the_losses_are_the_models_own(measuring: httpx.AsyncClient) -> None:
     services = measuring.services  # type: ignore[attr-defined]
-    model = AutoCompressor.from_pretrained(services.settings.model, dtype=torch.float32)
+    model = AutoCompressor.from_pretrained(measuring.core.settings.model, dtype=torch.float32)
     told = (await compress(measuring, text=DOCUMENT, measure=True))["retention"]
     ids = torch.tensor(services.model.tokenise_document(DOCUMENT, is_start=True))
     scored, context = told["scored_tokens"], told["context_tokens"]

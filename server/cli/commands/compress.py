@@ -19,8 +19,7 @@ from server.cli.commands.documents import Document, NoText, Unreadable
 from server.cli.commands.numbers import positive
 from server.cli.commands.session import Session, status_of, with_session
 from server.cli.terminal import Status
-
-MAX_METADATA_CHARACTERS = 512  # as the server has it
+from server.limits import MAX_METADATA_VALUE
 
 
 @with_session
@@ -118,7 +117,7 @@ class _Compression:
                 text,
                 parent=self._parent,
                 ttl_seconds=self._ttl_seconds,
-                metadata=named if len(document.name) <= MAX_METADATA_CHARACTERS else None,
+                metadata=named if len(document.name) <= MAX_METADATA_VALUE else None,
                 keep_text=self._keep_text,
                 measure=self._measure,
                 progress=None if self._bars.disable else show,

@@ -9,6 +9,7 @@ from autocompressor import AutocompressorError
 from server.cli.commands import documents
 from server.cli.commands.numbers import finite, positive
 from server.cli.commands.session import Session, with_session
+from server.limits import MAX_SEED, MAX_TEMPERATURE
 
 Summaries = Annotated[list[str] | None, typer.Option("--summary", "-s", help="A summary's id; may be repeated.")]
 Files = Annotated[
@@ -28,7 +29,9 @@ async def generate(
     file: Files = None,
     expand: Expand = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens.", min=1)] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.", min=0, callback=finite)] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(help="0 takes the most likely token.", min=0, max=MAX_TEMPERATURE, callback=finite)
+    ] = 1.0,
     top_p: Annotated[
         float, typer.Option(help="Least set of tokens that holds so much probability.", max=1, callback=positive)
     ] = 1.0,
@@ -36,7 +39,7 @@ async def generate(
     min_p: Annotated[
         float, typer.Option(help="Least share of the most likely token's probability.", min=0, max=1, callback=finite)
     ] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="The same seed, the same text.", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same text.", min=0, max=MAX_SEED)] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends it; may be repeated.")] = None,
 ) -> None:
     """Continue a prompt, conditioned on summaries; the text is printed as it comes."""

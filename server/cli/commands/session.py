@@ -102,11 +102,8 @@ async def _client(options: Options) -> AsyncIterator[AsyncClient]:
         async with AsyncClient(url, options.api_key, timeout=options.timeout) as client:
             yield client
         return
-    # not at the top: the server brings torch, which takes seconds, and most commands do without it
-    in_process = importlib.import_module("server.cli.in_process")
+    # not at the top: the core brings torch, which takes seconds, and most commands do without it
+    local = importlib.import_module("server.cli.local")
     settings = {name: value for name in ("model", "store") if (value := getattr(options, name)) is not None}
-    async with (
-        in_process.open_transport(settings) as transport,
-        AsyncClient("http://in-process", options.api_key, timeout=options.timeout, transport=transport) as client,
-    ):
+    async with local.open_local(settings) as client:
         yield client

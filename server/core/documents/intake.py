@@ -2,33 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-from server.core.documents.compression import Compressed, Compressor
+from server.core.documents.compression import Compressor
+from server.core.documents.document import Compressed, Document
 from server.core.documents.progress import Progress, Report
 from server.core.documents.retention import Retainer
-from server.core.patience import patiently
 from server.core.served_model import ServedModel
 from server.core.together import together
 from server.errors import InvalidRequest, ServiceError
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text or token ids; `ttl_seconds` None is the server's default. `renews`: as `Compressor.compress` has it.
-
-    `measures`: how much of the text its vectors keep is measured, whether it was stored before or not.
-    """
-
-    text: str | None = None
-    token_ids: Sequence[int] | None = None
-    parent: str | None = None
-    ttl_seconds: float | None = None
-    metadata: dict[str, str] | None = None
-    keep_text: bool = False
-    renews: bool = True
-    measures: bool = False
 
 
 class Intake:
@@ -52,21 +35,9 @@ class Intake:
 
     async def one(self, document: Document, report: Report | None = None) -> Compressed:
         """As `Compressor.compress`; InvalidRequest for token ids outside the vocabulary."""
-        ttl_seconds = self._ttl_seconds(document)
-        if document.text is not None:
-            done = await self._compressor.compress_text(
-                document.text,
-                parent_id=document.parent,
-                ttl_seconds=ttl_seconds,
-                metadata=document.metadata,
-                keep_text=document.keep_text,
-                renews=document.renews,
-                report=report,
-            )
-            return await self._measured(done, await self._token_ids(document)) if document.measures else done
-        token_ids = await self._token_ids(document)
-        done = await self._compress(document, token_ids, report)
-        return await self._measured(done, token_ids) if document.measures else done
+        if document.token_ids is not None:
+            await self._token_ids(document)
+        return await self._compress(document, report)
 
     async def many(self, documents: Sequence[Document], report: Report | None = None) -> list[Compressed]:
         """All of them, in order; what one of them is refused for is told before any is compressed.
@@ -83,9 +54,11 @@ class Intake:
                 error.param = f"documents.{index}.{error.param}" if error.param else f"documents.{index}"
                 raise
             prepared.append(token_ids)
-        reports = _joined(totals, report)
-        work = zip(documents, prepared, reports, strict=True)
-        return await together([partial(self._patiently, *each) for each in work], limit=self.max_together)
+        work = [
+            partial(self._compress, replace(document, text=None, token_ids=token_ids, waits=True), own)
+            for document, token_ids, own in zip(documents, prepared, _joined(totals, report), strict=True)
+        ]
+        return await together(work, limit=self.max_together)
 
     async def _token_ids(self, document: Document) -> Sequence[int]:
         if document.token_ids is not None:
@@ -97,26 +70,13 @@ class Intake:
             return []
         return await asyncio.to_thread(self._model.tokenise_document, document.text, is_start=document.parent is None)
 
-    async def _compress(self, document: Document, token_ids: Sequence[int], report: Report | None) -> Compressed:
-        return await self._compressor.compress(
-            token_ids,
-            parent_id=document.parent,
-            ttl_seconds=self._ttl_seconds(document),
-            metadata=document.metadata,
-            keep_text=document.keep_text,
-            renews=document.renews,
-            report=report,
-        )
-
-    async def _patiently(self, document: Document, token_ids: Sequence[int], report: Report | None) -> Compressed:
-        done = await patiently(partial(self._compress, document, token_ids, report))
-        return await self._measured(done, token_ids) if document.measures else done
-
-    async def _measured(self, done: Compressed, token_ids: Sequence[int]) -> Compressed:
-        return replace(done, retention=await self._retainer.measured(token_ids))
-
-    def _ttl_seconds(self, document: Document) -> float | None:
-        return self._default_ttl_seconds if document.ttl_seconds is None else document.ttl_seconds
+    async def _compress(self, document: Document, report: Report | None) -> Compressed:
+        if document.ttl_seconds is None:
+            document = replace(document, ttl_seconds=self._default_ttl_seconds)
+        done = await self._compressor.compress(document, report)
+        if not document.measures:
+            return done
+        return replace(done, retention=await self._retainer.measured(await self._token_ids(document)))
 
 
 def _joined(totals: Sequence[int], report: Report | None) -> list[Report | None]:

@@ -20,6 +20,7 @@ from model.compressors import SegmentSummary
 from server.core.documents import chain
 from server.core.documents.summaries import Summaries, Summary
 from server.core.served_model import ServedModel
+from server.core.tenant import Tenant
 from server.errors import InvalidRequest, ModelMismatch, SummaryNotFound
 from server.store.codec import (
     CorruptRecord,
@@ -38,33 +39,32 @@ IMPORTING_SECONDS = 3600.0  # how long segments wait for their manifest
 class Portable:
     """Exports and imports."""
 
-    def __init__(self, model: ServedModel, summaries: Summaries, *, tenant_salt: str) -> None:
-        root = chain.root_key(model.fingerprint, tenant_salt)
-        self._tenant = chain.derived_key(root, "tenant")
-        self._key = chain.derived_key(root, "export").encode()
+    def __init__(self, model: ServedModel, summaries: Summaries) -> None:
         self._model = model
         self._summaries = summaries
 
-    async def export(self, summary: Summary) -> bytes:
+    async def export(self, summary: Summary, tenant: Tenant) -> bytes:
         """A safetensors file that `take` takes; SummaryNotFound where the summary was deleted since it was read."""
         found = await self._summaries.segments.find(summary.manifest.segments)
         segments = [part for part in found if part is not None]
         if len(segments) < len(summary.manifest.segments):
             raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired", param="id")
-        return await asyncio.to_thread(self._encoded, summary, _joined(segments))
+        return await asyncio.to_thread(self._encoded, summary, _joined(segments), tenant)
 
     async def prompt_embeds(self, summary: Summary) -> bytes:
         """The soft prompt, (P, D), as vLLM takes it: base64 of what torch.save writes (docs.vllm.ai, prompt_embeds)."""
         vectors = await self._summaries.vectors(summary)
         return await asyncio.to_thread(_saved, vectors)
 
-    async def take(self, summary_id: str, data: bytes, *, ttl_seconds: float | None) -> tuple[Summary, bool]:
+    async def take(
+        self, summary_id: str, data: bytes, *, tenant: Tenant, ttl_seconds: float | None
+    ) -> tuple[Summary, bool]:
         """Store an export under its id, and say whether it is new. Segments that are stored already are kept.
 
         Raises:
             InvalidRequest: not a whole export of this summary, or of another tenant. ModelMismatch: of another model.
         """
-        manifest, joined = await asyncio.to_thread(self._decoded, summary_id, data)
+        manifest, joined = await asyncio.to_thread(self._decoded, summary_id, data, tenant)
         found = await self._summaries.find(summary_id)
         if found is not None:
             await self._summaries.put(found[0], ttl_seconds=ttl_seconds)
@@ -74,16 +74,18 @@ class Portable:
         for key, part, is_known in zip(manifest.segments, parts, is_stored, strict=True):
             if not is_known:
                 await self._summaries.segments.put(key, part, ttl_seconds=IMPORTING_SECONDS)
-        summary = Summary(summary_id, replace(manifest, created=time.time(), tenant=self._tenant))
+        summary = Summary(
+            summary_id, replace(manifest, created=time.time(), tenant=tenant.owner(self._model.fingerprint))
+        )
         await self._summaries.put(summary, ttl_seconds=ttl_seconds)
         return summary, True
 
-    def _encoded(self, summary: Summary, joined: SegmentSummary) -> bytes:
+    def _encoded(self, summary: Summary, joined: SegmentSummary, tenant: Tenant) -> bytes:
         text = encode_manifest(replace(summary.manifest, tenant=None, has_text=False)).decode()
-        notes = {"manifest": text, "signature": self._signature(summary.id, text, joined)}
+        notes = {"manifest": text, "signature": self._signature(summary.id, text, joined, tenant)}
         return encode_segment(joined, fingerprint=summary.manifest.fingerprint, notes=notes)
 
-    def _decoded(self, summary_id: str, data: bytes) -> tuple[Manifest, SegmentSummary]:
+    def _decoded(self, summary_id: str, data: bytes, tenant: Tenant) -> tuple[Manifest, SegmentSummary]:
         try:
             joined = decode_segment(data, fingerprint=self._model.fingerprint)
             notes = decode_notes(data)
@@ -93,7 +95,7 @@ class Portable:
         except FingerprintMismatch as error:
             raise ModelMismatch(f"the file is of another model than the one served: {error}") from error
         self._require_consistent(summary_id, manifest, joined)
-        signature = self._signature(summary_id, notes["manifest"], joined)
+        signature = self._signature(summary_id, notes["manifest"], joined, tenant)
         if not hmac.compare_digest(notes.get("signature", ""), signature):
             raise InvalidRequest("the file's signature differs: it is changed, or of a server with another tenant_salt")
         return manifest, joined
@@ -123,10 +125,12 @@ class Portable:
         )
         return [SegmentSummary(*parts) for parts in zip(vectors, ranks, anchors, strict=True)]
 
-    def _signature(self, summary_id: str, manifest: str, joined: SegmentSummary) -> str:
+    def _signature(self, summary_id: str, manifest: str, joined: SegmentSummary, tenant: Tenant) -> str:
         parts = [_bytes(part) for part in (joined.vectors, joined.ranks, joined.anchors) if part is not None]
         signed = f"{manifest}\0{summary_id}" if self._model.config.reads_alone else manifest
-        return hmac.new(self._key, signed.encode() + b"\0" + b"".join(parts), "sha256").hexdigest()
+        return hmac.new(
+            tenant.export_key(self._model.fingerprint), signed.encode() + b"\0" + b"".join(parts), "sha256"
+        ).hexdigest()
 
 
 def _joined(segments: Sequence[SegmentSummary]) -> SegmentSummary:

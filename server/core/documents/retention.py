@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from model.compressors import SegmentSummary
-from server.core.patience import patiently
 from server.core.served_model import ServedModel
-from server.engine.protocol import Engine, Prompt
+from server.engine.protocol import Decoder, Encoder, Prompt
 from server.errors import NotReady, Overloaded
 from server.metrics import Metrics
 
@@ -42,14 +40,15 @@ class Retention:
 
 
 class Retainer:
-    """Measures texts on an engine; nothing is stored.
+    """Measures texts; nothing is stored.
 
     The vectors are made anew, of a context that ends where the scored tokens begin: the document's own know those.
     """
 
-    def __init__(self, model: ServedModel, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, model: ServedModel, encoder: Encoder, decoder: Decoder, metrics: Metrics) -> None:
         self._model = model
-        self._engine = engine
+        self._encoder = encoder
+        self._decoder = decoder
         self._metrics = metrics
 
     async def measured(self, token_ids: Sequence[int]) -> Retention | None:
@@ -65,9 +64,9 @@ class Retainer:
         *before, seam = token_ids[-num_scored - num_context - 1 : -num_scored]
         scored = token_ids[-num_scored:]
         try:
-            vectors = await patiently(partial(self._vectors, before))
+            vectors = await self._vectors(before)
             prompts = (Prompt(None, (seam,)), Prompt(vectors, (seam,)), Prompt(None, (*before, seam)))
-            losses = [await patiently(partial(self._loss, prompt, scored)) for prompt in prompts]
+            losses = [await self._loss(prompt, scored) for prompt in prompts]
         except Overloaded as error:  # who waits for room would else compress again, and wait as long
             raise NotReady(f"the document is stored, and was not measured: {error.message}") from error
         retention = Retention(num_scored, num_context, *losses)
@@ -79,9 +78,9 @@ class Retainer:
         """The soft prompt that stands for a text."""
         length = self._model.config.segment_length
         segments = [token_ids[start : start + length] for start in range(0, len(token_ids), length)]
-        summaries: list[SegmentSummary] = [summary async for summary in self._engine.compress(segments)]
+        summaries: list[SegmentSummary] = [summary async for summary in self._encoder.compress(segments, waits=True)]
         return torch.cat([summary.vectors for summary in self._model.conditioning(summaries)])
 
     async def _loss(self, prompt: Prompt, token_ids: Sequence[int]) -> float:
-        (scored,) = await self._engine.score(prompt, [token_ids])
+        (scored,) = await self._decoder.score(prompt, [token_ids], waits=True)
         return -sum(scored.logprobs) / len(scored.logprobs)

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,8 @@ from server.core.documents import chain
 from server.core.documents.segments import Segments, segment_key, text_key
 from server.core.documents.store_calls import store_call
 from server.core.served_model import ServedModel
-from server.errors import InvalidRequest, SummaryNotFound
-from server.http.schemas.summaries import MAX_METADATA
+from server.core.tenant import Tenant
+from server.errors import SummaryNotFound
 from server.metrics import Metrics
 from server.store import Entry, EntryStat, SummaryStore
 from server.store.codec import CorruptRecord, FingerprintMismatch, Manifest, decode_manifest, encode_manifest
@@ -39,25 +40,20 @@ class Summary:
         """Document tokens for each summary vector."""
         return self.tokens / self.manifest.vectors
 
-
-def renewed(
-    summary: Summary, seconds_left: float | None, ttl_seconds: float | None, metadata: dict[str, str] | None
-) -> Summary | None:
-    """What is to be stored so that a summary has this metadata too and lives this long; None where it does already.
-
-    Raises:
-        InvalidRequest: it would have more metadata than a summary may have.
-    """
-    merged = summary.manifest.metadata | (metadata or {})
-    if len(merged) > MAX_METADATA:
-        raise InvalidRequest(
-            f"with what is stored, metadata has {len(merged)} entries, and the limit is {MAX_METADATA}",
-            param="metadata",
-        )
-    if merged != summary.manifest.metadata:
-        return replace(summary, manifest=replace(summary.manifest, metadata=merged))
-    is_longer = seconds_left is not None and (ttl_seconds is None or ttl_seconds > seconds_left)
-    return summary if is_longer else None
+    def described(self, model: str) -> dict[str, Any]:
+        """What whoever asks for it is told, `model` the name of the one that made it."""
+        return {
+            "id": self.id,
+            "model": model,
+            "created": int(self.manifest.created),
+            "tokens": self.tokens,
+            "segments": len(self.manifest.segments),
+            "vectors": self.manifest.vectors,
+            "compression_ratio": round(self.compression_ratio, 2),
+            "parent": self.manifest.parent,
+            "has_text": self.manifest.has_text,
+            "metadata": self.manifest.metadata,
+        }
 
 
 class Summaries:
@@ -100,12 +96,13 @@ class Summaries:
                 if value is not None
             ]
 
-    async def page(self, tenant: str, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
+    async def page(self, tenant: Tenant, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
         """Up to `limit` of a tenant's summaries, the newest first, and whether there are more.
 
         Raises:
             SummaryNotFound: `after`, the last of the page before, is gone. And as `get`.
         """
+        owner = tenant.owner(self._model.fingerprint)
         found: list[Summary] = []
         last = None if after is None else _manifest_key(after)
         while len(found) <= limit:
@@ -115,7 +112,7 @@ class Summaries:
                     raise SummaryNotFound(f"there is no summary {after!r} to go on after", param="after")
                 values = await self._store.get_many(keys)
             found += [
-                summary for summary in map(self._listed, keys, values) if summary and summary.manifest.tenant == tenant
+                summary for summary in map(self._listed, keys, values) if summary and summary.manifest.tenant == owner
             ]
             if len(keys) < LISTED_TOGETHER:
                 break

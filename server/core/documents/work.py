@@ -12,7 +12,7 @@ from torch import Tensor
 from server.core.documents.progress import Progress, Report
 from server.core.documents.segments import Segments
 from server.core.served_model import ServedModel
-from server.engine.protocol import Engine, Meter
+from server.engine.protocol import Encoder, Meter
 from server.errors import SummaryNotFound
 
 UNFINISHED_SECONDS = 3600.0  # how long segments wait for the rest of their document
@@ -24,6 +24,7 @@ class Work:
 
     Attributes:
         parent_keys, keys: of its segments, those of this call last.
+        waits: for room in the engine's line.
         computed: places among this call's segments that it computed, in `num_computed` passes.
     """
 
@@ -31,6 +32,7 @@ class Work:
     keys: Sequence[str]
     parent_keys: Sequence[str]
     keeps_text: bool
+    waits: bool = False
     meter: Meter = field(default_factory=Meter, init=False)
     num_computed: int = field(default=0, init=False)
     computed: set[int] = field(default_factory=set, init=False)
@@ -43,7 +45,8 @@ class Missing:
 
     Attributes:
         places: of each key, where among the work's segments it stands.
-        soft_prompt: the vectors before the first. keys: of the soft prompt and of these, as `Engine.compress` has them.
+        soft_prompt: the vectors before the first.
+        keys: of the soft prompt and of these, as `Encoder.compress` has them.
     """
 
     places: Mapping[str, Sequence[int]]
@@ -54,9 +57,9 @@ class Missing:
 class Worker:
     """Finishes documents, each segment stored as it is made: an interrupted call goes on there."""
 
-    def __init__(self, model: ServedModel, engine: Engine, segments: Segments) -> None:
+    def __init__(self, model: ServedModel, encoder: Encoder, segments: Segments) -> None:
         self._model = model
-        self._engine = engine
+        self._encoder = encoder
         self._segments = segments
 
     async def finish(self, work: Work, report: Report) -> None:
@@ -76,11 +79,12 @@ class Worker:
 
     async def _compute(self, work: Work, missing: Missing, progress: Progress, report: Report) -> None:
         waiting_since = time.monotonic()
-        segments = self._engine.compress(
+        segments = self._encoder.compress(
             [work.segments[places[0]] for places in missing.places.values()],
             soft_prompt=missing.soft_prompt,
             keys=missing.keys,
             meter=work.meter,
+            waits=work.waits,
         )
         keys = iter(missing.places.items())
         async with aclosing(segments) as made:

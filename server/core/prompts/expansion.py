@@ -7,23 +7,12 @@ from dataclasses import dataclass, replace
 from model.bm25 import Passages
 from server.core.documents.summaries import Summaries, Summary
 from server.core.prompts.gathering import Share
-from server.core.prompts.prompting import Plan, Prompter
+from server.core.prompts.plan import Condition, Plan
+from server.core.prompts.prompting import Prompter
 from server.core.served_model import ServedModel
 from server.errors import Internal, InvalidRequest
 
 QUERY_TOKENS = 128  # of a prompt's own text, its last
-
-
-@dataclass(frozen=True)
-class Expanded:
-    """A segment that is read as its text: its place among its summary's, from 0, and how many tokens it has.
-
-    `summary_id`: None of what was compressed of the prompt itself, whose segments are counted through.
-    """
-
-    summary_id: str | None
-    segment: int
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +30,12 @@ class Expander:
         self._model = model
         self._summaries = summaries
         self._prompter = prompter
+
+    async def conditioned(self, plan: Plan, condition: Condition) -> Plan:
+        """The plan with the segments as text that are wanted; InvalidRequest where it has no summary."""
+        if condition.expanded_segments and not plan.sources:
+            raise InvalidRequest("there is no summary whose segments could be expanded", param="expand")
+        return await self.expanded(plan, condition.expanded_segments)
 
     async def expanded(self, plan: Plan, num_segments: int, query: str | None = None) -> Plan:
         """The plan with so many segments more, those that matter most, as text.
@@ -68,7 +63,7 @@ class Expander:
             self._share(plan, index, share.expanded | {each.place for each in chosen if each.index == index})
             for index, share in enumerate(plan.shares)
         ]
-        return self._prompter.planned(plan.sources, shares, plan.token_ids, plan.fields)
+        return self._prompter.planned(plan.call, plan.sources, shares, plan.token_ids)
 
     def _require_possible(self) -> None:
         """Refuse a model whose soft prompts have no order of their own, or whose last segment stands for all."""
@@ -132,16 +127,3 @@ class Expander:
     def _decode(self, token_ids: Sequence[int]) -> str:
         text: str = self._model.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
-
-
-def expanded_segments(plan: Plan) -> list[Expanded]:
-    """The segments that a plan reads as text, in their order; those of its own texts are counted through."""
-    found, before = [], 0
-    for source, share in zip(plan.sources, plan.shares, strict=True):
-        places = sorted(share.expanded)
-        if isinstance(source, Summary):
-            found += [Expanded(source.id, place, share.lengths[place]) for place in places]
-        else:
-            found += [Expanded(None, before + place, share.lengths[place]) for place in places]
-            before += len(share.lengths)
-    return found

@@ -13,7 +13,7 @@ from server.core.prompts.gathering import Gathered, fused
 from server.core.prompts.prompting import Prompter
 from server.core.prompts.window import Fitted
 from server.core.together import together
-from server.engine.protocol import Engine, Prompt
+from server.engine.protocol import Decoder, Prompt
 from server.errors import InvalidRequest
 
 MAX_SCORED_TOGETHER = 8  # of one request's prompts, so that it leaves the engine's line to others
@@ -22,8 +22,8 @@ MAX_SCORED_TOGETHER = 8  # of one request's prompts, so that it leaves the engin
 class Fuser:
     """Orders the summaries of a prompt, and scores the prompt without each of them."""
 
-    def __init__(self, engine: Engine, prompter: Prompter) -> None:
-        self._engine = engine
+    def __init__(self, decoder: Decoder, prompter: Prompter) -> None:
+        self._decoder = decoder
         self._prompter = prompter
 
     async def by_distance(self, fitted: Fitted, gathered: Sequence[Gathered]) -> tuple[Fitted, list[Gathered]]:
@@ -34,7 +34,7 @@ class Fuser:
         places = summary_places(fitted)
         if len(places) < 2:
             return fitted, list(gathered)
-        prompt = (await self._prompter.gather_whole(fitted.plan.token_ids)).vectors
+        prompt = (await self._prompter.gather_whole(fitted.plan.token_ids, fitted.plan.call.tenant)).vectors
         distances = {place: _distance(gathered[place].summary_vectors, prompt) for place in places}
         order = list(range(len(gathered)))
         for place, source in zip(places, sorted(places, key=lambda place: -distances[place]), strict=True):
@@ -69,7 +69,7 @@ class Fuser:
 
     async def _logprob(self, prompt: Prompt) -> float:
         first = replace(prompt, token_ids=prompt.token_ids[:1])
-        (scored,) = await self._engine.score(first, [prompt.token_ids[1:]])
+        (scored,) = await self._decoder.score(first, [prompt.token_ids[1:]])
         return sum(scored.logprobs)
 
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from server.core.documents.compression import Compressor
+from server.core.documents.document import Document
 from server.core.documents.summaries import Summaries, Summary
 from server.core.documents.work import UNFINISHED_SECONDS
 from server.core.served_model import ServedModel
-from server.engine.protocol import Engine, Prompt
+from server.core.tenant import Tenant
+from server.engine.protocol import Decoder, Prompt
 from server.errors import SummaryNotFound
 
 Source = Summary | tuple[int, ...]  # what conditions a prompt: a stored summary, or token ids to compress
@@ -77,19 +79,24 @@ class _Rows:
 class Gatherer:
     """Reads what sources condition with, compressing texts first; these are kept as long as an unfinished document."""
 
-    def __init__(self, model: ServedModel, engine: Engine, summaries: Summaries, compressor: Compressor) -> None:
+    def __init__(self, model: ServedModel, decoder: Decoder, summaries: Summaries, compressor: Compressor) -> None:
         self._model = model
-        self._engine = engine
+        self._decoder = decoder
         self._summaries = summaries
         self._compressor = compressor
 
-    async def gather(self, sources: Sequence[Source], shares: Sequence[Share]) -> list[Gathered]:
+    async def gather(
+        self, sources: Sequence[Source], shares: Sequence[Share], tenants: Sequence[Tenant]
+    ) -> list[Gathered]:
         """These shares of the sources, in order; all that is stored is read together.
+
+        Args:
+            tenants: whose each of the sources is.
 
         Raises:
             SummaryNotFound: deleted since it was read. And what the engine and the store raise.
         """
-        stored = [await self._stored(source) for source in sources]
+        stored = [await self._stored(*each) for each in zip(sources, tenants, strict=True)]
         rows = [
             list(self._rows(source, summary, share))
             for source, (summary, _), share in zip(sources, stored, shares, strict=True)
@@ -106,11 +113,12 @@ class Gatherer:
             gathered.append(self._gathered(own, present, cached))
         return gathered
 
-    async def _stored(self, source: Source) -> tuple[Summary, int]:
+    async def _stored(self, source: Source, tenant: Tenant) -> tuple[Summary, int]:
         """The summary of a source, and how many segments of a text were there."""
         if isinstance(source, Summary):
             return source, 0
-        done = await self._compressor.compress(source, ttl_seconds=UNFINISHED_SECONDS)
+        document = Document(tenant=tenant, token_ids=source, ttl_seconds=UNFINISHED_SECONDS)
+        done = await self._compressor.compress(document)
         return done.summary, done.cached_segments
 
     def _rows(self, source: Source, summary: Summary, share: Share) -> Iterator[_Rows]:
@@ -132,7 +140,7 @@ class Gatherer:
         """The input embeddings of these segments' tokens."""
         stored = iter(await self._summaries.segments.texts([each.key for each in rows if each.text is None]))
         texts = [next(stored) if each.text is None else each.text for each in rows]
-        return iter([None if text is None else await asyncio.to_thread(self._engine.embed, text) for text in texts])
+        return iter([None if text is None else await asyncio.to_thread(self._decoder.embed, text) for text in texts])
 
     def _gathered(self, rows: Sequence[_Rows], parts: Sequence[Tensor], cached_segments: int) -> Gathered:
         empty = torch.empty(0, self._model.hidden_size, dtype=getattr(torch, self._model.dtype))

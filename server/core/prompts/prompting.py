@@ -2,83 +2,18 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from server.core.documents.summaries import Summaries, Summary
 from server.core.prompts.forgetting import in_proportion, remembered
 from server.core.prompts.gathering import Gathered, Gatherer, Share, Source, fused
+from server.core.prompts.plan import Call, Part, Plan, SummaryPart, TextPart
 from server.core.served_model import ServedModel
+from server.core.tenant import Tenant
 from server.engine.protocol import Prompt
 from server.errors import InvalidRequest, TooLong
 from server.metrics import Metrics
 
 DEFAULT_MAX_TOKENS = 128
-
-
-@dataclass(frozen=True)
-class SummaryPart:
-    """A stored summary."""
-
-    summary_id: str
-
-
-@dataclass(frozen=True)
-class TextPart:
-    """A text, read as it is after the last summary and compressed before it."""
-
-    text: str
-
-
-Part = SummaryPart | TextPart
-
-
-@dataclass(frozen=True)
-class Fields:
-    """The fields that a prompt's summaries and its own tokens came from, for errors."""
-
-    summaries: str = "summary_ids"
-    tokens: str = "prompt"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A prompt before any work for it: what conditions it, and its own tokens.
-
-    Attributes:
-        shares: what is read of each of the sources.
-        summarised_tokens: document tokens that the soft prompt stands for.
-        thinned_vectors: of the sources, those that are left out as less important.
-        room: how many tokens can follow; less than 1 where not even one can.
-        fields: of the request, for errors.
-    """
-
-    sources: tuple[Source, ...]
-    shares: tuple[Share, ...]
-    token_ids: tuple[int, ...]
-    summarised_tokens: int
-    thinned_vectors: int
-    room: int
-    fields: Fields
-
-    @property
-    def num_positions(self) -> int:
-        """Of its soft prompt, vectors and expanded tokens."""
-        return sum(sum(share.lengths) for share in self.shares)
-
-    @property
-    def expanded_tokens(self) -> int:
-        return sum(share.lengths[place] for share in self.shares for place in share.expanded)
-
-    @property
-    def num_vectors(self) -> int:
-        """Of its soft prompt."""
-        return self.num_positions - self.expanded_tokens
-
-    @property
-    def described_positions(self) -> str:
-        """Those of its soft prompt, in words."""
-        expanded = f" and {self.expanded_tokens} tokens of expanded segments" if self.expanded_tokens else ""
-        return f"{self.num_vectors} summary vectors{expanded}"
 
 
 class Prompter:
@@ -95,7 +30,7 @@ class Prompter:
         """Positions of a prompt and what follows it."""
         return self._model.window
 
-    async def plan(self, parts: Sequence[Part], fields: Fields = Fields(), *, max_vectors: int | None = None) -> Plan:
+    async def plan(self, call: Call, parts: Sequence[Part], *, max_vectors: int | None = None) -> Plan:
         """Look up the summaries and tokenise the texts; nothing is computed or stored yet.
 
         A soft prompt stands before all tokens, so a text between summaries is to be compressed in its place.
@@ -106,16 +41,16 @@ class Prompter:
         """
         last = max((index for index, part in enumerate(parts) if isinstance(part, SummaryPart)), default=-1)
         conditioning = [part for part in parts[: last + 1] if part != TextPart("")]
-        sources = tuple([await self._source(part, fields.summaries) for part in conditioning])
+        sources = tuple([await self._source(part, call.summaries) for part in conditioning])
         text = "".join(part.text for part in parts[last + 1 :] if isinstance(part, TextPart))
         token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=not sources)
-        return self.plan_tokens(sources, token_ids, fields, max_vectors=max_vectors)
+        return self.plan_tokens(call, sources, token_ids, max_vectors=max_vectors)
 
     def plan_tokens(
         self,
+        call: Call,
         sources: tuple[Source, ...],
         token_ids: Sequence[int],
-        fields: Fields = Fields(),
         *,
         max_vectors: int | None = None,
     ) -> Plan:
@@ -135,15 +70,13 @@ class Prompter:
         if not token_ids:
             raise InvalidRequest(
                 "the prompt is empty: at least 1 token is needed, after the summaries if there are any",
-                param=fields.tokens,
+                param=call.tokens,
             )
         counts = [self.counts(source) for source in sources]
         shares = [Share(own if max_vectors is None else in_proportion(own, max_vectors)) for own in counts]
-        return self.planned(sources, shares, token_ids, fields)
+        return self.planned(call, sources, shares, token_ids)
 
-    def planned(
-        self, sources: Sequence[Source], shares: Sequence[Share], token_ids: Sequence[int], fields: Fields
-    ) -> Plan:
+    def planned(self, call: Call, sources: Sequence[Source], shares: Sequence[Share], token_ids: Sequence[int]) -> Plan:
         """A plan of these shares of the sources."""
         num_positions = sum(sum(share.lengths) for share in shares)
         thinned = 0
@@ -158,7 +91,7 @@ class Prompter:
             summarised_tokens=sum(source.tokens if isinstance(source, Summary) else len(source) for source in sources),
             thinned_vectors=thinned,
             room=self.room(num_positions, len(token_ids)),
-            fields=fields,
+            call=call,
         )
 
     def tokens_of(self, source: Source) -> Sequence[int]:
@@ -211,7 +144,7 @@ class Prompter:
         for (index, place), length in zip(places, kept, strict=True):
             lengths[index][place] = length
         shares = [Share(tuple(own), share.expanded) for own, share in zip(lengths, plan.shares, strict=True)]
-        return self.planned(plan.sources, shares, plan.token_ids, plan.fields)
+        return self.planned(plan.call, plan.sources, shares, plan.token_ids)
 
     def num_wanted(self, wanted: int | None) -> int:
         """How many tokens to keep room for where a request asks for so many, or does not say."""
@@ -241,8 +174,8 @@ class Prompter:
     def at_fault(self, plan: Plan) -> str:
         """Of a prompt that leaves no room, the field: of its summaries where one token could not stand after them."""
         if self.room(plan.num_positions, 1) >= 1:
-            return plan.fields.tokens
-        return "expand" if plan.expanded_tokens else plan.fields.summaries
+            return plan.call.tokens
+        return "expand" if plan.expanded_tokens else plan.call.summaries
 
     async def assemble(self, plan: Plan) -> Prompt:
         """Fuse the summaries in order, compressing the texts among them."""
@@ -252,18 +185,20 @@ class Prompter:
     async def assemble_many(self, plans: Sequence[Plan]) -> list[Prompt]:
         """As `assemble`; what is stored for all of them is read together."""
         sources = [source for plan in plans for source in plan.sources]
-        gathered = iter(await self._gatherer.gather(sources, [share for plan in plans for share in plan.shares]))
+        shares = [share for plan in plans for share in plan.shares]
+        tenants = [plan.call.tenant for plan in plans for _ in plan.sources]
+        gathered = iter(await self._gatherer.gather(sources, shares, tenants))
         self._metrics.tokens_saved.inc(sum(_saved(plan) for plan in plans))
         return [fused([next(gathered) for _ in plan.sources], plan.token_ids) for plan in plans]
 
     async def gather(self, plan: Plan) -> list[Gathered]:
         """What the plan's sources condition with, in order, compressing what is not stored."""
         self._metrics.tokens_saved.inc(_saved(plan))
-        return await self._gatherer.gather(plan.sources, plan.shares)
+        return await self._gatherer.gather(plan.sources, plan.shares, [plan.call.tenant] * len(plan.sources))
 
-    async def gather_whole(self, source: Source) -> Gathered:
+    async def gather_whole(self, source: Source, tenant: Tenant) -> Gathered:
         """What one source conditions with where all of it is read."""
-        (gathered,) = await self._gatherer.gather([source], [Share(self.counts(source))])
+        (gathered,) = await self._gatherer.gather([source], [Share(self.counts(source))], [tenant])
         return gathered
 
     async def _source(self, part: Part, param: str) -> Source:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from server.core.prompts.gathering import Share, Source
-from server.core.prompts.prompting import Plan, Prompter
+from server.core.prompts.plan import Plan
+from server.core.prompts.prompting import Prompter
 from server.core.served_model import ServedModel
 from server.errors import TooLong
 
@@ -58,7 +59,7 @@ class _Cut:
     num_dropped: int
 
 
-class Endless:
+class Window:
     """Fits prompts to the window."""
 
     def __init__(self, model: ServedModel, prompter: Prompter, *, raw_tokens: int | None) -> None:
@@ -96,7 +97,7 @@ class Endless:
             if num_dropped >= len(plan.token_ids):
                 raise self._too_long(plan, wish, "without the prompt they do, too")
             kept = plan.token_ids[num_dropped:]
-            shorter = self._prompter.planned(plan.sources, plan.shares, kept, plan.fields)
+            shorter = self._prompter.planned(plan.call, plan.sources, plan.shares, kept)
             return Fitted(shorter, given, num_dropped, self._max_tokens(shorter, wish))
         if wish.truncate == "error":
             raise self._too_long(plan, wish, "`truncate` is 'error'")
@@ -129,7 +130,7 @@ class Endless:
         counts = [list(self._prompter.counts(chain)) for chain in chains]
         counts[0][:skipped] = [0] * skipped
         shares = (*plan.shares, *(Share(tuple(own)) for own in counts))
-        whole = self._prompter.planned((*plan.sources, *chains), shares, kept, plan.fields)
+        whole = self._prompter.planned(plan.call, (*plan.sources, *chains), shares, kept)
         whole = replace(whole, summarised_tokens=plan.summarised_tokens + cut.num_tokens - num_dropped)
         return Fitted(whole, len(plan.sources), num_dropped, self._max_tokens(whole, wish))
 
@@ -140,7 +141,7 @@ class Endless:
         size = (self._model.max_segments or num_tokens) * config.segment_length
         chains = [plan.token_ids[start : min(start + size, num_tokens)] for start in range(0, num_tokens, size)]
         shares = (*plan.shares, *(Share(self._prompter.counts(chain)) for chain in chains))
-        whole = self._prompter.planned((*plan.sources, *chains), shares, plan.token_ids[num_tokens:], plan.fields)
+        whole = self._prompter.planned(plan.call, (*plan.sources, *chains), shares, plan.token_ids[num_tokens:])
         block = max(1, self._window // 2 // config.summary_length // DROPPED_SHARE) if chains else 1
         whole = self._prompter.thinned(whole, room, block=block)
         num_dropped = sum(
@@ -238,5 +239,5 @@ class Endless:
         return TooLong(
             f"{len(plan.token_ids)} prompt tokens, {plan.described_positions}{expanded} and {num_new} new tokens "
             f"exceed the window of {self._window} positions; {why}",
-            param="raw_tokens" if wish.raw_tokens and wish.truncate == "compress" else plan.fields.tokens,
+            param="raw_tokens" if wish.raw_tokens and wish.truncate == "compress" else plan.call.tokens,
         )

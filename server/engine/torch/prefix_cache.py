@@ -1,10 +1,11 @@
 """Keys and values of soft prompts that were read lately, found by the ids of the segments they consist of."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from cachetools import LRUCache
 
 
 class Sized(Protocol):
@@ -34,24 +35,24 @@ class PrefixCache:
     """Keeps the prefixes used last, up to a number of bytes. Used by one thread."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._prefixes: OrderedDict[str, Prefix] = OrderedDict()  # by the hash of the whole, the oldest use first
-        self._whole_of: dict[str, str] = {}  # the hash of a leading part to that of a whole which has it
-        self.num_bytes = 0
+        self._prefixes = _Prefixes(max_bytes)  # by the hash of the whole
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self._prefixes.currsize)
 
     def find(self, hashes: Sequence[str]) -> tuple[Prefix, int] | None:
         """The longest leading part that is there, as a prefix and how many of its positions; None for nothing."""
         for part in reversed(hashes):
-            whole = self._whole_of.get(part)
+            whole = self._prefixes.whole_of.get(part)
             if whole is not None:
-                self._prefixes.move_to_end(whole)
                 prefix = self._prefixes[whole]
                 return prefix, prefix.ends[part]
         return None
 
     def has(self, hashes: Sequence[str]) -> bool:
         """Whether the whole is there."""
-        return hashes[-1] in self._whole_of
+        return hashes[-1] in self._prefixes.whole_of
 
     def put(self, hashes: Sequence[str], ends: Sequence[int], strip: Sized) -> None:
         """Keep a soft prompt whose leading parts have these hashes and end at these positions.
@@ -59,20 +60,27 @@ class PrefixCache:
         What is larger than the whole cache is not kept; shorter ones that it begins with are let go.
         """
         whole = hashes[-1] if hashes else None
-        if whole is None or whole in self._whole_of or strip.nbytes > self._max_bytes:
+        if whole is None or whole in self._prefixes.whole_of or strip.nbytes > self._prefixes.maxsize:
             return
         for part in hashes:
-            if part in self._prefixes:  # a shorter one: the new one has all of it
-                self._remove(part)
+            self._prefixes.pop(part, None)  # a shorter one: the new one has all of it
         self._prefixes[whole] = Prefix(strip, dict(zip(hashes, ends, strict=True)))
-        self._whole_of.update(dict.fromkeys(hashes, whole))
-        self.num_bytes += strip.nbytes
-        while self.num_bytes > self._max_bytes:
-            self._remove(next(iter(self._prefixes)))
 
-    def _remove(self, whole: str) -> None:
-        prefix = self._prefixes.pop(whole)
-        self.num_bytes -= prefix.strip.nbytes
-        for part in prefix.ends:
-            if self._whole_of.get(part) == whole:
-                del self._whole_of[part]
+
+class _Prefixes(LRUCache[str, Prefix]):
+    """Also finds, of each leading part, a whole that has it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes, getsizeof=lambda prefix: prefix.strip.nbytes)
+        self.whole_of: dict[str, str] = {}
+
+    def __setitem__(self, whole: str, prefix: Prefix) -> None:
+        super().__setitem__(whole, prefix)
+        self.whole_of.update(dict.fromkeys(prefix.ends, whole))
+
+    def __delitem__(self, whole: str) -> None:
+        ends = self[whole].ends
+        super().__delitem__(whole)
+        for part in ends:
+            if self.whole_of.get(part) == whole:
+                del self.whole_of[part]

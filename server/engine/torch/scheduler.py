@@ -13,14 +13,13 @@ class Limits:
 
     Attributes:
         max_running: rows of the KV pool. max_sequence_tokens: positions of a row.
-        max_requests: held in all, running or not. max_batch_tokens: positions in one step.
+        max_batch_tokens: positions in one step.
         segments_together: of one document whose segments are read alone, in one step. More than keep the device busy
             gain nothing, and those who decode beside them wait.
     """
 
     max_running: int
     max_sequence_tokens: int
-    max_requests: int
     max_batch_tokens: int
     segments_together: int = 1
 
@@ -51,10 +50,6 @@ class Scheduler:
         self._moves: list[tuple[int, int, Generation]] = []
 
     @property
-    def num_requests(self) -> int:
-        return len(self._waiting) + len(self._running)
-
-    @property
     def num_running(self) -> int:
         return len(self._running)
 
@@ -63,15 +58,11 @@ class Scheduler:
         return sum(request.started_at is None for request in self._waiting)
 
     @property
-    def is_full(self) -> bool:
-        return self.num_requests >= self.limits.max_requests
-
-    @property
     def requests(self) -> list[Request]:
         return [*self._running, *self._waiting]
 
     def submit(self, request: Request) -> None:
-        """Join the line. The caller has looked at `is_full`."""
+        """Join the line."""
         self._waiting.append(request)
 
     def schedule(self) -> list[Piece]:

@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
-from server.core.services import Services
+from server.core.receipts import Stopwatch
 from server.core.together import merged
 from server.engine.detokenizer import REPLACEMENT, Detokenizer
-from server.engine.protocol import FinishReason, Prompt, SamplingParams, TokenEvent
-from server.http.answers.receipts import Stopwatch
+from server.engine.protocol import Decoder, FinishReason, Prompt, SamplingParams, TokenEvent
 
 LEAST_LOGPROB = -9999.0  # JSON has no infinity
 SENTENCEPIECE_SPACE = "\u2581"
@@ -57,18 +57,21 @@ class Whole:
 class Choices:
     """Runs generations beside each other; `num_generated` tokens so far, in the time that `watch` tells."""
 
-    def __init__(self, served: Services, work: Sequence[tuple[Prompt, SamplingParams]], watch: Stopwatch) -> None:
-        self._served = served
+    def __init__(
+        self, decoder: Decoder, work: Sequence[tuple[Prompt, SamplingParams]], watch: Stopwatch, *, limit: int
+    ) -> None:
+        """`limit`: how many of them run at a time."""
+        self._decoder = decoder
         self._work = work
+        self.limit = limit
         self.watch = watch
         self.num_generated = 0
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
         """Each with the index of its choice; the last of a choice has a finish reason."""
         streams = [self._pieces(prompt, params) for prompt, params in self._work]
-        limit = self._served.settings.max_running_sequences
         started, before = time.monotonic(), self.watch.engine_seconds
-        async with aclosing(merged(streams, limit=limit)) as pieces:
+        async with aclosing(merged(streams, limit=self.limit)) as pieces:
             async for index, piece in pieces:
                 self.watch.engine_seconds = before + time.monotonic() - started
                 yield index, piece
@@ -85,7 +88,7 @@ class Choices:
             yield Piece("", (), "length")
             return
         tokens: list[Scored] = []
-        async with aclosing(self._served.engine.generate(prompt, params, meter=self.watch.meter)) as events:
+        async with aclosing(self._decoder.generate(prompt, params, meter=self.watch.meter)) as events:
             async for event in events:
                 self.num_generated += 1
                 tokens.append(_scored(event))
@@ -97,8 +100,9 @@ class Choices:
 class Words:
     """Tokens as they are shown one by one."""
 
-    def __init__(self, served: Services) -> None:
-        self._tokenizer = served.model.tokenizer
+    def __init__(self, tokenizer: Any) -> None:
+        """`tokenizer`: a transformers one."""
+        self._tokenizer = tokenizer
         self.raw = cache(self._raw)
 
     def text(self, token_id: int) -> str:

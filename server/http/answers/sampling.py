@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from server.core.served_model import ServedModel
 from server.engine.protocol import SamplingParams
-from server.http.schemas.native import Sampling
+from server.http.schemas.conditioning import Sampling
 from server.http.schemas.openai import Asked
+from server.limits import MAX_SEED
 
 SAME_NAMES = {
     "temperature",
@@ -18,10 +19,9 @@ SAME_NAMES = {
     "ignore_eos",
     "seed",
 }
-MAX_SEED = 2**63
 
 
-def sampling_params(body: Sampling, *, max_tokens: int) -> SamplingParams:
+def sampling_params(body: Sampling, max_tokens: int) -> SamplingParams:
     """Null is the default, as OpenAI's clients mean it."""
     given = body.model_dump(include=SAME_NAMES, exclude_none=True)
     return SamplingParams(max_tokens=max_tokens, stop=body.stops, **given)
@@ -29,7 +29,7 @@ def sampling_params(body: Sampling, *, max_tokens: int) -> SamplingParams:
 
 def with_seed_of(params: SamplingParams, index: int) -> SamplingParams:
     """The parameters of one of several choices: each draws from a stream of its own, the same for a request's seed."""
-    return params if params.seed is None else replace(params, seed=(params.seed + index) % MAX_SEED)
+    return params if params.seed is None else replace(params, seed=(params.seed + index) % (MAX_SEED + 1))
 
 
 def biases(body: Asked, model: ServedModel) -> tuple[tuple[int, float], ...]:

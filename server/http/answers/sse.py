@@ -7,11 +7,12 @@ from typing import Any, Protocol
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from server.core.receipts import Stopwatch
 from server.errors import ServiceError
-from server.http.answers.receipts import Stopwatch
-from server.http.answers.summaries import error_detail
+from server.http.answers.errors import error_detail
+from server.http.answers.receipts import headers
 from server.http.answers.waiting import unless_disconnected
-from server.http.schemas import native as schemas
+from server.http.schemas.errors import ErrorResponse
 
 # for OpenAPI, as its version 3.2 describes a stream and FastAPI's own streams do already
 CONTENT: dict[str, Any] = {
@@ -40,10 +41,10 @@ async def answered(
     answer = await unless_disconnected(request, work)
     if is_stream:
         stream = await streamed(request, answer.chunks())
-        stream.headers.update(watch.headers())
+        stream.headers.update(headers(watch))
         return stream
     whole = await unless_disconnected(request, answer.whole())
-    response.headers.update(watch.headers())
+    response.headers.update(headers(watch))
     return whole
 
 
@@ -63,7 +64,7 @@ async def _events(first: str, rest: AsyncGenerator[str]) -> AsyncIterator[str]:
             async for chunk in rest:
                 yield _event(chunk)
         except ServiceError as error:
-            yield _event(schemas.ErrorResponse(error=error_detail(error)).model_dump_json())
+            yield _event(ErrorResponse(error=error_detail(error)).model_dump_json())
     yield _event("[DONE]")
 
 

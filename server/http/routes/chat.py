@@ -1,8 +1,6 @@
 """`/v1/chat/completions`."""
 
 import asyncio
-import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,19 +8,21 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from server.core.models import Core
 from server.core.prompts.chat_template import Said, render
-from server.core.prompts.prompting import Fields
+from server.core.prompts.plan import Call
+from server.core.receipts import Stopwatch
 from server.core.services import Services
-from server.http.answers import sse
-from server.http.answers.choices import Choices, Piece, Scored, Whole, Words, finite
-from server.http.answers.prepared import Prepared, compression, fit, prepare, usage
-from server.http.answers.receipts import Stopwatch
+from server.core.tenant import Tenant
+from server.http.answers import openai, sse
+from server.http.answers.choices import Choices, Piece, Scored, Whole, finite
+from server.http.answers.dependencies import Asking, With
+from server.http.answers.errors import possible_errors
 from server.http.answers.sampling import biases, sampling_params, with_seed_of
-from server.http.answers.summaries import With, errors
 from server.http.schemas import openai_replies as replies
 from server.http.schemas.openai import ChatRequest, Message, SummaryContent, TextContent
 
-router = APIRouter(tags=["openai"], responses=errors())
+router = APIRouter(tags=["openai"], responses=possible_errors())
 
 
 @router.post(
@@ -30,7 +30,7 @@ router = APIRouter(tags=["openai"], responses=errors())
     response_model=replies.ChatCompletion,
     responses={200: {"content": sse.CONTENT}},
 )
-async def chat_completions(body: ChatRequest, request: Request, response: Response, served: With) -> Any:
+async def chat_completions(body: ChatRequest, request: Request, response: Response, core: With, tenant: Asking) -> Any:
     """Answer a conversation: OpenAI's chat completions.
 
     Of a conversation longer than the window the oldest tokens are compressed (`truncate`); where even their vectors
@@ -39,21 +39,20 @@ async def chat_completions(body: ChatRequest, request: Request, response: Respon
     Messages may have stored summaries among their texts. All of them condition the whole conversation, in order, since
     vectors stand before all tokens.
     """
-    served.model.require_name(body.model)
     watch = Stopwatch()
-    work = _answer(served, body, watch)
+    work = _answer(core, core.models.named(body.model), tenant, body, watch)
     return await sse.answered(request, response, watch, work, is_stream=bool(body.stream))
 
 
-async def _answer(served: Services, body: ChatRequest, watch: Stopwatch) -> "_Answer":
-    logit_bias = biases(body, served.model)
-    summaries = tuple(await served.summaries.get_many(_summary_ids(body.messages), param="messages"))
-    rendered = await asyncio.to_thread(render, served.model, [_said(message) for message in body.messages])
-    plan = served.prompter.plan_tokens(
-        summaries, rendered.token_ids, Fields("messages", "messages"), max_vectors=body.max_vectors
-    )
-    fitted = await fit(served, body, plan, body.wanted_tokens, query=_question(body.messages))
-    prepared = await prepare(served, body, plan, fitted)
+async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequest, watch: Stopwatch) -> "_Answer":
+    logit_bias = biases(body, services.model)
+    summaries = tuple(await services.summaries.get_many(_summary_ids(body.messages), param="messages"))
+    rendered = await asyncio.to_thread(render, services.model, [_said(message) for message in body.messages])
+    call = Call(tenant, "messages", "messages")
+    plan = services.prompter.plan_tokens(call, summaries, rendered.token_ids, max_vectors=body.max_vectors)
+    wish = openai.wish_of(body, body.wanted_tokens)
+    fitted = await services.preparer.fit(plan, wish, query=_question(body.messages))
+    prepared = await openai.prepare(services, body, plan, fitted)
     params = sampling_params(body, max_tokens=fitted.max_tokens)
     params = replace(
         params,
@@ -62,7 +61,8 @@ async def _answer(served: Services, body: ChatRequest, watch: Stopwatch) -> "_An
         num_logprobs=body.top_logprobs or 0,
     )
     work = [(prepared.prompt, with_seed_of(params, index)) for index in range(body.num_choices)]
-    return _Answer(served, body, prepared, Choices(served, work, watch))
+    choices = Choices(services.decoder, work, watch, limit=core.settings.max_running_sequences)
+    return _Answer(services, body, [prepared], choices, prefix="chatcmpl")
 
 
 def _said(message: Message) -> Said:
@@ -83,23 +83,14 @@ def _summary_ids(messages: Sequence[Message]) -> list[str]:
     return [part.id for part in parts if isinstance(part, SummaryContent)]
 
 
-class _Answer:
-    """One answer, whole or in chunks."""
-
-    def __init__(self, served: Services, body: ChatRequest, prepared: Prepared, choices: Choices) -> None:
-        self._served, self._body, self._prepared, self._choices = served, body, prepared, choices
-        self._words = Words(served)
-        self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-
+class _Answer(openai.Answer[ChatRequest]):
     async def whole(self) -> replies.ChatCompletion:
         choices = await self._choices.whole()
         return replies.ChatCompletion(
-            id=self._id,
-            created=self._created,
-            model=self._served.model.name,
             choices=[self._choice(index, choice) for index, choice in enumerate(choices)],
             usage=self._usage(),
             compression=self._compression(),
+            **self._named,
         )
 
     async def chunks(self) -> AsyncGenerator[str]:
@@ -156,16 +147,4 @@ class _Answer:
         return {"token": self._words.text(token_id), "logprob": finite(logprob), "bytes": raw}
 
     def _reply(self, choices: list[replies.DeltaChoice]) -> replies.ChatChunk:
-        return replies.ChatChunk(
-            id=self._id,
-            object="chat.completion.chunk",
-            created=self._created,
-            model=self._served.model.name,
-            choices=choices,
-        )
-
-    def _usage(self) -> replies.CompletionUsage:
-        return usage([self._prepared], self._choices.num_generated)
-
-    def _compression(self) -> replies.Compression:
-        return compression([self._prepared], has_contributions=self._body.contributions)
+        return replies.ChatChunk(object="chat.completion.chunk", choices=choices, **self._named)

@@ -1,8 +1,6 @@
 """`/v1/completions`."""
 
 import asyncio
-import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,22 +9,25 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from server.core.prompts.prompting import Fields, Part, Plan, SummaryPart, TextPart
+from server.core.models import Core
+from server.core.prompts.plan import Call, Part, Plan, SummaryPart, TextPart
+from server.core.prompts.prepared import Prepared
+from server.core.receipts import Stopwatch
 from server.core.services import Services
+from server.core.tenant import Tenant
 from server.core.together import together
-from server.http.answers import sse
-from server.http.answers.choices import Choices, Piece, Scored, Whole, Words, finite
-from server.http.answers.prepared import Prepared, compression, fit, prepare, usage
-from server.http.answers.receipts import Stopwatch
+from server.http.answers import openai, sse
+from server.http.answers.choices import Choices, Piece, Scored, Whole, finite
+from server.http.answers.dependencies import Asking, With
+from server.http.answers.errors import possible_errors
 from server.http.answers.sampling import biases, sampling_params, with_seed_of
-from server.http.answers.summaries import With, errors
 from server.http.schemas import openai_replies as replies
 from server.http.schemas.openai import CompletionRequest, SummaryContent
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_PREPARED_TOGETHER = 8
 NOTHING = Piece("", (), None)
-router = APIRouter(tags=["openai"], responses=errors())
+router = APIRouter(tags=["openai"], responses=possible_errors())
 
 
 @router.post(
@@ -34,7 +35,7 @@ router = APIRouter(tags=["openai"], responses=errors())
     response_model=replies.Completion,
     responses={200: {"content": sse.CONTENT}},
 )
-async def completions(body: CompletionRequest, request: Request, response: Response, served: With) -> Any:
+async def completions(body: CompletionRequest, request: Request, response: Response, core: With, tenant: Asking) -> Any:
     """Continue prompts: OpenAI's completions.
 
     Of a prompt longer than the window the oldest tokens are compressed (`truncate`); where even their vectors exceed
@@ -42,49 +43,51 @@ async def completions(body: CompletionRequest, request: Request, response: Respo
 
     A prompt of parts may have stored summaries among its texts; a text before a summary is compressed in its place.
     """
-    served.model.require_name(body.model)
     watch = Stopwatch()
-    work = _answer(served, body, watch)
+    work = _answer(core, core.models.named(body.model), tenant, body, watch)
     return await sse.answered(request, response, watch, work, is_stream=bool(body.stream))
 
 
-async def _answer(served: Services, body: CompletionRequest, watch: Stopwatch) -> "_Answer":
+async def _answer(
+    core: Core, services: Services, tenant: Tenant, body: CompletionRequest, watch: Stopwatch
+) -> "_Answer":
     """Nothing is computed before every prompt is known to fit."""
-    logit_bias = biases(body, served.model)
+    logit_bias = biases(body, services.model)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    plans = [await _plan(served, *each, body.max_vectors) for each in zip(body.prompts, body.places, strict=True)]
-    fitted = [await fit(served, body, plan, max_tokens) for plan in plans]
-    work = [partial(prepare, served, body, *each) for each in zip(plans, fitted, strict=True)]
+    plans = [
+        await _plan(services, Call(tenant, place, place), prompt, body.max_vectors)
+        for prompt, place in zip(body.prompts, body.places, strict=True)
+    ]
+    wish = openai.wish_of(body, max_tokens)
+    fitted = [await services.preparer.fit(plan, wish) for plan in plans]
+    work = [partial(openai.prepare, services, body, *each) for each in zip(plans, fitted, strict=True)]
     prepared = await together(work, limit=MAX_PREPARED_TOGETHER)
     params = replace(
         sampling_params(body, max_tokens=max_tokens), logit_bias=logit_bias, num_logprobs=body.logprobs or 0
     )
     choices = [(each.prompt, with_seed_of(params, index)) for each in prepared for index in range(body.num_choices)]
-    return _Answer(served, body, prepared, Choices(served, choices, watch))
+    limit = core.settings.max_running_sequences
+    return _Answer(services, body, prepared, Choices(services.decoder, choices, watch, limit=limit))
 
 
-async def _plan(served: Services, prompt: Any, place: str, max_vectors: int | None) -> Plan:
-    fields = Fields(place, place)
+async def _plan(services: Services, call: Call, prompt: Any, max_vectors: int | None) -> Plan:
+    prompter = services.prompter
     if isinstance(prompt, str):
-        return await served.prompter.plan([TextPart(prompt)], fields, max_vectors=max_vectors)
+        return await prompter.plan(call, [TextPart(prompt)], max_vectors=max_vectors)
     if prompt and isinstance(prompt[0], int):
-        await asyncio.to_thread(served.model.require_known, prompt, param=place)
-        return served.prompter.plan_tokens((), prompt, fields, max_vectors=max_vectors)
+        await asyncio.to_thread(services.model.require_known, prompt, param=call.tokens)
+        return prompter.plan_tokens(call, (), prompt, max_vectors=max_vectors)
     parts: list[Part] = [
         SummaryPart(part.id) if isinstance(part, SummaryContent) else TextPart(part.text) for part in prompt
     ]
-    return await served.prompter.plan(parts, fields, max_vectors=max_vectors)
+    return await prompter.plan(call, parts, max_vectors=max_vectors)
 
 
-class _Answer:
-    """One answer, whole or in chunks."""
-
+class _Answer(openai.Answer[CompletionRequest]):
     def __init__(
-        self, served: Services, body: CompletionRequest, prepared: Sequence[Prepared], choices: Choices
+        self, services: Services, body: CompletionRequest, prepared: Sequence[Prepared], choices: Choices
     ) -> None:
-        self._served, self._body, self._prepared, self._choices = served, body, prepared, choices
-        self._words = Words(served)
-        self._id, self._created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
+        super().__init__(services, body, prepared, choices, prefix="cmpl")
         scored = prepared if body.logprobs is not None else []
         self._offsets = [self._words.offsets(each.prompt.token_ids) for each in scored for _ in range(body.num_choices)]
 
@@ -124,12 +127,11 @@ class _Answer:
         """What each prompt's choices begin with."""
         if not self._body.echo:
             return [NOTHING] * len(self._prepared)
-        limit = self._served.settings.max_running_sequences
-        started = time.monotonic()
-        echoes = await together([partial(self._echo, index) for index in range(len(self._prepared))], limit=limit)
-        if self._body.logprobs is not None:
-            self._choices.watch.add_engine(started)
-        return echoes
+        work = [partial(self._echo, index) for index in range(len(self._prepared))]
+        if self._body.logprobs is None:
+            return await together(work, limit=self._choices.limit)
+        with self._choices.watch.engine():
+            return await together(work, limit=self._choices.limit)
 
     async def _echo(self, index: int) -> Piece:
         prepared, prompt = self._prepared[index], self._body.prompts[index]
@@ -145,7 +147,7 @@ class _Answer:
         if len(raw) == 1:
             return unscored
         first = replace(prepared.prompt, token_ids=raw[:1])
-        (result,) = await self._served.engine.score(
+        (result,) = await self._services.decoder.score(
             first, [raw[1:]], num_logprobs=num_logprobs, meter=self._choices.watch.meter
         )
         tops = result.top_logprobs or ((),) * len(result.token_ids)
@@ -153,7 +155,7 @@ class _Answer:
         return (*unscored, *(Scored(*each) for each in scored))
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._served.model.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        text: str = self._services.model.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
 
     def _choice(self, index: int, piece: Piece, *, echo: Piece = NOTHING) -> replies.CompletionChoice:
@@ -188,19 +190,7 @@ class _Answer:
         return by_text
 
     def _reply(self, choices: list[replies.CompletionChoice]) -> replies.Completion:
-        return replies.Completion(
-            id=self._id,
-            object="text_completion",
-            created=self._created,
-            model=self._served.model.name,
-            choices=choices,
-        )
-
-    def _usage(self) -> replies.CompletionUsage:
-        return usage(self._prepared, self._choices.num_generated)
-
-    def _compression(self) -> replies.Compression:
-        return compression(self._prepared, has_contributions=self._body.contributions)
+        return replies.Completion(object="text_completion", choices=choices, **self._named)
 
     def _json(self, chunk: replies.Completion) -> str:
         return chunk.model_dump_json(exclude_unset=True)

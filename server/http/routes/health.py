@@ -1,17 +1,16 @@
 """Whether the server lives, whether it can serve, and its metrics."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from server.core.services import Services, services
-from server.http.schemas import native as schemas
+from server.http.answers.dependencies import With
+from server.http.schemas import models as schemas
 from server.store import StoreError
 
 router = APIRouter(tags=["health"])
-With = Annotated[Services, Depends(services)]
 PING_SECONDS = 2.0  # a probe gives up sooner than a request does
 UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Health}}
 
@@ -27,16 +26,17 @@ async def livez() -> schemas.Health:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/health", responses=UNAVAILABLE)
 @router.get("/readyz", responses=UNAVAILABLE)
-async def readyz(response: Response, served: With) -> schemas.Health:
+async def readyz(response: Response, core: With) -> schemas.Health:
     """The engine runs and takes requests, and the store answers; else 503."""
+    engines = [engine for each in core.models.by_name.values() for engine in (each.encoder, each.decoder)]
     checks = {
-        "engine": "ok" if served.engine.is_ready else "not running",
-        "queue": "full" if served.engine.is_full else "ok",
+        "engine": "ok" if all(engine.is_ready for engine in engines) else "not running",
+        "queue": "full" if any(engine.is_full for engine in engines) else "ok",
         "store": "ok",
     }
     try:
         async with asyncio.timeout(PING_SECONDS):
-            await served.store.ping()
+            await core.store.ping()
     except (StoreError, TimeoutError):
         checks["store"] = "unreachable"
     is_ok = all(check == "ok" for check in checks.values())
@@ -45,6 +45,6 @@ async def readyz(response: Response, served: With) -> schemas.Health:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(served: With) -> Response:
+async def metrics(core: With) -> Response:
     """Prometheus' text format."""
-    return Response(generate_latest(served.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(core.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -7,24 +7,25 @@ from fastapi import APIRouter, Header, Path
 
 from server.core.documents.progress import Report
 from server.core.jobs import Job
-from server.core.patience import patiently
 from server.errors import InvalidRequest
-from server.http.answers.summaries import With, error_detail, errors
-from server.http.routes.compress import Answer, answer_of, work_of
+from server.http.answers.compression import Answer, answer_of, work_of
+from server.http.answers.dependencies import Asking, With, WithDefault
+from server.http.answers.errors import error_detail, possible_errors
 from server.http.schemas import jobs as schemas
 from server.http.schemas.summaries import CompressRequest
+from server.limits import MAX_IDEMPOTENCY_KEY
 
-MAX_KEY_CHARACTERS = 255
-
-router = APIRouter(responses=errors(), tags=["jobs"])
+router = APIRouter(responses=possible_errors(), tags=["jobs"])
 JobId = Annotated[str, Path(description="A job's id, as POST /jobs/compress gave it.")]
 
 
 @router.post("/jobs/compress", status_code=202)
 async def start_job(
     body: CompressRequest,
-    served: With,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=MAX_KEY_CHARACTERS)] = None,
+    core: With,
+    services: WithDefault,
+    tenant: Asking,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=MAX_IDEMPOTENCY_KEY)] = None,
 ) -> schemas.JobResponse:
     """Compress without waiting; the body is that of /compress.
 
@@ -33,26 +34,25 @@ async def start_job(
     """
     if body.stream:
         raise InvalidRequest("a job has no stream: GET /jobs/{id} tells its progress", param="stream")
-    run = work_of(body, served)
+    run = work_of(body, services, tenant, waits=True)
 
     async def work(report: Report) -> Answer:
-        done = await patiently(lambda: run(report))
-        return answer_of(done, served, is_list=body.documents is not None)
+        return answer_of(await run(report), services, is_list=body.documents is not None)
 
     digest = hashlib.sha256(body.model_dump_json().encode()).digest()
-    return _described(served.jobs.start(work, digest=digest, idempotency_key=idempotency_key))
+    return _described(core.jobs.start(work, digest=digest, idempotency_key=idempotency_key))
 
 
 @router.get("/jobs/{job_id}")
-async def get_job(job_id: JobId, served: With) -> schemas.JobResponse:
+async def get_job(job_id: JobId, core: With) -> schemas.JobResponse:
     """How far a job is, and its result when it is done."""
-    return _described(served.jobs.get(job_id))
+    return _described(core.jobs.get(job_id))
 
 
 @router.delete("/jobs/{job_id}")
-async def cancel_job(job_id: JobId, served: With) -> schemas.JobResponse:
+async def cancel_job(job_id: JobId, core: With) -> schemas.JobResponse:
     """Cancel a job; one that has ended stays as it is."""
-    return _described(await served.jobs.cancel(job_id))
+    return _described(await core.jobs.cancel(job_id))
 
 
 def _described(job: Job) -> schemas.JobResponse:

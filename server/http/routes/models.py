@@ -1,28 +1,25 @@
-"""What OpenAI's clients ask for."""
+"""`/v1/models`: what is served, as OpenAI's clients ask for it."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from server.core.served_model import ServedModel
-from server.core.services import Services, services
-from server.http.schemas import native as schemas
+from server.http.answers.dependencies import With
+from server.http.schemas import models as schemas
+from server.http.schemas.errors import ErrorResponse
 
-With = Annotated[Services, Depends(services)]
 router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models")
-async def list_models(served: With) -> schemas.ModelList:
-    """The one model that is served, and its limits."""
-    return schemas.ModelList(data=[_card(served.model)])
+async def list_models(core: With) -> schemas.ModelList:
+    """The models that are served, and their limits."""
+    return schemas.ModelList(data=[_card(each.model) for each in core.models.by_name.values()])
 
 
-@router.get("/v1/models/{model_id:path}", responses={404: {"model": schemas.ErrorResponse}})
-async def get_model(model_id: str, served: With) -> schemas.ModelCard:
+@router.get("/v1/models/{model_id:path}", responses={404: {"model": ErrorResponse}})
+async def get_model(model_id: str, core: With) -> schemas.ModelCard:
     """The model of this name."""
-    served.model.require_name(model_id)
-    return _card(served.model)
+    return _card(core.models.named(model_id).model)
 
 
 def _card(model: ServedModel) -> schemas.ModelCard:

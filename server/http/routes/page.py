@@ -1,4 +1,4 @@
-"""The playground: one static page and what it loads, from `server/static/`."""
+"""The playground: one static page and what it loads, from `static/`."""
 
 from pathlib import Path
 

@@ -6,20 +6,23 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from server.engine.detokenizer import pieces
-from server.http.answers.summaries import IdInPath, With, described, errors
+from server.http.answers.dependencies import Asking, IdInPath, With, WithDefault
+from server.http.answers.errors import possible_errors
 from server.http.schemas import summaries as schemas
 
 SAFETENSORS = "application/octet-stream"
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
-router = APIRouter(responses=errors(), tags=["summaries"])
+router = APIRouter(responses=possible_errors(), tags=["summaries"])
 
 
 @router.get("/summaries")
-async def list_summaries(served: With, asked: Annotated[schemas.ListParameters, Query()]) -> schemas.SummaryList:
+async def list_summaries(
+    services: WithDefault, tenant: Asking, asked: Annotated[schemas.ListParameters, Query()]
+) -> schemas.SummaryList:
     """The stored summaries of this model and tenant, newest first."""
-    page, has_more = await served.summaries.page(served.compressor.tenant, limit=asked.limit, after=asked.after)
-    data = [schemas.SummaryResponse(**described(summary, served)) for summary in page]
+    page, has_more = await services.summaries.page(tenant, limit=asked.limit, after=asked.after)
+    data = [schemas.SummaryResponse(**summary.described(services.model.name)) for summary in page]
     return schemas.SummaryList(data=data, has_more=has_more)
 
 
@@ -28,39 +31,41 @@ async def list_summaries(served: With, asked: Annotated[schemas.ListParameters, 
     response_model=schemas.StoredSummaryResponse,
     responses={200: {"content": {SAFETENSORS: BINARY, "text/plain": {"schema": {"type": "string"}}}}},
 )
-async def get_summary(summary_id: IdInPath, served: With, asked: Annotated[schemas.GetParameters, Query()]) -> Any:
+async def get_summary(
+    summary_id: IdInPath, services: WithDefault, tenant: Asking, asked: Annotated[schemas.GetParameters, Query()]
+) -> Any:
     """Describe a stored summary, or export it.
 
     `safetensors` is a file that PUT takes on a server of the same model and tenant_salt; `prompt_embeds` is what vLLM
     takes under that name, base64 of a saved tensor.
     """
-    summary = await served.summaries.get(summary_id, param="id")
+    summary = await services.summaries.get(summary_id, param="id")
     if asked.format == "safetensors":
         name = f'attachment; filename="{summary.id}.safetensors"'
-        data = await served.portable.export(summary)
+        data = await services.portable.export(summary, tenant)
         return Response(data, media_type=SAFETENSORS, headers={"Content-Disposition": name})
     if asked.format == "prompt_embeds":
-        return Response(await served.portable.prompt_embeds(summary), media_type="text/plain")
+        return Response(await services.portable.prompt_embeds(summary), media_type="text/plain")
     return schemas.StoredSummaryResponse(
-        **described(summary, served),
+        **summary.described(services.model.name),
         segment_tokens=list(summary.manifest.segment_tokens),
-        expires_in_seconds=await served.summaries.seconds_to_live(summary.id),
+        expires_in_seconds=await services.summaries.seconds_to_live(summary.id),
     )
 
 
 @router.get("/summaries/{summary_id}/segments")
 async def list_segments(
-    summary_id: IdInPath, served: With, asked: Annotated[schemas.SegmentsParameters, Query()]
+    summary_id: IdInPath, services: WithDefault, asked: Annotated[schemas.SegmentsParameters, Query()]
 ) -> schemas.SegmentList:
     """A document's segments in order: which of their tokens their vectors stand at, and the text where it was kept."""
-    summary = await served.summaries.get(summary_id, param="id")
+    summary = await services.summaries.get(summary_id, param="id")
     first = 0 if asked.after is None else asked.after + 1
     numbers = range(len(summary.manifest.segments))[first : first + asked.limit]
-    found = await served.summaries.read_segments(summary, numbers)
+    found = await services.summaries.read_segments(summary, numbers)
     texts: list[tuple[int, ...] | None] = [None] * len(numbers)
     if summary.manifest.has_text:
-        texts = await served.summaries.segments.texts([summary.manifest.segments[number] for number in numbers])
-    tokenizer = served.model.tokenizer
+        texts = await services.summaries.segments.texts([summary.manifest.segments[number] for number in numbers])
+    tokenizer = services.model.tokenizer
     data = await asyncio.to_thread(
         lambda: [
             schemas.SegmentResponse(
@@ -87,18 +92,22 @@ async def put_summary(
     summary_id: IdInPath,
     request: Request,
     response: Response,
-    served: With,
+    core: With,
+    services: WithDefault,
+    tenant: Asking,
     asked: Annotated[schemas.PutParameters, Query()],
 ) -> schemas.SummaryResponse:
     """Import a summary that a server of the same model and tenant_salt exported."""
-    ttl_seconds = served.settings.default_ttl_seconds if asked.ttl_seconds is None else asked.ttl_seconds
-    summary, is_new = await served.portable.take(summary_id, await request.body(), ttl_seconds=ttl_seconds)
+    ttl_seconds = core.settings.default_ttl_seconds if asked.ttl_seconds is None else asked.ttl_seconds
+    summary, is_new = await services.portable.take(
+        summary_id, await request.body(), tenant=tenant, ttl_seconds=ttl_seconds
+    )
     response.status_code = 201 if is_new else 200
-    return schemas.SummaryResponse(**described(summary, served))
+    return schemas.SummaryResponse(**summary.described(services.model.name))
 
 
 @router.delete("/summaries/{summary_id}")
-async def delete_summary(summary_id: IdInPath, served: With) -> schemas.DeletedResponse:
+async def delete_summary(summary_id: IdInPath, services: WithDefault) -> schemas.DeletedResponse:
     """Delete a summary. Segments that other summaries share stay."""
-    await served.summaries.delete(summary_id)
+    await services.summaries.delete(summary_id)
     return schemas.DeletedResponse(id=summary_id)

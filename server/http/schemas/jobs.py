@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from server.http.schemas.native import ErrorDetail
+from server.http.schemas.errors import ErrorDetail
 from server.http.schemas.summaries import CompressedList, CompressResponse
 
 

@@ -10,27 +10,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from server.http.schemas.native import (
-    A_LIST_OF_TEXTS,
-    A_TEXT,
-    EXAMPLE_ID,
+from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, EXAMPLE_ID, Body, SummaryId, Text, example
+from server.http.schemas.conditioning import ExpandOrNot, MaxVectors, Sampling
+from server.limits import (
+    MAX_BIASES,
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    MAX_MESSAGES,
     MAX_NEW_TOKENS,
     MAX_PARTS,
-    Body,
-    ExpandOrNot,
-    MaxVectors,
-    Sampling,
-    SummaryId,
-    Text,
-    example,
+    MAX_PROMPTS,
 )
 
-MAX_CHOICES = 16
-MAX_PROMPTS = 128
-MAX_MESSAGES = 10_000
-MAX_LOGPROBS = 20
-MAX_BIASES = 1024
-CONTENT_PARTS = "content parts"  # a tag, as those in `native.py`
+CONTENT_PARTS = "content parts"  # a tag, as those in `base.py`
 
 TokenId = Annotated[int, Field(ge=0)]
 NoItems = Annotated[list[Any], Field(max_length=0)]

@@ -1,10 +1,8 @@
 """What a reply says of its own cost."""
 
-from typing import Literal
-
 from pydantic import BaseModel, Field
 
-CacheTier = Literal["memory", "store", "computed"]
+from server.core.receipts import CacheTier
 
 
 class ExpandedSegment(BaseModel):

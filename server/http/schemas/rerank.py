@@ -8,20 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
-from server.http.schemas.native import (
-    EXAMPLE_ID,
-    MAX_TTL_SECONDS,
-    Body,
-    MaxVectors,
-    NonEmptyText,
-    SummaryId,
-    Text,
-    Usage,
-    example,
-)
+from server.http.schemas.base import EXAMPLE_ID, Body, NonEmptyText, SummaryId, Text, example
+from server.http.schemas.conditioning import MaxVectors, Usage
 from server.http.schemas.receipts import Receipt
-
-MAX_PASSAGES = 1000
+from server.limits import MAX_PASSAGES, MAX_TTL_SECONDS
 
 
 class PassageBody(Body):

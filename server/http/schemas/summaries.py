@@ -1,19 +1,21 @@
 """Documents in, summaries out."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
-from server.http.schemas.native import MAX_TTL_SECONDS, Body, SummaryId, Text, TokenIds, example
+from server.http.schemas.base import Body, SummaryId, Text, TokenIds, example
 from server.http.schemas.receipts import Receipt
-
-MAX_DOCUMENTS = 1000
-MAX_METADATA = 16
-MAX_METADATA_NAME = 64
-MAX_METADATA_VALUE = 512
-MAX_LISTED = 1000
-MAX_SEGMENTS = 100
+from server.limits import (
+    MAX_DOCUMENTS,
+    MAX_LISTED,
+    MAX_METADATA,
+    MAX_METADATA_NAME,
+    MAX_METADATA_VALUE,
+    MAX_SEGMENTS,
+    MAX_TTL_SECONDS,
+)
 
 Metadata = Annotated[
     dict[
@@ -22,6 +24,14 @@ Metadata = Annotated[
     ],
     Field(max_length=MAX_METADATA),
 ]
+
+
+class Wanted(Protocol):
+    """What all bodies with documents say of them."""
+
+    ttl_seconds: float | None
+    keep_text: bool
+    measure: bool
 
 
 class Kept(Body):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from server.http.schemas.native import Body, Text, TokenIds, example
+from server.http.schemas.base import Body, Text, TokenIds, example
 
 
 class TokenizeRequest(Body):

@@ -1,9 +1,8 @@
-"""Around every request: the limit of its body, its line in the log, its metrics."""
+"""Of every request, its line in the log and its metrics."""
 
 import logging
 import time
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.metrics import Metrics
@@ -14,13 +13,12 @@ UNKNOWN = "unknown"  # one label for all paths that are no endpoint: clients cho
 QUIET = frozenset({"/health", "/livez", "/readyz", "/metrics"})
 
 
-class Access:
+class RequestLog:
     """A pure ASGI middleware (asgi.readthedocs.io), so that streams pass through as they come."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,23 +33,9 @@ class Access:
             await send(message)
 
         try:
-            await self._app(scope, self._limited(receive), observed_send)
+            await self._app(scope, receive, observed_send)
         finally:
             self._record(scope, status, time.monotonic() - started)
-
-    def _limited(self, receive: Receive) -> Receive:
-        size = 0
-
-        async def limited_receive() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._max_body_bytes:
-                # an HTTPException, since FastAPI turns any other error here into "400, could not parse the body"
-                raise HTTPException(413, f"the request body is over the limit of {self._max_body_bytes} bytes")
-            return message
-
-        return limited_receive
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         endpoint = getattr(scope.get("route"), "path", UNKNOWN)

@@ -1,0 +1,146 @@
+"""The composition root: builds the parts from settings and hands them on; nothing else knows them all."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from model import AutoCompressor
+from server.core.checkpoints import open_checkpoint
+from server.core.documents.compression import Compressor
+from server.core.documents.intake import Intake
+from server.core.documents.portable import Portable
+from server.core.documents.retention import Retainer
+from server.core.documents.summaries import Summaries
+from server.core.generating import Generator
+from server.core.jobs import Jobs
+from server.core.models import Core, Models
+from server.core.prompts.expansion import Expander
+from server.core.prompts.fusing import Fuser
+from server.core.prompts.gathering import Gatherer
+from server.core.prompts.prepared import Preparer
+from server.core.prompts.prompting import Prompter
+from server.core.prompts.window import Window
+from server.core.reranking import Reranker
+from server.core.scoring import Scorer
+from server.core.served_model import ServedModel
+from server.core.services import Services
+from server.core.tenant import Tenant
+from server.engine.protocol import Decoder, Encoder, Engine
+from server.engine.torch.build import build_engine
+from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
+from server.engine.torch.devices import choose_device, choose_dtype
+from server.metrics import Metrics
+from server.settings import Settings
+from server.store import SummaryStore, open_store
+
+QUEUE_SHARE = 4  # of the engine's line, the part that one request's documents may take
+
+
+@asynccontextmanager
+async def open_core(settings: Settings) -> AsyncIterator[Core]:
+    """Load the model, open the store, start the engine; stop and close them at the end.
+
+    Raises:
+        ValueError, OSError, StoreError: a part cannot be built from these settings.
+    """
+    metrics = Metrics()
+    compressor, served = await in_a_thread_that_ends(load_model, settings)
+    store = await open_store(settings.store)
+    try:
+        engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)
+        engine.start()
+        try:
+            core = connect(settings, served, engine, store, metrics)
+            try:
+                with one_core_elsewhere():
+                    yield core
+            finally:
+                await core.jobs.close()
+        finally:
+            await asyncio.to_thread(engine.stop)
+    finally:
+        await store.close()
+
+
+def connect(settings: Settings, served: ServedModel, engine: Engine, store: SummaryStore, metrics: Metrics) -> Core:
+    """The core over an engine and a store that are open."""
+    metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
+    services = build_services(served, engine, engine, store, settings, metrics)
+    return Core(
+        settings=settings,
+        models=Models({served.name: services}),
+        store=store,
+        jobs=Jobs(),
+        metrics=metrics,
+        tenant=Tenant(settings.tenant_salt),
+    )
+
+
+def build_services(
+    model: ServedModel, encoder: Encoder, decoder: Decoder, store: SummaryStore, settings: Settings, metrics: Metrics
+) -> Services:
+    """The parts of one model."""
+    max_together = max(1, settings.max_requests // QUEUE_SHARE)
+    summaries = Summaries(model, store, metrics)
+    compressor = Compressor(model, encoder, summaries, metrics)
+    prompter = Prompter(model, summaries, Gatherer(model, decoder, summaries, compressor), metrics)
+    window = Window(model, prompter, raw_tokens=settings.raw_tokens)
+    expander = Expander(model, summaries, prompter)
+    intake = Intake(
+        model,
+        compressor,
+        Retainer(model, encoder, decoder, metrics),
+        default_ttl_seconds=settings.default_ttl_seconds,
+        max_together=max_together,
+    )
+    return Services(
+        model=model,
+        encoder=encoder,
+        decoder=decoder,
+        summaries=summaries,
+        compressor=compressor,
+        intake=intake,
+        portable=Portable(model, summaries),
+        prompter=prompter,
+        window=window,
+        expander=expander,
+        preparer=Preparer(prompter, window, expander, Fuser(decoder, prompter)),
+        generator=Generator(decoder, prompter, expander),
+        scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
+        reranker=Reranker(model, decoder, summaries, prompter, intake),
+    )
+
+
+def load_model(settings: Settings) -> tuple[AutoCompressor, ServedModel]:
+    """Load the checkpoint that the settings name, on the device and in the format they choose."""
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    name, compressor = open_checkpoint(settings.model, settings.data, dtype=dtype, device=device)
+    if compressor.summary_length == 0:
+        raise ValueError(f"the checkpoint {settings.model} has summary_length 0: it compresses nothing")
+    if compressor.tokenizer is None:
+        raise ValueError(f"the checkpoint {settings.model} has no tokenizer")
+    return compressor, served_model(compressor, settings, name=name)
+
+
+def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -> ServedModel:
+    """What the server is to know of a model that is loaded."""
+    positions = compressor.positions
+    # OPT's positions leave its soft prompts out, the rows of the KV pool do not
+    whole = positions.max_positions * (1 if positions.counts_soft_prompt else 2)
+    return ServedModel(
+        name=name,
+        fingerprint=compressor.fingerprint,
+        config=compressor.config,
+        positions=positions,
+        max_sequence_tokens=min(settings.max_sequence_tokens or whole, whole),
+        vocabulary_size=compressor.base.config.vocab_size,
+        hidden_size=compressor.hidden_size,
+        dtype=str(compressor.dtype).removeprefix("torch."),
+        device=str(compressor.device),
+        created=int(time.time()),
+        tokenizer=compressor.tokenizer,
+        document_limit=settings.max_document_tokens,
+        is_trained=compressor.is_trained,
+    )

@@ -1,0 +1,45 @@
+"""The models that are served, by name, and what they share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.core.jobs import Jobs
+from server.core.services import Services
+from server.core.tenant import Tenant
+from server.errors import ModelNotFound
+from server.metrics import Metrics
+from server.settings import Settings
+from server.store import SummaryStore
+
+
+@dataclass(frozen=True)
+class Models:
+    """Services by the name of their model, the default one first."""
+
+    by_name: Mapping[str, Services]
+
+    @property
+    def default(self) -> Services:
+        return next(iter(self.by_name.values()))
+
+    def named(self, name: str | None) -> Services:
+        """Those of the model of this name, None for the default one; ModelNotFound where it is not served."""
+        if name is None:
+            return self.default
+        if name not in self.by_name:
+            served = ", ".join(map(repr, self.by_name))
+            are = "are" if len(self.by_name) > 1 else "is"
+            raise ModelNotFound(f"there is no model {name!r}; {served} {are} served", param="model")
+        return self.by_name[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Core:
+    """A running server without HTTP."""
+
+    settings: Settings
+    models: Models
+    store: SummaryStore
+    jobs: Jobs
+    metrics: Metrics
+    tenant: Tenant  # of every call, as long as there are no keys that tell one from another

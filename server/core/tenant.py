@@ -1,0 +1,24 @@
+"""Whose documents: part of all their ids, given with each call."""
+
+from dataclasses import dataclass
+
+from server.core.documents import chain
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Equal documents of tenants with other salts have other ids, and each sees its own list."""
+
+    salt: str = ""
+
+    def root(self, fingerprint: str) -> str:
+        """The key before any segment, for the model of this fingerprint."""
+        return chain.root_key(fingerprint, self.salt)
+
+    def owner(self, fingerprint: str) -> str:
+        """Whose list a summary is in, as manifests name it; tells nothing of the salt."""
+        return chain.derived_key(self.root(fingerprint), "tenant")
+
+    def export_key(self, fingerprint: str) -> bytes:
+        """What signs exported summaries."""
+        return chain.derived_key(self.root(fingerprint), "export").encode()

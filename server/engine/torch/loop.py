@@ -1,0 +1,202 @@
+"""One thread owns the device: a step is schedule, run, deliver."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from model.compressors import SegmentSummary
+from server.engine.torch.observer import EngineObserver
+from server.engine.torch.prefix_cache import PrefixCache
+from server.engine.torch.requests import Compression, Generation, Phase, Piece, Request, Scoring
+from server.engine.torch.runner import BatchRunner
+from server.engine.torch.sampler import Sampled
+from server.engine.torch.scheduler import Limits, Scheduler
+from server.errors import EngineFailed, NotReady, ServiceError
+
+logger = logging.getLogger(__name__)
+
+
+class EngineLoop:
+    """Runs what is submitted.
+
+    A failed batch fails its own members; an error of the loop's own fails everyone waiting and ends it.
+    """
+
+    def __init__(
+        self,
+        runner: BatchRunner,
+        limits: Limits,
+        *,
+        num_appended: int,
+        accumulate_summary: bool,
+        end_of_text: frozenset[int],
+        observer: EngineObserver,
+        prefix_cache_bytes: int,
+    ) -> None:
+        self._runner = runner
+        self._scheduler = Scheduler(limits, num_appended=num_appended, find_prefix=self._find_prefix)
+        self._prefixes = PrefixCache(prefix_cache_bytes)
+        self._accumulate_summary = accumulate_summary
+        self._end_of_text = end_of_text
+        self._observer = observer
+        self._work = threading.Condition()
+        self._is_stopping = False
+        self._has_cores = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, and return when it has taken as many cores as torch gives a thread by now."""
+        self._thread.start()
+        self._has_cores.wait()
+
+    def stop(self) -> None:
+        """End the thread after its step; whoever still waits gets `NotReady`. Blocks until it has ended."""
+        with self._work:
+            self._is_stopping = True
+            self._work.notify()
+        self._thread.join()
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive() and not self._is_stopping
+
+    def submit(self, request: Request) -> None:
+        """Put a request into the line; NotReady where none is served any more."""
+        with self._work:
+            if not self.is_running:
+                raise NotReady("the engine is not running")
+            self._scheduler.submit(request)
+            self._work.notify()
+
+    def cancel(self, request: Request) -> None:
+        """Free what a request holds at the next step; nothing where it has ended."""
+        with self._work:
+            request.is_cancelled = True
+            self._work.notify()
+
+    def _serve(self) -> None:
+        fate: ServiceError = EngineFailed("the engine has failed; the server has to be restarted")
+        torch.get_num_threads()  # torch sets a thread's number when it first asks
+        self._has_cores.set()
+        try:
+            while batch := self._next_batch():
+                self._step(*batch)
+            fate = NotReady("the server is stopping")
+        except Exception:
+            logger.exception("the engine has failed")
+        finally:
+            self._fail_all(fate)
+
+    def _next_batch(self) -> tuple[list[Piece], list[tuple[int, int, int]]] | None:
+        """Wait for work, and what is to be moved before it; None when the engine stops."""
+        with self._work:
+            while not self._is_stopping:
+                pieces = self._scheduler.schedule()
+                self._observer.load(self._scheduler)
+                if pieces:
+                    return pieces, self._scheduler.take_moves()
+                self._work.wait()
+        return None
+
+    def _step(self, pieces: Sequence[Piece], moves: Sequence[tuple[int, int, int]]) -> None:
+        started = time.monotonic()
+        new = {id(piece.request): piece.request for piece in pieces if piece.request.started_at is None}
+        for piece in pieces:
+            self._observer.start(piece, started)
+        try:
+            for move in moves:
+                self._runner.move(*move)
+            for request in new.values():
+                self._runner.prepare(request)
+            results = self._runner.run(pieces)
+        except torch.AcceleratorError:
+            raise  # a device after an illegal access, say, answers nothing more: this ends the engine
+        except Exception as error:  # the batch's members share its fate, the engine does not
+            logger.exception("a batch of %d pieces failed", len(pieces))
+            for request in {id(piece.request): piece.request for piece in pieces}.values():
+                self._finish(request, EngineFailed(f"the forward pass failed: {type(error).__name__}"))
+            return
+        self._observer.step(pieces, time.monotonic() - started)
+        for piece, result in zip(pieces, results, strict=True):
+            if piece.request.is_ended:  # by an earlier piece of this batch that failed
+                continue
+            with self._work:
+                self._scheduler.complete(piece)
+            try:
+                self._remember(piece, result)
+                self._deliver(piece, result)
+            except Exception as error:  # a tokenizer's, say: one request's trouble
+                if piece.request.is_ended:
+                    raise
+                logger.exception("a %s of one request failed", piece.phase.value)
+                self._finish(piece.request, EngineFailed(f"the result failed: {type(error).__name__}"))
+
+    def _find_prefix(self, request: Request) -> int:
+        """Give a request what is known of its soft prompt: so many positions."""
+        found = self._prefixes.find(request.given_hashes)
+        request.prefix, num_known = (None, 0) if found is None else (found[0].strip, found[1])
+        return num_known
+
+    def _remember(self, piece: Piece, result: Any) -> None:
+        """Keep the keys and values of a soft prompt, for whoever reads it next."""
+        request, hashes = piece.request, piece.request.read_hashes
+        if isinstance(result, ServiceError) or piece.phase is Phase.DECODE or not hashes or self._prefixes.has(hashes):
+            return
+        strip = self._runner.soft_prompt_strip(request)
+        if strip is not None:
+            share = request.soft_prompt_length // len(hashes)
+            lengths = request.lengths or [share] * len(hashes)
+            self._prefixes.put(hashes, list(accumulate(lengths)), strip)
+
+    def _deliver(self, piece: Piece, result: Any) -> None:
+        request = piece.request
+        if isinstance(result, ServiceError):
+            self._finish(request, result)
+        elif isinstance(request, Compression):
+            self._deliver_summary(request, result, is_last=piece.index + 1 == len(request.segments))
+        elif isinstance(request, Scoring) and piece.phase is Phase.SCORE:
+            request.results[piece.index] = result
+            if len(request.results) == len(request.continuations):
+                self._finish(request, [request.results[index] for index in range(len(request.continuations))])
+        elif isinstance(request, Generation):
+            self._deliver_token(request, result)
+
+    def _deliver_summary(self, request: Compression, summary: SegmentSummary, *, is_last: bool) -> None:
+        if not request.reads_alone:
+            is_first = request.soft_prompt is None or not self._accumulate_summary
+            vectors = summary.vectors
+            request.soft_prompt = vectors if is_first else torch.cat([request.soft_prompt, vectors])
+            request.soft_prompt_length = request.soft_prompt.shape[0]
+        self._observer.vectors(len(summary))
+        if is_last:
+            self._finish(request, summary)
+        else:
+            request.deliver(summary)
+
+    def _deliver_token(self, request: Generation, sampled: Sampled) -> None:
+        event = request.take(sampled, self._end_of_text)
+        self._observer.token(request, event.finish_reason)
+        if event.finish_reason is None:
+            request.deliver(event)
+        else:
+            self._finish(request, event)
+
+    def _finish(self, request: Request, result: Any) -> None:
+        request.is_ended = True
+        with self._work:
+            self._scheduler.remove(request)
+        request.deliver(result)
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._work:
+            self._is_stopping = True
+            waiting = self._scheduler.requests
+            for request in waiting:
+                self._scheduler.remove(request)
+        for request in waiting:
+            request.deliver(error)

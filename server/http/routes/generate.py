@@ -1,0 +1,83 @@
+"""`/generate`: a prompt continued, conditioned on stored summaries."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from server.core.generating import Generation
+from server.http.answers import sse
+from server.http.answers.conditions import call_of, condition_of
+from server.http.answers.dependencies import Asking, With
+from server.http.answers.errors import possible_errors
+from server.http.answers.receipts import headers, shown_receipt, shown_usage
+from server.http.answers.sampling import sampling_params
+from server.http.answers.waiting import unless_disconnected
+from server.http.schemas import generate as schemas
+
+router = APIRouter(responses=possible_errors())
+
+
+@router.post(
+    "/generate",
+    response_model=schemas.GenerateResponse,
+    responses={200: {"content": sse.CONTENT}},
+    tags=["generation"],
+)
+async def generate(
+    body: schemas.GenerateRequest, request: Request, response: Response, core: With, tenant: Asking
+) -> Any:
+    """Continue a prompt, conditioned on stored summaries.
+
+    With `stream`, server-sent events: a chunk for each piece of text, the last with usage, then `[DONE]`.
+    """
+    services = core.models.named(body.model)
+    beginning = services.generator.begin(
+        call_of(body, tenant), condition_of(body), partial(sampling_params, body), max_tokens=body.max_tokens
+    )
+    generation = await unless_disconnected(request, beginning)
+    answer = _Answer(generation, services.model.name)
+    if body.stream:
+        stream = await sse.streamed(request, answer.chunks())
+        stream.headers.update(headers(generation.watch))
+        return stream
+    whole = await unless_disconnected(request, answer.whole())
+    response.headers.update(headers(generation.watch))
+    return whole
+
+
+class _Answer:
+    """One generation as the client gets it, whole or in chunks."""
+
+    def __init__(self, generation: Generation, model: str) -> None:
+        self._generation = generation
+        self._model = model
+
+    async def whole(self) -> schemas.GenerateResponse:
+        text, reason = await self._generation.whole()
+        return schemas.GenerateResponse(
+            id=self._generation.id, model=self._model, text=text, finish_reason=reason, **self._cost()
+        )
+
+    async def chunks(self) -> AsyncGenerator[str]:
+        """A chunk as JSON for each token that made text certain, and one for the end."""
+        async for event in self._generation.events():
+            reason = event.finish_reason
+            if event.text or reason is not None:
+                chunk = schemas.GenerateChunk(
+                    id=self._generation.id,
+                    model=self._model,
+                    text=event.text,
+                    finish_reason=reason,
+                    **({} if reason is None else self._cost()),
+                )
+                yield chunk.model_dump_json(exclude_none=True)
+
+    def _cost(self) -> dict[str, Any]:
+        return {
+            "usage": shown_usage(self._generation.usage),
+            "timings": schemas.GenerateTimings(**asdict(self._generation.timings)),
+            "receipt": shown_receipt(self._generation.receipt),
+        }

@@ -1,0 +1,128 @@
+"""What a call is conditioned on, how tokens are chosen, and what a call cost."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, Field, Tag, model_validator
+
+from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, Body, NonEmptyText, OneOrMany, SummaryId, Text
+from server.limits import MAX_EXPANDED, MAX_PARTS, MAX_SEED, MAX_STOPS, MAX_TEMPERATURE
+
+
+class Part(Body):
+    """A stored summary or a text."""
+
+    summary_id: SummaryId | None = None
+    text: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Part":
+        if (self.summary_id is None) == (self.text is None):
+            raise ValueError("a part is either a `summary_id` or a `text`")
+        return self
+
+
+class Expand(Body):
+    segments: int = Field(
+        ge=1,
+        le=MAX_EXPANDED,
+        description="How many, of all summaries together; of what was compressed of the prompt itself at most a "
+        "quarter of the window.",
+    )
+
+
+ExpandOrNot = Annotated[
+    Expand | None,
+    Field(
+        description="Read the segments that the prompt speaks of most as text, in their place: of summaries whose text "
+        "was kept (`keep_text`), and of what had to be compressed of the prompt itself. By the words (BM25) of a "
+        "chat's last message, else of the prompt's last 128 tokens."
+    ),
+]
+MaxVectors = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="Read so many vectors of each summary, the most important ones, shared out over its segments. Null "
+        "is all; where those do not fit, older segments keep fewer. Refused where vectors have no order.",
+    ),
+]
+
+
+class Conditioned(Body):
+    """What a call is conditioned on: `context`, or its short form `summary_ids` and then `prompt`."""
+
+    context: list[Part] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_PARTS,
+        description="Summaries and texts in order. A text before a summary is compressed in its place; "
+        "one has to follow the last.",
+    )
+    summary_ids: list[SummaryId] = Field(default_factory=list, max_length=MAX_PARTS)
+    prompt: Text | None = None
+    max_vectors: MaxVectors = None
+    expand: ExpandOrNot = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Conditioned":
+        self._require_condition()
+        return self
+
+    def _require_condition(self) -> None:
+        if self.context is None and self.prompt is None:
+            raise ValueError("give `prompt`, with or without `summary_ids`, or `context`")
+        if self.context is not None and (self.summary_ids or self.prompt is not None):
+            raise ValueError("give either `context` or `summary_ids` and `prompt`")
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts in order, whichever form they came in."""
+        if self.context is not None:
+            return self.context
+        return [*(Part(summary_id=summary_id) for summary_id in self.summary_ids), Part(text=self.prompt)]
+
+
+def _unless_off(top_k: int) -> int | None:
+    return top_k if top_k > 0 else None
+
+
+TopK = Annotated[int, Field(ge=-1), AfterValidator(_unless_off)]
+Stops = Annotated[Annotated[NonEmptyText, Tag(A_TEXT)] | Annotated[list[NonEmptyText], Tag(A_LIST_OF_TEXTS)], OneOrMany]
+
+
+class Sampling(Body):
+    """How tokens are chosen; null is the default."""
+
+    temperature: float | None = Field(1.0, ge=0, le=MAX_TEMPERATURE, description="0 takes the most likely token.")
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    top_k: TopK | None = Field(None, description="Null is all, and so are vLLM's -1 and 0.")
+    min_p: float | None = Field(0.0, ge=0, le=1, description="Least share of the most likely token's probability.")
+    repetition_penalty: float | None = Field(
+        1.0, gt=0, le=10, description="For tokens of the prompt and of the answer."
+    )
+    frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
+    presence_penalty: float | None = Field(0.0, ge=-2, le=2)
+    ignore_eos: bool | None = Field(default=False, description="Go on after the end-of-text token.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    stop: Stops | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @model_validator(mode="after")
+    def _few_stops(self) -> "Sampling":
+        if len(self.stops) > MAX_STOPS:
+            raise ValueError(f"`stop` has {len(self.stops)} strings; the limit is {MAX_STOPS}")
+        return self
+
+
+class Usage(BaseModel):
+    prompt_tokens: int = Field(description="Tokens read as they are.")
+    summary_vectors: int = Field(description="Positions that summaries took.")
+    thinned_vectors: int = Field(description="Vectors of the summaries that were left out as less important.")
+    summarised_tokens: int = Field(description="Document tokens that those stand for.")
+    completion_tokens: int = Field(description="Tokens generated or scored.")
+    total_tokens: int = Field(description="Positions in all: prompt tokens, vectors and completion tokens.")
