@@ -10,7 +10,8 @@ RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 # The dependencies make a layer of their own, which a change of code leaves as it is
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+      print(*project['dependencies'], *project['optional-dependencies']['server'], sep='\n')" \
       > requirements.txt \
     && pip install --quiet $PIP_OPTIONS -c constraints.txt -r requirements.txt setuptools
 COPY README.md LICENSE ./

@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
+EXTRAS ?= all,dev
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 BASE := .venv/.base
@@ -37,7 +38,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "$(PYTHON) is $$($(PYTHON) --version); Python 3.11 or later is needed: make PYTHON=python3.12 setup" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@echo "installing into .venv: a few minutes, most of them for torch"
-	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,train]' \
+	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]' \
 	  2> >($(WARNINGS) >&2) | $(PROGRESS)
 	@touch $@
 

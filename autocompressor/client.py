@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
+from httpx_sse import EventSource
 
 from autocompressor import calls
 from autocompressor.calls import Call, Stream
@@ -102,15 +103,15 @@ class Client:
             if not call.is_stream:
                 return call.read(response.read())
             events = Events(call)
-            for line in response.iter_lines():
-                events.take(line)
+            for event in EventSource(response).iter_sse():
+                events.take(event.data)
             return events.result()
 
     def iterate(self, call: Stream[T]) -> Iterator[T]:
         with self._answer(call) as response:
             events = Events(call)
-            for line in response.iter_lines():
-                if (data := events.take(line)) is not None:
+            for event in EventSource(response).iter_sse():
+                if (data := events.take(event.data)) is not None:
                     yield call.read(data)
             events.require_done()
 
@@ -169,15 +170,15 @@ class AsyncClient:
             if not call.is_stream:
                 return call.read(await response.aread())
             events = Events(call)
-            async for line in response.aiter_lines():
-                events.take(line)
+            async for event in EventSource(response).aiter_sse():
+                events.take(event.data)
             return events.result()
 
     async def iterate(self, call: Stream[T]) -> AsyncIterator[T]:
         async with self._answer(call) as response:
             events = Events(call)
-            async for line in response.aiter_lines():
-                if (data := events.take(line)) is not None:
+            async for event in EventSource(response).aiter_sse():
+                if (data := events.take(event.data)) is not None:
                     yield call.read(data)
             events.require_done()
 

@@ -18,18 +18,15 @@ DONE = "[DONE]"
 
 
 class Events(Generic[T]):
-    """Server-sent events of one answer, fed line by line; an error among them is raised."""
+    """The events of one answer, as they come; an error among them is raised."""
 
     def __init__(self, call: Call[T]) -> None:
         self._call = call
         self._last: bytes | None = None
         self._is_done = False
 
-    def take(self, line: str) -> bytes | None:
-        """The JSON of an event, if the line has one; that of progress goes to who listens for it."""
-        if not line.startswith("data:"):
-            return None
-        data = line.removeprefix("data:").strip()
+    def take(self, data: str) -> bytes | None:
+        """The JSON of an event, if it has one; that of progress goes to who listens for it."""
         if data == DONE:
             self._is_done = True
             return None

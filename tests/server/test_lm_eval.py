@@ -30,7 +30,7 @@ TASK = {
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the harness's own
 def test_lm_eval_gets_the_numbers_of_its_own_model(checkpoint: Path, tmp_path: Path) -> None:
-    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'lm_eval[api]'")
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is of the extra `ci`")
     data = tmp_path / "items.jsonl"
     data.write_text("".join(json.dumps(item) + "\n" for item in ITEMS))
     task = {**TASK, "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(tmp_path / "cache")}}

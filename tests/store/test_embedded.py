@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from server.store import EmbeddedStore, Entry, StoreError, StoreFull, StoreUnavailable, embedded
+from server.store import EmbeddedStore, Entry, StoreError, StoreFull, StoreUnavailable
+from server.store.sqlite import store as embedded
 from server.store.sqlite.file import connect, writing
 
 ROOT = Path(__file__).parents[2]
