@@ -16,6 +16,7 @@ from server.store.protocol import (
     StoreUnavailable,
     SummaryStore,
 )
+from server.store.redis.connect import connect
 from server.store.redis.store import RedisStore
 from server.store.sqlite.store import EmbeddedStore
 
@@ -53,6 +54,6 @@ async def open_store(url: str) -> SummaryStore:
         return await EmbeddedStore.open(Path(url.removeprefix("sqlite:")))
     # redis-py reads a database that is no number as 0
     if re.fullmatch(r"rediss?://[^/?]+(/\d*)?(\?.*)?|unix://.+", url):
-        return RedisStore.open(url)
+        return RedisStore(connect(url))
     shown = re.sub(r"//[^/]*@", "//***@", url)
     raise ValueError(f"a store is sqlite:PATH, redis://HOST:PORT/DB, rediss://... or unix://PATH, not {shown!r}")

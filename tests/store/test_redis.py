@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from server.store import Entry, RedisStore, StoreFull, StoreUnavailable, open_store
+from server.store.redis.connect import connect
 from tests.redis_server import free_port, running_redis
 
 pytestmark = pytest.mark.redis
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.redis
 
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[RedisStore]:
-    opened = RedisStore.open(redis_url)
+    opened = RedisStore(connect(redis_url))
     yield opened
     await opened.close()
 
@@ -31,7 +32,7 @@ def kill(url: str) -> None:
 async def test_an_acknowledged_put_survives_a_kill_and_the_client_reconnects(tmp_path: Path) -> None:
     port = free_port()
     with running_redis(tmp_path, port=port) as url:
-        store = RedisStore.open(url)
+        store = RedisStore(connect(url))
         await store.put_many([Entry("s", b"1"), Entry("m", b"2", ("s",))])
         await store.put_many([Entry("brief", b"3")], ttl_seconds=60)
         kill(url)
@@ -53,7 +54,7 @@ async def test_connections_dropped_while_idle_are_not_noticed(store: RedisStore,
 
 
 async def test_a_server_that_is_down_is_unavailable_at_once() -> None:
-    store = RedisStore.open(f"redis://127.0.0.1:{free_port()}/0")
+    store = RedisStore(connect(f"redis://127.0.0.1:{free_port()}/0"))
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):
         await store.ping()
@@ -68,7 +69,7 @@ async def test_a_server_that_is_down_is_unavailable_at_once() -> None:
 @pytest.mark.parametrize("url", ["redis://host:port/0", "redis://host/0?socket_timeout=x", "redis://host/0?color=1"])
 def test_a_url_that_cannot_work_is_refused_before_it_is_used(url: str) -> None:
     with pytest.raises(ValueError, match=r"port|socket_timeout|color"):
-        RedisStore.open(url)
+        RedisStore(connect(url))
 
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_does_not_answer_is_unavailable(redis_url: str) -> None:
-    store = RedisStore.open(f"{redis_url}?socket_timeout=0.1")
+    store = RedisStore(connect(f"{redis_url}?socket_timeout=0.1"))
     await store.ping()
     with redis.Redis.from_url(redis_url) as client:
         client.client_pause(1000)
@@ -93,7 +94,7 @@ async def test_a_server_that_does_not_answer_is_unavailable(redis_url: str) -> N
 
 async def test_a_server_at_its_memory_limit_is_store_full_and_changes_nothing(tmp_path: Path) -> None:
     with running_redis(tmp_path, arguments=["--maxmemory-policy", "noeviction"]) as url:
-        store = RedisStore.open(url)
+        store = RedisStore(connect(url))
         await store.put_many([Entry("a", b"old"), Entry("s", b"1"), Entry("m", b"2", ("s",))])
         with redis.Redis.from_url(url) as client:
             client.config_set("maxmemory", "1mb")
@@ -109,7 +110,7 @@ async def test_a_server_at_its_memory_limit_is_store_full_and_changes_nothing(tm
 async def test_a_put_is_written_whole_or_not_at_all_by_a_growing_server(tmp_path: Path) -> None:
     """The limit is reached in the middle of a call: what the call began, it completes."""
     with running_redis(tmp_path, arguments=["--maxmemory", "6mb", "--maxmemory-policy", "noeviction"]) as url:
-        store = RedisStore.open(url)
+        store = RedisStore(connect(url))
         segments = [Entry(f"s{number}", b"x" * 100_000) for number in range(100)]
         for size in range(10, 101, 10):
             keys = tuple(entry.key for entry in segments[:size])
@@ -148,7 +149,7 @@ async def test_a_deleted_document_leaves_nothing(store: RedisStore, redis_url: s
 
 
 async def test_replicas_write_together(store: RedisStore, redis_url: str) -> None:
-    other = RedisStore.open(redis_url)
+    other = RedisStore(connect(redis_url))
     puts = [
         each.put_many([Entry(f"s{number}", b"1"), Entry(f"m{number}", b"2", (f"s{number}",))])
         for number, each in enumerate([store, other] * 20)

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from server.store.protocol import (
@@ -19,165 +17,10 @@ from server.store.protocol import (
     StoreUnavailable,
     to_milliseconds,
 )
+from server.store.redis.scripts import DELETE, LIST_REFERRERS, PUT_MANY
 
 VALUE_PREFIX = "autocompressor:value:"
 ABSENT, FOREVER = -2, -1  # what PTTL answers instead of milliseconds (https://redis.io/docs/latest/commands/pttl/)
-
-# What stands under one key of ours, `KEY`:
-#   autocompressor:value:KEY       string: the value
-#   autocompressor:references:KEY  set: what it references; expires with the value
-#   autocompressor:referrers:KEY   sorted set: what references it, scored by when the referrer expires, so that those
-#                                  gone by then are told, and removed, by score; expires with the last of them
-# And under one name of its own:
-#   autocompressor:order           sorted set: what references others, scored by when it was first put; expires with the
-#                                  last of them
-# Expiries are milliseconds since the epoch throughout: PEXPIREAT gives keys the very same one, where PEXPIRE counts
-# from when each command runs. A script sees every key as of its own start, so nothing expires half way through it
-# (https://redis.io/docs/latest/commands/eval/).
-COMMON = """
-local NEVER = math.huge
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function named(kind, key) return 'autocompressor:' .. kind .. ':' .. key end
-
-local ORDER = 'autocompressor:order'
-
-local function later(expiry, name)
-    local existing = redis.call('PEXPIRETIME', name)  -- -1 never expires, -2 is absent
-    if existing == -1 then return NEVER end
-    return math.max(expiry, existing)
-end
-
-local function expire(name, expiry)
-    if expiry == NEVER then redis.call('PERSIST', name) else redis.call('PEXPIREAT', name, expiry) end
-end
-
-local function forget_expired_referrers(key)
-    redis.call('ZREMRANGEBYSCORE', named('referrers', key), '-inf', string.format('(%.0f', now))
-end
-
-local function is_referenced(key)
-    forget_expired_referrers(key)
-    return redis.call('EXISTS', named('referrers', key)) == 1
-end
-"""
-
-# A script that starts with `#!lua` is refused as a whole when memory is over the limit, before it has written anything
-# (https://redis.io/docs/latest/develop/programmability/lua-api/#script_flags).
-# ARGV[1] is JSON, {ttl_milliseconds: number or absent, entries: [{key, references}]}; ARGV[2...] the values.
-PUT_MANY = (
-    "#!lua\n"
-    + COMMON
-    + """
-local request = cjson.decode(ARGV[1])
-local expiry = request.ttl_milliseconds and now + request.ttl_milliseconds or NEVER
-
-local in_call, missing = {}, {}
-for _, entry in ipairs(request.entries) do in_call[entry.key] = true end
-for _, entry in ipairs(request.entries) do
-    for _, reference in ipairs(entry.references) do
-        if not in_call[reference] and redis.call('EXISTS', named('value', reference)) == 0 then
-            table.insert(missing, reference)
-        end
-    end
-end
-if #missing > 0 then return missing end
-
-local function write(entry, value)
-    local name = named('value', entry.key)
-    entry.expiry = later(expiry, name)
-    if #entry.references == 0 or redis.call('EXISTS', name) == 0 then redis.call('ZREM', ORDER, entry.key) end
-    if #entry.references > 0 then
-        local order_expiry = later(entry.expiry, ORDER)
-        redis.call('ZADD', ORDER, 'NX', time[1] * 1000000 + time[2], entry.key)
-        expire(ORDER, order_expiry)
-    end
-    redis.call('SET', name, value)
-    expire(name, entry.expiry)
-    local references = named('references', entry.key)
-    for _, reference in ipairs(redis.call('SMEMBERS', references)) do
-        redis.call('ZREM', named('referrers', reference), entry.key)
-    end
-    redis.call('DEL', references)
-    for _, reference in ipairs(entry.references) do redis.call('SADD', references, reference) end
-    if #entry.references > 0 then expire(references, entry.expiry) end
-end
-
-local function keep_references(key, expiry)
-    for _, reference in ipairs(redis.call('SMEMBERS', named('references', key))) do
-        forget_expired_referrers(reference)
-        local referrers = named('referrers', reference)
-        local referrers_expiry = later(expiry, referrers)
-        redis.call('ZADD', referrers, 'GT', expiry == NEVER and '+inf' or expiry, key)
-        expire(referrers, referrers_expiry)
-        local value = named('value', reference)
-        local existing = redis.call('PEXPIRETIME', value)
-        if existing ~= -1 and existing < expiry then
-            expire(value, expiry)
-            expire(named('references', reference), expiry)
-            if redis.call('ZSCORE', ORDER, reference) then expire(ORDER, later(expiry, ORDER)) end
-            keep_references(reference, expiry)
-        end
-    end
-end
-
--- more than a put adds, so that the expired are a small share of the order
-for _, key in ipairs(redis.call('ZRANDMEMBER', ORDER, 4 * #request.entries)) do
-    if redis.call('EXISTS', named('value', key)) == 0 then redis.call('ZREM', ORDER, key) end
-end
-for index, entry in ipairs(request.entries) do write(entry, ARGV[index + 1]) end
-for _, entry in ipairs(request.entries) do keep_references(entry.key, entry.expiry) end
-return {}
-"""
-)
-
-# Removing must work when memory is full, hence the flag. ARGV[1] is the key.
-DELETE = (
-    "#!lua flags=allow-oom\n"
-    + COMMON
-    + """
-local function remove(key)
-    local references = redis.call('SMEMBERS', named('references', key))
-    redis.call('DEL', named('value', key), named('references', key))
-    redis.call('ZREM', ORDER, key)
-    for _, reference in ipairs(references) do
-        redis.call('ZREM', named('referrers', reference), key)
-        if not is_referenced(reference) then remove(reference) end
-    end
-end
-
-if redis.call('EXISTS', named('value', ARGV[1])) == 0 then return 'absent' end
-if is_referenced(ARGV[1]) then return 'referenced' end
-remove(ARGV[1])
-return 'removed'
-"""
-)
-
-
-# ARGV[1] is how many, ARGV[2] the key they come after, or empty. False is None in redis-py.
-LIST_REFERRERS = (
-    "#!lua flags=no-writes\n"
-    + COMMON
-    + """
-local limit, start = tonumber(ARGV[1]), 0
-if ARGV[2] ~= '' then
-    local rank = redis.call('ZREVRANK', ORDER, ARGV[2])
-    if not rank or redis.call('EXISTS', named('value', ARGV[2])) == 0 then return false end
-    start = rank + 1
-end
-local found = {}
-while #found < limit do
-    local keys = redis.call('ZREVRANGE', ORDER, start, start + limit - 1)
-    if #keys == 0 then break end
-    for _, key in ipairs(keys) do
-        if #found < limit and redis.call('EXISTS', named('value', key)) == 1 then table.insert(found, key) end
-    end
-    start = start + #keys
-end
-return found
-"""
-)
 
 
 class RedisStore:
@@ -193,28 +36,6 @@ class RedisStore:
         self._put_many = client.register_script(PUT_MANY)
         self._delete = client.register_script(DELETE)
         self._list_referrers = client.register_script(LIST_REFERRERS)
-
-    @classmethod
-    def open(cls, url: str) -> "RedisStore":
-        """Make a client of a redis://, rediss:// or unix:// URL; its query may set options of redis-py.
-
-        A server that refuses connections is StoreUnavailable in a fraction of a second, a silent one in 6 seconds.
-        ValueError if redis-py does not take the URL or an option of its query.
-        """
-        client = Redis.from_url(
-            url,
-            socket_connect_timeout=2.0,
-            socket_timeout=2.0,
-            # a connection that was dropped while idle fails at its next command; each of ours may be sent twice
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=2),
-        )
-        pool = client.connection_pool
-        try:
-            # otherwise redis-py meets an unknown option when it first connects
-            pool.connection_class(**pool.connection_kwargs)
-        except TypeError as error:
-            raise ValueError(f"an option of the Redis URL is unknown: {error}") from error
-        return cls(client)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         with _as_store_errors():
