@@ -13,19 +13,19 @@ from accelerate import Accelerator
 
 from model.atomic import written_aside
 from model.precision import computes_in_bfloat16
-from training import report
-from training.evaluate import evaluate_checkpoint
-from training.evaluate_command import DEFAULT_CACHE, print_evaluation, stop
-from training.overrides import MACHINE, WHAT, Overrides, with_override_flags
-from training.plan import DEVICES, as_text, plan
-from training.processes import make_accelerator
-from training.recipe import Recipe
-from training.recipes import RECIPES
+from training.commands.evaluate import DEFAULT_CACHE, print_evaluation, stop
+from training.commands.overrides import MACHINE, WHAT, Overrides, with_override_flags
+from training.data.sources import SUFFIXES, Source
+from training.evaluation.checkpoints import evaluate_checkpoint
+from training.evaluation.scores import LABELS
+from training.loop.processes import make_accelerator
+from training.loop.stopping import StopRequest
+from training.loop.trainer import Interrupted
+from training.planning.plan import DEVICES, as_text, plan
+from training.recipes.catalogue import RECIPES
+from training.recipes.recipe import Recipe
+from training.records import report
 from training.run import Run
-from training.scores import LABELS
-from training.sources import SUFFIXES, Source
-from training.stopping import StopRequest
-from training.trainer import Interrupted
 
 logger = logging.getLogger("training")
 

@@ -14,18 +14,18 @@ from model import AutoCompressor
 from model.atomic import written_aside
 from model.bases import resolve_base
 from model.checkpoint import share_weights
-from training.adapters import Adapted
-from training.bases import loaded_base, new_base, parts_of, plain_base, reference_of, take_over
-from training.batches import Batches, Part
-from training.data import load_documents
-from training.distillation import Distilling
-from training.objectives import LanguageModelling, Objective, Segments
-from training.passes import num_pieces, require_fit
-from training.recipe import Recipe, Stage
-from training.sources import Source
-from training.stopping import StopRequest
-from training.tokenizer import train_tokenizer
-from training.trainer import Interrupted, Trainer
+from training.bases.adapters import Adapted
+from training.bases.loading import loaded_base, new_base, parts_of, plain_base, reference_of, take_over
+from training.data.batches import Batches, Part
+from training.data.documents import load_documents
+from training.data.sources import Source
+from training.data.tokenizer import train_tokenizer
+from training.loop.stopping import StopRequest
+from training.loop.trainer import Interrupted, Trainer
+from training.objectives.cross_entropy import LanguageModelling, Objective, Segments
+from training.objectives.distillation import Distilling
+from training.planning.passes import num_pieces, require_fit
+from training.recipes.recipe import Recipe, Stage
 
 logger = logging.getLogger(__name__)
 

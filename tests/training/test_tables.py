@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from training.evaluation import Evaluation
-from training.scores import NO_CONTEXT, Condition, DocumentScore, Domain, DomainScores
+from training.evaluation.results import Evaluation
+from training.evaluation.scores import NO_CONTEXT, Condition, DocumentScore, Domain, DomainScores
 
 TOKENS = 10  # a window of a document, two documents
 CONTEXTS = (1, 2, 3, 7)
