@@ -24,8 +24,9 @@ from training.loop.trainer import Interrupted
 from training.planning.plan import DEVICES, as_text, plan
 from training.recipes.catalogue import RECIPES
 from training.recipes.recipe import Recipe
-from training.records import report
-from training.run import Run
+from training.run import report
+from training.run.stages import Run
+from training.run.surroundings import surroundings
 
 logger = logging.getLogger("training")
 
@@ -167,7 +168,7 @@ def require_same_run(path: Path, run: Run) -> None:
             )
     elif run.accelerator.is_main_process:
         with written_aside(path) as aside:
-            aside.write_text(json.dumps({**arguments, **report.surroundings()}, indent=1) + "\n")
+            aside.write_text(json.dumps({**arguments, **surroundings()}, indent=1) + "\n")
     run.accelerator.wait_for_everyone()
 
 

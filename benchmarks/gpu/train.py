@@ -30,7 +30,7 @@ from training.planning.flops import step_flops
 from training.planning.plan import stage_models
 from training.recipes.catalogue import RECIPES
 from training.recipes.recipe import Recipe
-from training.records.report import surroundings
+from training.run.surroundings import surroundings
 
 TARGET = 0.40  # of the measured matmul rate
 SMALL_SECONDS = 540  # a call has ten minutes; a stage that is cut off goes on in the next

@@ -38,7 +38,7 @@ from training.planning.passes import Pass, passes_of
 from training.planning.plan import DEVICES, plan
 from training.recipes.catalogue import RECIPES
 from training.recipes.recipe import Compression, Distillation, Lora, Recipe
-from training.run import Run
+from training.run.stages import Run
 
 CONTEXT, TAIL = 48, 16
 DISTILLATION = Distillation(context_tokens=CONTEXT, cut_tokens=4)

@@ -22,8 +22,8 @@ import training.__main__
 from model import AutoCompressor
 from tests.tiny import TEXT, tiny_recipe
 from training.__main__ import app
+from training.loop.records import Record, Records, read_records
 from training.loop.trainer import Trainer
-from training.records.steps import Record, Records, read_records
 
 ROOT = Path(__file__).parents[2]
 

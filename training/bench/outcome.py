@@ -11,7 +11,7 @@ from training.bench.figure import Panel, draw
 from training.bench.options import Options
 from training.evaluation.intervals import Estimate
 from training.evaluation.tables import ABSENT, interval, markdown_table
-from training.records.report import surroundings
+from training.run.surroundings import surroundings
 
 FORMAT_VERSION = 1
 

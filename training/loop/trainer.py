@@ -19,11 +19,11 @@ from training.data.batches import Batches
 from training.loop.feed import feed
 from training.loop.optimisation import build_optimisers, set_learning_rates
 from training.loop.processes import prepare, whole
+from training.loop.records import Record, Records
 from training.loop.snapshots import Snapshots
 from training.loop.stopping import StopRequest
 from training.objectives.cross_entropy import Objective
 from training.recipes.recipe import Precision, Stage
-from training.records.steps import Record, Records
 
 logger = logging.getLogger(__name__)
 

@@ -1,25 +1,19 @@
 """What a finished run leaves to look at: curves as PNG, tables as Markdown, how it was made as JSON."""
 
-import platform
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from model.atomic import written_aside
+from training.loop.records import Record, read_records
 from training.recipes.recipe import Recipe, Stage
-from training.records.steps import Record, read_records
 
 SMOOTHED_STEPS = 25  # the share of steps is noise: curves show a running mean over these
-PACKAGES = ("autocompressor", "torch", "transformers", "accelerate", "peft", "tokenizers")
 COLOURS = ("#1f77b4", "#d95f02")
 
 
@@ -94,35 +88,3 @@ def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     starts = np.maximum(0, ends - SMOOTHED_STEPS)
     means: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
     return means
-
-
-def surroundings() -> dict[str, Any]:
-    """Where a run took place: commit, versions, machine."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {
-        "commit": commit(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "device": device,
-        "devices": max(1, torch.cuda.device_count()),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def commit() -> str | None:
-    """The commit of the checkout that the code runs from, `-dirty` after it where files differ; None outside of one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        told = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return told.stdout.strip() or None if told.returncode == 0 else None
