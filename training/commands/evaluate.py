@@ -2,17 +2,17 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
 
 from training.bench.options import Options
 from training.bench.suites.catalogue import SUITES, run_suite
+from training.commands.shared import DEFAULT_CACHE, stop
 from training.evaluation.checkpoints import MAX_WINDOWS, evaluate_checkpoint
 
 BENCH = "The bench"
-DEFAULT_CACHE = Path.home() / ".cache" / "autocompressor" / "tokens"
 
 
 def print_evaluation(
@@ -92,12 +92,6 @@ def print_evaluation(
         typer.echo(evaluation.as_markdown())
     except (ValueError, OSError) as error:
         stop(str(error))
-
-
-def stop(message: str) -> NoReturn:
-    """Tell what is wrong and end with status 2."""
-    typer.echo(f"training: {message}", err=True)
-    raise typer.Exit(2)
 
 
 def _refuse(flags: dict[str, Any], when: str) -> None:
