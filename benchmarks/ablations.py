@@ -24,7 +24,8 @@ from model import AutoCompressor
 from model.bases import resolve_base
 from model.compressors.anchored import Anchored
 from training.bases.adapters import Adapted
-from training.bases.loading import loaded_base, plain_base
+from training.bases.loading import loaded_base
+from training.bases.references import plain_base
 from training.data.batches import Batches, Part
 from training.data.documents import load_documents
 from training.data.sources import Source

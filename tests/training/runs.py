@@ -38,7 +38,8 @@ from training.loop.records import Record, read_records
 from training.loop.snapshots import Snapshots
 from training.loop.stopping import StopRequest
 from training.loop.trainer import Interrupted, Trainer
-from training.objectives.cross_entropy import Batch, LanguageModelling, Objective, Segments, Substep
+from training.objectives.cross_entropy import LanguageModelling, Segments
+from training.objectives.objective import Batch, Objective, Substep
 from training.recipes.recipe import Lora, Recipe
 from training.run.stages import Run
 

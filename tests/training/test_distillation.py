@@ -34,8 +34,9 @@ from training.loop.trainer import Interrupted
 from training.objectives.distillation import Distilling, Rows, divergence
 from training.objectives.layouts import Kind, Layout
 from training.objectives.padding import together
+from training.planning.devices import DEVICES
 from training.planning.passes import Pass, passes_of
-from training.planning.plan import DEVICES, plan
+from training.planning.plan import plan
 from training.recipes.catalogue import RECIPES
 from training.recipes.recipe import Compression, Distillation, Lora, Recipe
 from training.run.stages import Run

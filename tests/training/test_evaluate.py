@@ -16,7 +16,7 @@ from torch.nn import functional
 import training.evaluation.checkpoints
 from model import AutoCompressor
 from tests.tiny import TEXT, random_ids, tiny_anchored, tiny_base, tiny_compressor, tiny_tokenizer
-from training.bases.loading import reference_of
+from training.bases.references import reference_of
 from training.data.documents import TokenisedDocuments
 from training.data.tokenizer import train_tokenizer
 from training.evaluation.checkpoints import evaluate, evaluate_checkpoint

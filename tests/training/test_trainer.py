@@ -19,7 +19,8 @@ from training.data.batches import Batches, Part
 from training.loop.snapshots import Snapshots
 from training.loop.stopping import StopRequest
 from training.loop.trainer import Rows
-from training.objectives.cross_entropy import Batch, LanguageModelling, Objective, Substep
+from training.objectives.cross_entropy import LanguageModelling
+from training.objectives.objective import Batch, Objective, Substep
 from training.recipes.recipe import Recipe, Stage
 
 

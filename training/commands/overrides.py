@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import typer
 from transformers import AutoConfig
 
-from training.bases.loading import config_source
+from training.bases.references import config_source
 from training.recipes.recipe import Base, Compression, Lora, Method, Precision, Recipe, Saved, Stage, Trained
 from training.recipes.refusals import require_gradient, require_savable
 

@@ -19,7 +19,8 @@ from training.evaluation.scores import LABELS
 from training.loop.processes import make_accelerator
 from training.loop.stopping import StopRequest
 from training.loop.trainer import Interrupted
-from training.planning.plan import DEVICES, as_text, plan
+from training.planning.devices import DEVICES
+from training.planning.plan import as_text, plan
 from training.recipes.catalogue import RECIPES
 from training.recipes.recipe import Recipe
 from training.run.identity import require_same_run

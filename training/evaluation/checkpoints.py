@@ -17,7 +17,7 @@ from model.checkpoint import read_parts, resolve
 from model.config import SummaryConfig
 from model.positions import Positions
 from model.precision import computes_in_bfloat16
-from training.bases.loading import plain_base
+from training.bases.references import plain_base
 from training.data.documents import TokenisedDocuments, load_documents, tokenizer_identity
 from training.data.sources import LocalFile, domain_of, find_files, split_of
 from training.evaluation.results import Evaluation

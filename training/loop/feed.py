@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from training.data.batches import Batches
-from training.objectives.cross_entropy import Objective
+from training.objectives.objective import Objective
 
 MAX_WORKERS = 12
 

@@ -22,7 +22,7 @@ from training.loop.processes import prepare, whole
 from training.loop.records import Record, Records
 from training.loop.snapshots import Snapshots
 from training.loop.stopping import StopRequest
-from training.objectives.cross_entropy import Objective
+from training.objectives.objective import Objective
 from training.recipes.recipe import Precision, Stage
 
 logger = logging.getLogger(__name__)

@@ -1,50 +1,15 @@
-"""What a batch is trained on: slices whose losses are back-propagated one by one."""
+"""Cross-entropy of the next token: of a language model's whole pieces, or of segments after the summaries of others."""
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.objectives.objective import Substep
 from training.objectives.segment_lengths import draw_lengths, equal_lengths
 from training.recipes.recipe import Compression
-
-
-@dataclass(frozen=True)
-class Substep:
-    """One slice's loss, a scalar to call `backward` on, and the mean loss of each of its segments, detached."""
-
-    loss: Tensor
-    segment_losses: Tensor  # (segments,)
-
-
-class Batch(Protocol):
-    """What a model is trained on in one go: a tensor, or several."""
-
-    def to(self, device: torch.device) -> Self:
-        """The same on a device."""
-        ...
-
-
-class Objective(Protocol):
-    """Cuts a batch into `num_substeps` slices. Each is to be back-propagated before the next is asked for."""
-
-    num_substeps: int
-
-    def prepared(self, tokens: Tensor, *, step: int, first_row: int) -> Batch:
-        """What `substeps` takes, of sequences (B, L) on the CPU; a process of its own may do it, steps ahead.
-
-        Args:
-            first_row: the number of the first one in the step's batch, of which these may be a part.
-        """
-        ...
-
-    def substeps(self, model: nn.Module, batch: Any, *, step: int) -> Iterator[Substep]:
-        """The substeps of a batch; what is drawn at random depends on the step, and a row's number, alone."""
-        ...
 
 
 class OfSequences:

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from model import AutoCompressor
 from model.compressors import SegmentSummary
 from training.objectives.asking import ask_about
-from training.objectives.cross_entropy import Substep
 from training.objectives.layouts import Layout
+from training.objectives.objective import Substep
 from training.objectives.padding import read_plainly, read_vectors, together
 from training.objectives.reciting import recite
 from training.objectives.tails import Tail

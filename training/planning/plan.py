@@ -9,41 +9,13 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from model import AutoCompressor
 from training.bases.adapters import Adapted
+from training.planning.devices import GIB, USABLE_SHARE, Device, usable_bytes
 from training.planning.flops import Flops, step_flops
 from training.planning.memory import Memory, peak_memory
 from training.planning.passes import stage_of
 from training.recipes.recipe import Recipe, Stage
 
 UTILISATION = 0.40  # of the data sheet's FLOP/s; what well-tuned transformer training reaches lies around it
-USABLE_SHARE = 0.90  # of memory: the rest goes to the driver, libraries, the allocator's gaps and what is not counted
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where a recipe is to run; memory, and dense bfloat16 products with float32 sums, as NVIDIA's data sheets say.
-
-    Sources: A100 and L40S data sheets (the columns without sparsity), H100 and H200 SXM data sheets (half of the figure
-    with sparsity), "NVIDIA Ada GPU architecture" whitepaper (RTX 4090). The CPU's is measured on large products.
-    """
-
-    name: str
-    memory_bytes: int
-    matmul_flops_per_second: float
-
-
-DEVICES: dict[str, Device] = {
-    device.name: device
-    for device in (
-        Device("a100-40gb", 40 * GIB, 312e12),
-        Device("a100-80gb", 80 * GIB, 312e12),
-        Device("h100-80gb", 80 * GIB, 989.5e12),
-        Device("h200-141gb", 141 * GIB, 989.5e12),
-        Device("l40s-48gb", 48 * GIB, 362.05e12),
-        Device("rtx-4090-24gb", 24 * GIB, 165.2e12),
-        Device("cpu-2-cores", 24 * GIB, 370e9),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -81,10 +53,6 @@ class Plan:
     @property
     def does_fit(self) -> bool:
         return all(stage.memory.total <= usable_bytes(self.device) for stage in self.stages)
-
-
-def usable_bytes(device: Device) -> int:
-    return int(USABLE_SHARE * device.memory_bytes)
 
 
 def plan(recipe: Recipe, device: Device, *, num_devices: int = 1, is_sharded: bool = False) -> Plan:

@@ -15,15 +15,17 @@ from model.atomic import written_aside
 from model.bases import resolve_base
 from model.checkpoint import share_weights
 from training.bases.adapters import Adapted
-from training.bases.loading import loaded_base, new_base, parts_of, plain_base, reference_of, take_over
+from training.bases.loading import loaded_base, new_base, take_over
+from training.bases.references import parts_of, plain_base, reference_of
 from training.data.batches import Batches, Part
 from training.data.documents import load_documents
 from training.data.sources import Source
 from training.data.tokenizer import train_tokenizer
 from training.loop.stopping import StopRequest
 from training.loop.trainer import Interrupted, Trainer
-from training.objectives.cross_entropy import LanguageModelling, Objective, Segments
+from training.objectives.cross_entropy import LanguageModelling, Segments
 from training.objectives.distillation import Distilling
+from training.objectives.objective import Objective
 from training.planning.passes import num_pieces, require_fit
 from training.recipes.recipe import Recipe, Stage
 
