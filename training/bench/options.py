@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from training.data.documents import TokenisedDocuments
-from training.evaluation.checkpoints import documents_by_domain, has_training_file
+from training.data.domains import documents_by_domain, has_training_file
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from model.atomic import written_aside
 from training.bench.figure import Panel, draw
 from training.bench.options import Options
 from training.evaluation.intervals import Estimate
-from training.evaluation.tables import ABSENT, interval, markdown_table
+from training.evaluation.markdown import ABSENT, interval, markdown_table
 from training.run.surroundings import surroundings
 
 FORMAT_VERSION = 1

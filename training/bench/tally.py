@@ -10,8 +10,7 @@ from tqdm import tqdm
 from training.bench.outcome import Number
 from training.evaluation.intervals import Estimate, change_of_loss, mean_loss, share_of_gap
 from training.evaluation.scorer import by_document
-from training.evaluation.scores import DocumentScore
-from training.evaluation.tables import TOGETHER
+from training.evaluation.scores import TOGETHER, DocumentScore
 from training.evaluation.windows import DomainWindows
 
 NONE = "none"

@@ -11,6 +11,7 @@ from training.bench.options import Options
 from training.bench.suites.catalogue import SUITES, run_suite
 from training.commands.shared import DEFAULT_CACHE, stop
 from training.evaluation.checkpoints import MAX_WINDOWS, evaluate_checkpoint
+from training.evaluation.tables import as_markdown
 
 BENCH = "The bench"
 
@@ -89,7 +90,7 @@ def print_evaluation(
         )
         if json_file is not None:
             evaluation.write(json_file)
-        typer.echo(evaluation.as_markdown())
+        typer.echo(as_markdown(evaluation))
     except (ValueError, OSError) as error:
         stop(str(error))
 

@@ -16,6 +16,7 @@ from training.commands.shared import DEFAULT_CACHE, stop
 from training.data.sources import SUFFIXES, Source
 from training.evaluation.checkpoints import evaluate_checkpoint
 from training.evaluation.scores import LABELS
+from training.evaluation.tables import as_markdown
 from training.loop.processes import make_accelerator
 from training.loop.stopping import StopRequest
 from training.loop.trainer import Interrupted
@@ -156,7 +157,7 @@ def _held_out_table(run: Run) -> str:
         )
     except ValueError as error:
         return f"No table of held-out documents: {error}."
-    return evaluation.as_markdown()
+    return as_markdown(evaluation)
 
 
 def _known(name: str, choices: dict[str, Any], kind: str) -> Any:

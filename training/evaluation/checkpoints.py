@@ -1,4 +1,4 @@
-"""Held-out perplexity by domain: without context, with compressed segments before it, and with them in full.
+"""Held-out perplexity of checkpoints by domain: without context, with compressed segments before it, and in full.
 
 It is Table 1 of arXiv 2305.14788 (section 4.1), at the scale of the models given.
 """
@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -18,8 +17,8 @@ from model.config import SummaryConfig
 from model.positions import Positions
 from model.precision import computes_in_bfloat16
 from training.bases.references import plain_base
-from training.data.documents import TokenisedDocuments, load_documents, tokenizer_identity
-from training.data.sources import LocalFile, domain_of, find_files, split_of
+from training.data.documents import TokenisedDocuments, tokenizer_identity
+from training.data.domains import documents_by_domain, has_training_file
 from training.evaluation.results import Evaluation
 from training.evaluation.scorer import measure
 from training.evaluation.scores import AUTOCOMPRESSOR, RMT
@@ -167,32 +166,6 @@ def _shared_segment_length(directories: Mapping[str, Path]) -> int:
         described = ", ".join(f"{label} {length}" for label, length in lengths.items())
         raise ValueError(f"the models have different segment lengths: {described}")
     return next(iter(lengths.values()))
-
-
-# --- documents
-
-
-def documents_by_domain(
-    data: Path, split: str, tokenizer: PreTrainedTokenizerBase, cache: Path
-) -> dict[str, TokenisedDocuments]:
-    """Tokenised documents by domain, which a file's name has before its split."""
-    files = find_files(data, split)
-    by_domain: dict[str, list[TokenisedDocuments]] = {}
-    for file, documents in zip(files, load_documents(map(LocalFile, files), tokenizer, cache), strict=True):
-        by_domain.setdefault(domain_of(file.name), []).append(documents)
-    return {domain: _joined(parts) for domain, parts in by_domain.items()}
-
-
-def _joined(parts: Sequence[TokenisedDocuments]) -> TokenisedDocuments:
-    if len(parts) == 1:
-        return parts[0]
-    lengths = np.concatenate([np.diff(part.starts) for part in parts])
-    return TokenisedDocuments(np.concatenate([part.tokens for part in parts]), np.append(0, lengths.cumsum()))
-
-
-def has_training_file(data: Path, domain: str) -> bool:
-    folder = data if data.is_dir() else data.parent
-    return any(split_of(path.name) == "train" and domain_of(path.name) == domain for path in folder.iterdir())
 
 
 # --- what was recorded

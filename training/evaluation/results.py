@@ -1,4 +1,4 @@
-"""What an evaluation measured of its models: compared, written, read and printed."""
+"""What an evaluation measured of its models: merged, written and read."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from model.atomic import written_aside
-from training.evaluation import tables
 from training.evaluation.scores import Condition, DocumentScore, Domain, ModelScores
 
 FORMAT_VERSION = 1
@@ -70,10 +69,6 @@ class Evaluation:
             models={new: self.models[old] for old, new in labels.items()},
             recorded=frozenset(new for old, new in labels.items() if old in self.recorded),
         )
-
-    def as_markdown(self) -> str:
-        """Tables for a model card."""
-        return tables.as_markdown(self)
 
     def write(self, path: Path) -> None:
         """Write JSON, which `read` reads."""

@@ -11,6 +11,7 @@ LABELS = {  # by training method
     "full-attention": EXTENDED,
     "no-context": "fine-tuned without context",
 }
+TOGETHER = "all domains"  # the row of all domains' documents at once, as means over domains in Table 1 of the paper
 
 
 @dataclass(frozen=True)

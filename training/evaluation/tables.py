@@ -1,15 +1,14 @@
 """An evaluation as Markdown, for a model card: perplexities, what summaries are worth, AutoCompressor against RMT."""
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
-
 from training.evaluation.intervals import Estimate, change_of_loss, share_of_gap
+from training.evaluation.markdown import ABSENT, interval, markdown_table
+from training.evaluation.results import Evaluation
 from training.evaluation.scores import (
     AUTOCOMPRESSOR,
     EXTENDED,
     NO_CONTEXT,
     RMT,
+    TOGETHER,
     Condition,
     Domain,
     DomainScores,
@@ -17,15 +16,10 @@ from training.evaluation.scores import (
     perplexity,
 )
 
-if TYPE_CHECKING:
-    from training.evaluation.results import Evaluation
-
-ABSENT = "–"
-TOGETHER = "all domains"  # the row of all domains' documents at once, as means over domains in Table 1 of the paper
 FOOTNOTE = "†"
 
 
-def as_markdown(evaluation: "Evaluation") -> str:
+def as_markdown(evaluation: Evaluation) -> str:
     """All tables, and what was scored; a line says which models were recorded earlier."""
     parts = [
         _introduction(evaluation),
@@ -36,7 +30,7 @@ def as_markdown(evaluation: "Evaluation") -> str:
     return "\n\n".join(parts)
 
 
-def _introduction(evaluation: "Evaluation") -> str:
+def _introduction(evaluation: Evaluation) -> str:
     length = evaluation.segment_length
     sentences = [
         f"Perplexity of the last segment ({length} tokens, its first left out), by the number of segments before it: "
@@ -49,13 +43,13 @@ def _introduction(evaluation: "Evaluation") -> str:
     return "\n\n".join(sentences)
 
 
-def _size(evaluation: "Evaluation", domain: Domain) -> str:
+def _size(evaluation: Evaluation, domain: Domain) -> str:
     scores = next(iter(evaluation.models.values()))[domain.name][NO_CONTEXT]
     num_windows = sum(score.tokens for score in scores) // (evaluation.segment_length - 1)
     return f"{domain.name} {len(scores)} ({num_windows})"
 
 
-def _title(evaluation: "Evaluation", domain: Domain) -> str:
+def _title(evaluation: Evaluation, domain: Domain) -> str:
     if not any(other.is_in_domain for other in evaluation.domains):  # there is no training data to go by
         return domain.name
     return f"{domain.name} ({'in domain' if domain.is_in_domain else 'out of domain'})"
@@ -64,7 +58,7 @@ def _title(evaluation: "Evaluation", domain: Domain) -> str:
 # --- tables
 
 
-def _perplexities(evaluation: "Evaluation", domain: Domain) -> str:
+def _perplexities(evaluation: Evaluation, domain: Domain) -> str:
     rows = []
     for label, model in evaluation.models.items():
         scores = model[domain.name]
@@ -77,7 +71,7 @@ def _perplexities(evaluation: "Evaluation", domain: Domain) -> str:
     return f"**{_title(evaluation, domain)}**\n\n{markdown_table(header, rows, num_text_columns=2)}"
 
 
-def _worth_of_summaries(evaluation: "Evaluation") -> list[str]:
+def _worth_of_summaries(evaluation: Evaluation) -> list[str]:
     """Of the first model that has any: their change of the loss, and the share of what full context brings."""
     label = next((label for label in evaluation.models if _has_summaries(evaluation, label)), None)
     if label is None:
@@ -101,11 +95,11 @@ def _worth_of_summaries(evaluation: "Evaluation") -> list[str]:
     return [f"{notes}\n\n{table}"]
 
 
-def _has_summaries(evaluation: "Evaluation", label: str) -> bool:
+def _has_summaries(evaluation: Evaluation, label: str) -> bool:
     return any(condition.is_compressed for scores in evaluation.models[label].values() for condition in scores)
 
 
-def _with_all(evaluation: "Evaluation", label: str) -> ModelScores:
+def _with_all(evaluation: Evaluation, label: str) -> ModelScores:
     """A model's scores by domain, and those of all domains together where there are several."""
     by_domain = {domain.name: evaluation.models[label][domain.name] for domain in evaluation.domains}
     if len(by_domain) == 1:
@@ -114,7 +108,7 @@ def _with_all(evaluation: "Evaluation", label: str) -> ModelScores:
     return by_domain | {TOGETHER: {one: [s for scores in by_domain.values() for s in scores[one]] for one in shared}}
 
 
-def _share(evaluation: "Evaluation", domain: str, scores: DomainScores, count: int) -> str:
+def _share(evaluation: Evaluation, domain: str, scores: DomainScores, count: int) -> str:
     in_full, sign = Condition(count, is_compressed=False), ""
     full = scores.get(in_full)
     if full is None and EXTENDED in evaluation.models:
@@ -125,7 +119,7 @@ def _share(evaluation: "Evaluation", domain: str, scores: DomainScores, count: i
     return ABSENT if share is None else interval(share, "{:.0%}") + sign
 
 
-def _against_rmt(evaluation: "Evaluation") -> list[str]:
+def _against_rmt(evaluation: Evaluation) -> list[str]:
     if not {AUTOCOMPRESSOR, RMT} <= evaluation.models.keys():
         return []
     conditions = [NO_CONTEXT, *(Condition(count, is_compressed=True) for count in evaluation.contexts)]
@@ -146,20 +140,5 @@ def _against_rmt(evaluation: "Evaluation") -> list[str]:
     return [f"{notes}\n\n{table}"]
 
 
-# --- cells
-
-
 def _signed(estimate: Estimate) -> str:
     return interval(estimate, "{:+.3f}")
-
-
-def interval(estimate: Estimate, number: str) -> str:
-    """The value, and its interval unless it has no width, as that of a single document."""
-    value, low, high = (number.format(one) for one in (estimate.value, estimate.low, estimate.high))
-    return value if math.isclose(estimate.low, estimate.high, rel_tol=1e-9) else f"{value} ({low} to {high})"
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, num_text_columns: int) -> str:
-    rule = ["---"] * num_text_columns + ["---:"] * (len(header) - num_text_columns)
-    lines = [f"| {' | '.join(header)} |", f"|{'|'.join(rule)}|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

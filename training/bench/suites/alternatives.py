@@ -18,7 +18,7 @@ from training.bench.rivals.substitutes import FULL, VECTORS, WAYS, forms, select
 from training.bench.tally import NONE, Scores, as_json, gain, loss, percent, share, signed, tallied
 from training.data.documents import tokenizer_identity
 from training.evaluation.intervals import Estimate, ratio
-from training.evaluation.tables import TOGETHER
+from training.evaluation.scores import TOGETHER
 
 SCORED = 192
 SEGMENTS = 4
