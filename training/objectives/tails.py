@@ -1,4 +1,4 @@
-"""Questions and answers as text, in a tokenizer's chat template where it has one."""
+"""What a distilled row ends with; questions and answers stand in a tokenizer's chat template where it has one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
