@@ -23,16 +23,17 @@ from benchmarks.trials import DEFAULT, TRIALS, Reader, Trial, Uniform
 from model import AutoCompressor
 from model.bases import resolve_base
 from model.compressors.anchored import Anchored
-from training.adapters import Adapted
-from training.bases import loaded_base, plain_base
-from training.batches import Batches, Part
-from training.data import load_documents
-from training.distillation import Distilling, Rows, divergence
-from training.layouts import Kind, Layout
-from training.optimisation import build_optimisers, set_learning_rates
-from training.recipe import Compression, Distillation, Recipe
-from training.smollm import smollm
-from training.sources import Source
+from training.bases.adapters import Adapted
+from training.bases.loading import loaded_base
+from training.bases.references import plain_base
+from training.data.batches import Batches, Part
+from training.data.documents import load_documents
+from training.data.sources import Source
+from training.loop.optimisation import build_optimisers, set_learning_rates
+from training.objectives.distillation import Distilling, Rows, divergence
+from training.objectives.layouts import Kind, Layout
+from training.recipes.recipe import Compression, Distillation, Recipe
+from training.recipes.smollm import smollm
 
 KINDS: tuple[Kind, ...] = ("continuing", "reciting", "asking")
 

@@ -8,7 +8,7 @@ from benchmarks.measuring import Row, Spread, ratios, take_turns
 from benchmarks.subject import Subject, random_ids
 from benchmarks.transformers_peer import Transformers
 from server.engine.protocol import Prompt
-from training.bases import plain_base
+from training.bases.references import plain_base
 
 NUM_PIECES, PIECE = 4, 512  # tokens that transformers reads in one pass
 READ = 256  # positions of a prompt

@@ -17,9 +17,9 @@ import numpy as np
 import typer
 from tqdm import tqdm
 
-from training.intervals import ratio
-from training.suites.chat import DOCUMENT, drawn
-from training.suites.questions import is_contained, read_paragraphs
+from training.bench.questions import is_contained, read_paragraphs
+from training.bench.suites.qa_chat import DOCUMENT, drawn
+from training.evaluation.intervals import ratio
 
 VECTORS, PARAGRAPH, NOTHING = "document as vectors", "the right paragraph in the message", "nothing"
 

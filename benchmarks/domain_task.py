@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.sources import LocalFile, domain_of, find_files
+from training.data.sources import LocalFile, domain_of, find_files
 
 TEMPLATE = "Passage: {text}\nKind: {label}"
 WORDS = 40  # of a passage

@@ -19,10 +19,10 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
-from training.adapters import Adapted
-from training.objectives import Segments
-from training.recipe import Recipe
-from training.recipes import RECIPES
+from training.bases.adapters import Adapted
+from training.objectives.cross_entropy import Segments
+from training.recipes.catalogue import RECIPES
+from training.recipes.recipe import Recipe
 
 SEGMENTS = (4, 8, 20)
 KINDS = {

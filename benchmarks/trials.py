@@ -10,8 +10,8 @@ from model import AutoCompressor
 from model.compressors import Reading, SegmentSummary
 from model.compressors.anchored import Anchored, at
 from model.compressors.anchors import by_importance
-from training.adapters import Adapted
-from training.recipe import Distillation
+from training.bases.adapters import Adapted
+from training.recipes.recipe import Distillation
 
 DEFAULT = Distillation(context_tokens=1, cut_tokens=1)  # for its shares
 RATIO = 8

@@ -9,7 +9,7 @@ import torch
 from benchmarks.ablations import KINDS, Bench, run, table
 from benchmarks.trials import TRIALS, Reader, Trial
 from tests.tiny import TEXT, random_ids, tiny_base, tiny_recipe, tiny_tokenizer
-from training.recipe import Lora
+from training.recipes.recipe import Lora
 
 CONTEXT, TAIL = 48, 32
 

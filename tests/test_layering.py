@@ -193,9 +193,10 @@ def test_the_bench_stands_above_the_rest_of_training() -> None:
     users = {
         module_name(path)
         for path in files("training")
-        if not module_name(path).startswith("training.suites")
-        and any("training.suites" in used for used in imports(path))
+        if not module_name(path).startswith("training.bench")
+        and any(used.startswith("training.bench") for used in imports(path))
     }
-    assert users == {"training.evaluate_command"}
-    for path in files("training/suites"):
-        assert "training.suites.bench" not in imports(path), f"{module_name(path)} knows the list that it is in"
+    assert users == {"training.commands.evaluate"}
+    for path in files("training/bench"):
+        known = "training.bench.suites.catalogue" in imports(path)
+        assert not known, f"{module_name(path)} knows the list of suites"

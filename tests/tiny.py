@@ -24,9 +24,9 @@ from transformers import (
 
 from model import AutoCompressor
 from model.adapter import Adapter
-from training.data import TokenisedDocuments
-from training.recipe import Base, Compression, Precision, Recipe, Stage
-from training.tokenizer import train_tokenizer
+from training.data.documents import TokenisedDocuments
+from training.data.tokenizer import train_tokenizer
+from training.recipes.recipe import Base, Compression, Precision, Recipe, Stage
 
 FAMILIES = ("opt", "llama", "mistral", "qwen2", "qwen3", "gemma", "gpt_neox")
 END_OF_TEXT_ID = 0

@@ -23,14 +23,14 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
-from training.adapters import Adapted
-from training.flops import step_flops
-from training.objectives import Segments
-from training.optimisation import build_optimisers
-from training.plan import stage_models
-from training.recipe import Recipe
-from training.recipes import RECIPES
-from training.report import surroundings
+from training.bases.adapters import Adapted
+from training.loop.optimisation import build_optimisers
+from training.objectives.cross_entropy import Segments
+from training.planning.flops import step_flops
+from training.planning.plan import stage_models
+from training.recipes.catalogue import RECIPES
+from training.recipes.recipe import Recipe
+from training.run.surroundings import surroundings
 
 TARGET = 0.40  # of the measured matmul rate
 SMALL_SECONDS = 540  # a call has ten minutes; a stage that is cut off goes on in the next

@@ -11,7 +11,7 @@ import torch
 from model import AutoCompressor, SummaryConfig
 from model.adapter import Adapter
 from tests.tiny import TEXT, tiny_base, tiny_compressor, tiny_tokenizer
-from training.suites.options import Options
+from training.bench.options import Options
 
 SEGMENT, VECTORS = 16, 4
 POSITIONS = 2048

@@ -30,17 +30,18 @@ from tests.tiny import (
     tiny_recipe,
     tiny_tokenizer,
 )
-from training.adapters import Adapted
-from training.batches import Batches, Part
-from training.objectives import Batch, LanguageModelling, Objective, Segments, Substep
-from training.processes import make_accelerator, sharding
-from training.recipe import Lora, Recipe
-from training.records import Record, read_records
-from training.run import Run
-from training.snapshots import Snapshots
-from training.sources import Source
-from training.stopping import StopRequest
-from training.trainer import Interrupted, Trainer
+from training.bases.adapters import Adapted
+from training.data.batches import Batches, Part
+from training.data.sources import Source
+from training.loop.processes import make_accelerator, sharding
+from training.loop.records import Record, read_records
+from training.loop.snapshots import Snapshots
+from training.loop.stopping import StopRequest
+from training.loop.trainer import Interrupted, Trainer
+from training.objectives.cross_entropy import LanguageModelling, Segments
+from training.objectives.objective import Batch, Objective, Substep
+from training.recipes.recipe import Lora, Recipe
+from training.run.stages import Run
 
 LORA = Lora(rank=4, alpha=8, dropout=0.05, modules=("q_proj", "v_proj"))
 STOPPED_BEFORE = 4

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 from model import AutoCompressor
 from tests.tiny import random_ids, tiny_base, tiny_recipe, tiny_tokenizer
 from tests.training.runs import LORA, records_of, trainer_of
-from training.adapters import Adapted
-from training.recipe import Method, Recipe
-from training.stopping import StopRequest
+from training.bases.adapters import Adapted
+from training.loop.stopping import StopRequest
+from training.recipes.recipe import Method, Recipe
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,9 @@ import torch
 from transformers import GPT2Config
 
 from tests.tiny import random_base, random_ids, tiny_anchored, tiny_base, tiny_config, tiny_recipe, tiny_tokenizer
-from training.bases import config_source, extend_positions, loaded_base, new_base, plain_base, reference_of
-from training.recipe import Base
+from training.bases.loading import extend_positions, loaded_base, new_base
+from training.bases.references import config_source, plain_base, reference_of
+from training.recipes.recipe import Base
 
 
 def stored(directory: Path, family: str = "llama", *, has_tokenizer: bool = True) -> Base:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.batches import Batches, Part
-from training.data import TokenisedDocuments
+from training.data.batches import Batches, Part
+from training.data.documents import TokenisedDocuments
 
 LENGTH = 8
 NUM_STEPS = 50

@@ -14,8 +14,8 @@ import pytest
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from tests.tiny import END_OF_TEXT_ID, TEXT, tiny_tokenizer
-from training.data import BATCH_DOCUMENTS, TokenisedDocuments, load_documents, tokenizer_identity
-from training.sources import LocalFile, Record
+from training.data.documents import BATCH_DOCUMENTS, TokenisedDocuments, load_documents, tokenizer_identity
+from training.data.sources import LocalFile, Record
 
 DOCUMENTS = ["One fog.", "Two\nlines, Größe 東京", " spaces stay ", "null \0 byte"]
 BAD = {

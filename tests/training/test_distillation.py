@@ -26,19 +26,20 @@ from tests.tiny import (
     tiny_tokenizer,
 )
 from tests.training.runs import StopsAt, records_of, run_of
-from training.batches import Batches, Part
-from training.distillation import Distilling, Rows, divergence
-from training.feed import feed
-from training.layouts import Kind, Layout
-from training.overrides import Overrides
-from training.padded import together
-from training.passes import Pass, passes_of
-from training.plan import DEVICES, plan
-from training.recipe import Compression, Distillation, Lora, Recipe
-from training.recipes import RECIPES
-from training.run import Run
-from training.stopping import StopRequest
-from training.trainer import Interrupted
+from training.commands.overrides import Overrides
+from training.data.batches import Batches, Part
+from training.loop.feed import feed
+from training.loop.stopping import StopRequest
+from training.loop.trainer import Interrupted
+from training.objectives.distillation import Distilling, Rows, divergence
+from training.objectives.layouts import Kind, Layout
+from training.objectives.padding import together
+from training.planning.devices import DEVICES
+from training.planning.passes import Pass, passes_of
+from training.planning.plan import plan
+from training.recipes.catalogue import RECIPES
+from training.recipes.recipe import Compression, Distillation, Lora, Recipe
+from training.run.stages import Run
 
 CONTEXT, TAIL = 48, 16
 DISTILLATION = Distillation(context_tokens=CONTEXT, cut_tokens=4)

@@ -13,9 +13,9 @@ import torch
 from model import AutoCompressor
 from tests.tiny import cpu_accelerator, forget_accelerator, tiny_compressor
 from tests.training.runs import STOPPED_BEFORE, VARIANTS, recipe_of, records_of, run_of, train
-from training.processes import layer_names, make_accelerator
-from training.snapshots import Snapshots
-from training.stopping import StopRequest
+from training.loop.processes import layer_names, make_accelerator
+from training.loop.snapshots import Snapshots
+from training.loop.stopping import StopRequest
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 900

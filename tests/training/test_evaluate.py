@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import training.evaluate
+import training.evaluation.checkpoints
 from model import AutoCompressor
 from tests.tiny import TEXT, random_ids, tiny_anchored, tiny_base, tiny_compressor, tiny_tokenizer
-from training.bases import reference_of
-from training.data import TokenisedDocuments
-from training.evaluate import evaluate, evaluate_checkpoint
-from training.evaluation import Evaluation
-from training.scorer import Scorer
-from training.scores import NO_CONTEXT, Condition
-from training.tokenizer import train_tokenizer
-from training.windows import DomainWindows, Windows
+from training.bases.references import reference_of
+from training.data.documents import TokenisedDocuments
+from training.data.tokenizer import train_tokenizer
+from training.evaluation.checkpoints import evaluate, evaluate_checkpoint
+from training.evaluation.results import Evaluation
+from training.evaluation.scorer import Scorer
+from training.evaluation.scores import NO_CONTEXT, Condition
+from training.evaluation.windows import DomainWindows, Windows
 
 SEGMENT = 16
 
@@ -169,7 +169,7 @@ def test_windows_are_spread_over_all_that_there_are() -> None:
 
 def test_a_domain_without_a_long_document_is_named_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
     documents = {"books": documents_of(64), "docs": documents_of(31, 31)}
-    with caplog.at_level(logging.WARNING, logger="training.windows"):
+    with caplog.at_level(logging.WARNING, logger="training.evaluation.windows"):
         evaluation = evaluate(tiny_compressor(), documents, contexts=(1,))
     assert [domain.name for domain in evaluation.domains] == ["books"]
     assert list(evaluation.models["AutoCompressor"]) == ["books"]
@@ -266,7 +266,7 @@ def test_an_adapter_is_measured_with_its_base(place: SimpleNamespace, measured: 
 def test_the_dtype_is_the_stored_one_where_the_device_computes_in_it(
     place: SimpleNamespace, measured: Measure, has_instructions: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training.evaluate, "computes_in_bfloat16", lambda device: has_instructions)
+    monkeypatch.setattr(training.evaluation.checkpoints, "computes_in_bfloat16", lambda device: has_instructions)
     model = AutoCompressor.from_pretrained(place.compressor)
     assert model.dtype == torch.bfloat16
     model = model if has_instructions else model.float()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.evaluation import Evaluation
-from training.scores import NO_CONTEXT, Condition, DocumentScore, Domain, conditions_of, perplexity
+from training.evaluation.results import Evaluation
+from training.evaluation.scores import NO_CONTEXT, Condition, DocumentScore, Domain, conditions_of, perplexity
 
 SCORES = {
     NO_CONTEXT: [DocumentScore(0, 30.5, 10), DocumentScore(2, 70.25, 20)],

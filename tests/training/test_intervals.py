@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from training.intervals import Estimate, change_of_loss, share_of_gap
-from training.scores import DocumentScore
+from training.evaluation.intervals import Estimate, change_of_loss, share_of_gap
+from training.evaluation.scores import DocumentScore
 
 
 def scores(*losses: float, tokens: int = 10) -> list[DocumentScore]:

@@ -18,12 +18,12 @@ from accelerate.state import AcceleratorState
 from click.testing import Result
 from typer.testing import CliRunner
 
-import training.__main__
+import training.commands.train
 from model import AutoCompressor
 from tests.tiny import TEXT, tiny_recipe
 from training.__main__ import app
-from training.records import Record, Records, read_records
-from training.trainer import Trainer
+from training.loop.records import Record, Records, read_records
+from training.loop.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module", autouse=True)
 def small_recipe() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        patch.setattr(training.__main__, "RECIPES", {"tiny": tiny_recipe})
+        patch.setattr(training.commands.train, "RECIPES", {"tiny": tiny_recipe})
         yield
 
 
@@ -268,8 +268,8 @@ def test_a_machine_without_bfloat16_trains_in_float32(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], precision: str
 ) -> None:
     """Recipes say bfloat16, and on such a machine a run of minutes took hours."""
-    monkeypatch.setattr(training.__main__, "RECIPES", {"tiny": lambda: replace(tiny_recipe(), precision="bf16")})
-    monkeypatch.setattr(training.__main__, "computes_in_bfloat16", lambda device: False)
+    monkeypatch.setattr(training.commands.train, "RECIPES", {"tiny": lambda: replace(tiny_recipe(), precision="bf16")})
+    monkeypatch.setattr(training.commands.train, "computes_in_bfloat16", lambda device: False)
     out = tmp_path / "run"
     result = run(data, out, *flags)
     assert result.exit_code == 0, result.exception

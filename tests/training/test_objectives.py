@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from model import AutoCompressor
 from tests.tiny import random_ids, tiny_compressor, tiny_recipe
-from training.objectives import LanguageModelling, Objective, Segments, Substep
-from training.recipe import Compression
+from training.objectives.cross_entropy import LanguageModelling, Segments
+from training.objectives.objective import Objective, Substep
+from training.recipes.recipe import Compression
 
 Gradients = dict[str, Tensor]
 

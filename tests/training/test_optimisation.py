@@ -8,8 +8,8 @@ from torch import nn
 
 from model import AutoCompressor
 from tests.tiny import tiny_compressor, tiny_recipe
-from training.optimisation import Float32Muon, build_optimisers, orthogonalised, schedule, set_learning_rates
-from training.recipe import Stage
+from training.loop.optimisation import Float32Muon, build_optimisers, orthogonalised, schedule, set_learning_rates
+from training.recipes.recipe import Stage
 
 
 def stage(**changes: object) -> Stage:

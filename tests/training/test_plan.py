@@ -15,13 +15,15 @@ from transformers import AutoModelForCausalLM
 
 from model import AutoCompressor
 from tests.tiny import random_ids
-from training.adapters import Adapted
-from training.flops import step_flops
-from training.memory import peak_memory
-from training.objectives import LanguageModelling, Objective, Segments, token_losses
-from training.plan import DEVICES, GIB, StagePlan, as_text, plan, stage_models
-from training.recipe import Base, Compression, Lora, Method, Recipe, Stage
-from training.recipes import RECIPES
+from training.bases.adapters import Adapted
+from training.objectives.cross_entropy import LanguageModelling, Segments, token_losses
+from training.objectives.objective import Objective
+from training.planning.devices import DEVICES, GIB
+from training.planning.flops import step_flops
+from training.planning.memory import peak_memory
+from training.planning.plan import StagePlan, as_text, plan, stage_models
+from training.recipes.catalogue import RECIPES
+from training.recipes.recipe import Base, Compression, Lora, Method, Recipe, Stage
 
 VOCABULARY = 320
 LLAMA = {

@@ -13,10 +13,10 @@ from model import AutoCompressor
 from model.positions import Positions
 from tests.tiny import cpu_accelerator, random_base, random_ids, tiny_tokenizer
 from tests.training.runs import records_of, run_of
-from training.recipe import Base, Recipe
-from training.recipes import RECIPES
-from training.segmenting import draw_lengths
-from training.stopping import StopRequest
+from training.loop.stopping import StopRequest
+from training.objectives.segment_lengths import draw_lengths
+from training.recipes.catalogue import RECIPES
+from training.recipes.recipe import Base, Recipe
 
 SMALL = {
     "vocab_size": 320,

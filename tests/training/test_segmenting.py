@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from training.segmenting import draw_lengths, equal_lengths
+from training.objectives.segment_lengths import draw_lengths, equal_lengths
 
 # --- random
 

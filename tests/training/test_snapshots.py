@@ -21,9 +21,9 @@ from tests.training.runs import (
     train,
     trainer_of,
 )
-from training.optimisation import build_optimisers
-from training.snapshots import Snapshots
-from training.stopping import StopRequest
+from training.loop.optimisation import build_optimisers
+from training.loop.snapshots import Snapshots
+from training.loop.stopping import StopRequest
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 300

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from training.sources import HubFiles, LocalFile, Record, Source, domain_of, find_files
+from training.data.sources import HubFiles, LocalFile, Record, Source, domain_of, find_files
 
 DOCUMENTS = ["One fog.", "Two\nlines, Größe 東京", " spaces stay ", "null \0 byte"]
 WINDOW_LOG = 27
@@ -332,5 +332,5 @@ def test_a_configuration_is_asked_for_by_name(
         assert (args, split, streaming) == (expected, "train", True)
         return [{"text": "x"}, {"content": "y"}]
 
-    monkeypatch.setattr("training.sources.load_dataset", load)
+    monkeypatch.setattr("training.data.sources.load_dataset", load)
     assert list(HubFiles(path, "train").records()) == [Record(1, "x", ""), Record(2, None, "no text")]

@@ -20,16 +20,16 @@ from tests.training.bench import (
     options_of,
 )
 from training.__main__ import app
-from training.data import TokenisedDocuments
-from training.intervals import Estimate
-from training.scores import DocumentScore
-from training.suites.bench import SUITES, run_suite
-from training.suites.drawing import drawn, drawn_by_domain
-from training.suites.figure import Line, Panel
-from training.suites.outcome import Number, Outcome, Table
-from training.suites.prefix import Ending, Prefix
-from training.suites.reader import Reader, joined
-from training.suites.tally import gain, share, tallied, with_all, with_sides
+from training.bench.drawing import drawn, drawn_by_domain
+from training.bench.figure import Line, Panel
+from training.bench.outcome import Number, Outcome, Table
+from training.bench.prefix import Ending, Prefix
+from training.bench.reader import Reader, joined
+from training.bench.suites.catalogue import SUITES, run_suite
+from training.bench.tally import gain, share, tallied, with_all, with_sides
+from training.data.documents import TokenisedDocuments
+from training.evaluation.intervals import Estimate
+from training.evaluation.scores import DocumentScore
 
 
 def documents_of(*lengths: int) -> TokenisedDocuments:

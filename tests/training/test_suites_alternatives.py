@@ -8,12 +8,11 @@ import torch
 
 from tests.tiny import TEXT, random_ids
 from tests.training.bench import SEGMENT, VECTORS, anchored_compressor, cell, compressor, options_of
-from training.suites import alternatives
-from training.suites.costs import HELD, prefill_flops, stored_bytes
-from training.suites.drawing import drawn_by_domain
-from training.suites.kv_selection import cache_bytes
-from training.suites.reader import Reader, joined
-from training.suites.substitutes import (
+from training.bench.drawing import drawn_by_domain
+from training.bench.reader import Reader, joined
+from training.bench.rivals.costs import HELD, prefill_flops, stored_bytes
+from training.bench.rivals.kv_selection import cache_bytes
+from training.bench.rivals.substitutes import (
     ANCHORS,
     ATTENTION,
     END,
@@ -24,7 +23,8 @@ from training.suites.substitutes import (
     most_surprising,
     selections,
 )
-from training.tokenizer import train_tokenizer
+from training.bench.suites import alternatives
+from training.data.tokenizer import train_tokenizer
 
 SCORED, CONTEXT = alternatives.SCORED, alternatives.SEGMENTS * SEGMENT
 AS_VECTORS = "vectors"

@@ -8,9 +8,9 @@ import torch
 
 from tests.tiny import random_ids
 from tests.training.bench import SEGMENT, VECTORS, anchored_compressor, cell, compressor, options_of
-from training.suites import budget, hybrid
-from training.suites.perplexity import SCORED
-from training.suites.reader import Reader, joined
+from training.bench.reader import Reader, joined
+from training.bench.suites import budget, hybrid
+from training.bench.suites.perplexity import SCORED
 
 
 @pytest.mark.parametrize("kind", ["anchored", "summary tokens"])

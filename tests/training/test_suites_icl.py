@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tests.training.bench import SEGMENT, anchored_compressor, cell, compressor, options_of, write_jsonl
-from training.suites import icl
-from training.suites.icl import Answered
-from training.suites.prefix import Prefix
-from training.suites.reader import Reader
-from training.suites.tasks import TEMPLATE, Example, Task, balanced, read_tasks
+from training.bench.prefix import Prefix
+from training.bench.reader import Reader
+from training.bench.suites import icl
+from training.bench.suites.icl import Answered
+from training.bench.tasks import TEMPLATE, Example, Task, balanced, read_tasks
 
 RECORDS: list[dict[str, Any]] = [
     {"text": f"The {thing} was {word}.", "label": label}

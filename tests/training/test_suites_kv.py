@@ -5,9 +5,9 @@ import torch
 
 from tests.tiny import random_ids
 from tests.training.bench import compressor
-from training.suites.kv_selection import by_attention, by_key_norm, cache_bytes
-from training.suites.prefix import Ending, Prefix
-from training.suites.reader import Reader
+from training.bench.prefix import Ending, Prefix
+from training.bench.reader import Reader
+from training.bench.rivals.kv_selection import by_attention, by_key_norm, cache_bytes
 
 SELECTIONS = pytest.mark.parametrize("select", [by_key_norm, by_attention])
 

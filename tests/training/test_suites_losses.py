@@ -12,11 +12,11 @@ from torch.nn import functional
 from model import AutoCompressor
 from tests.tiny import random_ids, tiny_base
 from tests.training.bench import SEGMENT, VECTORS, anchored_compressor, cell, compressor, options_of
-from training.suites import depth, perplexity
-from training.suites.drawing import drawn_by_domain
-from training.suites.options import Options
-from training.suites.outcome import Outcome
-from training.suites.reader import Reader
+from training.bench.drawing import drawn_by_domain
+from training.bench.options import Options
+from training.bench.outcome import Outcome
+from training.bench.reader import Reader
+from training.bench.suites import depth, perplexity
 
 SCORED = perplexity.SCORED
 

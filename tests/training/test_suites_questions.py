@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tests.training.bench import SEGMENT, VECTORS, anchored_compressor, cell, compressor, options_of, write_jsonl
-from training.suites import qa
-from training.suites.parts import Part, best_parts, mixed, parts_at
-from training.suites.prefix import Ending, Prefix
-from training.suites.questions import asked, f1, is_contained, normalised, read_paragraphs
-from training.suites.reader import Reader
+from training.bench.parts import Part, best_parts, mixed, parts_at
+from training.bench.prefix import Ending, Prefix
+from training.bench.questions import asked, f1, is_contained, normalised, read_paragraphs
+from training.bench.reader import Reader
+from training.bench.suites import qa
 
 PARAGRAPHS = [
     {

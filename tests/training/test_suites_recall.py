@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.training.bench import SEGMENT, anchored_compressor, cell, compressor, options_of
-from training.suites import recall
-from training.suites.planting import KINDS, facts, planted
-from training.suites.prefix import Prefix
-from training.suites.reader import Reader
-from training.suites.recall import CHOICES, Choice
+from training.bench.planting import KINDS, facts, planted
+from training.bench.prefix import Prefix
+from training.bench.reader import Reader
+from training.bench.suites import recall
+from training.bench.suites.recall import CHOICES, Choice
 
 LONG = 160  # tokens of a segment: three facts of the tiny vocabulary have some 40 each
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.training.bench import anchored_compressor, cell, compressor, options_of, write_jsonl
-from training.suites import rerank
-from training.suites.questions import Paragraph, Question, read_paragraphs
-from training.suites.reader import Reader
-from training.suites.rerank import Query
+from training.bench.questions import Paragraph, Question, read_paragraphs
+from training.bench.reader import Reader
+from training.bench.suites import rerank
+from training.bench.suites.rerank import Query
 
 PARAGRAPHS = [
     Paragraph(

@@ -10,13 +10,13 @@ import torch
 
 from tests.tiny import TEXT
 from tests.training.bench import SEGMENT, VECTORS, anchored_compressor, cell, compressor, corpus, options_of
-from training.data import TokenisedDocuments
-from training.intervals import Estimate
-from training.scores import DocumentScore
-from training.suites import retrieval
-from training.suites.drawing import drawn, places
-from training.suites.reader import Reader
-from training.suites.retrieval import QUERY, SCORED, Measured, Store
+from training.bench.drawing import drawn, places
+from training.bench.reader import Reader
+from training.bench.suites import retrieval
+from training.bench.suites.retrieval import QUERY, SCORED, Measured, Store
+from training.data.documents import TokenisedDocuments
+from training.evaluation.intervals import Estimate
+from training.evaluation.scores import DocumentScore
 
 
 def documents_of(reader: Reader, num_repeats: int = 12) -> TokenisedDocuments:

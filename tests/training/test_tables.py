@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from training.evaluation import Evaluation
-from training.scores import NO_CONTEXT, Condition, DocumentScore, Domain, DomainScores
+from training.evaluation.results import Evaluation
+from training.evaluation.scores import NO_CONTEXT, Condition, DocumentScore, Domain, DomainScores
+from training.evaluation.tables import as_markdown
 
 TOKENS = 10  # a window of a document, two documents
 CONTEXTS = (1, 2, 3, 7)
@@ -51,7 +52,7 @@ def tables(markdown: str) -> list[list[list[str]]]:
 
 
 def test_perplexities_of_each_domain() -> None:
-    markdown = EVALUATION.as_markdown()
+    markdown = as_markdown(EVALUATION)
     books, law, *_ = tables(markdown)
     assert markdown.index("**books (in domain)**") < markdown.index("**law (out of domain)**")
     assert books == law
@@ -69,7 +70,7 @@ def test_perplexities_of_each_domain() -> None:
 
 def test_what_summaries_are_worth() -> None:
     """Within its positions a model is held against itself, beyond them against the extended one."""
-    markdown = EVALUATION.as_markdown()
+    markdown = as_markdown(EVALUATION)
     table = tables(markdown)[2]
     assert table[0] == ["domain", "segments", "change of loss, nats", "share of the gap closed"]
     assert [row for row in table[1:] if row[0] == "books"] == [
@@ -84,13 +85,13 @@ def test_what_summaries_are_worth() -> None:
 
 def test_without_an_extended_model_there_is_no_footnote() -> None:
     models = {label: scores for label, scores in EVALUATION.models.items() if label != "extended full attention"}
-    markdown = replace(EVALUATION, models=models).as_markdown()
+    markdown = as_markdown(replace(EVALUATION, models=models))
     assert tables(markdown)[2][4] == ["books", "7", "-0.300", "–"]
     assert "†" not in markdown
 
 
 def test_against_rmt() -> None:
-    table = tables(EVALUATION.as_markdown())[3]
+    table = tables(as_markdown(EVALUATION))[3]
     assert table[0] == ["domain", "0", "1", "2", "3", "7"]
     assert table[1] == ["books", "+0.000", "+0.000", "-0.050", "-0.100", "–"]
     assert [row[0] for row in table[1:]] == ["books", "law", "all domains"]
@@ -103,7 +104,7 @@ def test_all_domains_together() -> None:
         "AutoCompressor": {"books": MODELS["AutoCompressor"], "law": better},
         "RMT": {"books": MODELS["RMT"], "law": MODELS["RMT"]},
     }
-    worth, against = tables(replace(EVALUATION, models=models).as_markdown())[2:]
+    worth, against = tables(as_markdown(replace(EVALUATION, models=models)))[2:]
     assert [row[:3] for row in worth if row[0] == "all domains"] == [
         ["all domains", "1", "-0.150 (-0.200 to -0.100)"],
         ["all domains", "2", "-0.250 (-0.300 to -0.200)"],
@@ -113,13 +114,13 @@ def test_all_domains_together() -> None:
 
 def test_one_domain_is_not_repeated_as_all() -> None:
     models = {label: {"books": scores} for label, scores in MODELS.items()}
-    markdown = replace(EVALUATION, domains=EVALUATION.domains[:1], models=models).as_markdown()
+    markdown = as_markdown(replace(EVALUATION, domains=EVALUATION.domains[:1], models=models))
     assert not any(row[0] == "all domains" for table in tables(markdown) for row in table)
 
 
 @pytest.mark.parametrize(("label", "num_tables"), [("AutoCompressor", 3), ("extended full attention", 2)])
 def test_a_model_alone_has_its_tables_only(label: str, num_tables: int) -> None:
-    markdown = replace(EVALUATION, models={label: EVALUATION.models[label]}).as_markdown()
+    markdown = as_markdown(replace(EVALUATION, models={label: EVALUATION.models[label]}))
     assert len(tables(markdown)) == num_tables
     assert "RMT" not in markdown
 
@@ -128,20 +129,20 @@ def test_intervals_stand_in_brackets() -> None:
     scores = dict(MODELS["AutoCompressor"])
     scores[Condition(1, is_compressed=True)] = [DocumentScore(0, 18.0, TOKENS), DocumentScore(1, 41.0, TOKENS)]
     evaluation = replace(EVALUATION, models={"AutoCompressor": {"books": scores, "law": MODELS["AutoCompressor"]}})
-    row = tables(evaluation.as_markdown())[2][1]
+    row = tables(as_markdown(evaluation))[2][1]
     assert row == ["books", "1", "-0.050 (-0.200 to +0.100)", "12% (-25% to 50%)"]
 
 
 def test_what_was_scored_and_what_was_recorded() -> None:
-    markdown = EVALUATION.as_markdown()
+    markdown = as_markdown(EVALUATION)
     assert "(11 tokens, its first left out)" in markdown
     assert "Documents (windows): books 2 (2), law 2 (2)." in markdown
     assert "Recorded" not in markdown
-    recorded = replace(EVALUATION, recorded=frozenset({"RMT", "extended full attention"})).as_markdown()
+    recorded = as_markdown(replace(EVALUATION, recorded=frozenset({"RMT", "extended full attention"})))
     assert "Recorded earlier, not measured now: RMT, extended full attention." in recorded
 
 
 def test_domains_are_not_told_apart_without_training_files() -> None:
-    markdown = replace(EVALUATION, domains=(Domain("books", "a"), Domain("law", "b"))).as_markdown()
+    markdown = as_markdown(replace(EVALUATION, domains=(Domain("books", "a"), Domain("law", "b"))))
     assert "**books**" in markdown
     assert "domain)" not in markdown

@@ -8,9 +8,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import TEXT, tiny_tokenizer
-from training.chats import Question, Tail, conversation, request
-from training.questioning import ask_about, question_of
-from training.reciting import RUN_TOKENS, recite, runs
+from training.objectives.asking import ask_about, question_of
+from training.objectives.reciting import RUN_TOKENS, recite, runs
+from training.objectives.tails import Question, Tail, conversation, request
 
 CODE = (
     "\nWe begin here with a sentence of code.\ndef count_ships(first_day, last_day=None):\n    return sum(shipsByDay)\n"

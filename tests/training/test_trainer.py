@@ -15,12 +15,13 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from model import AutoCompressor
 from tests.tiny import cpu_accelerator, repetitive_documents, tiny_compressor, tiny_recipe
 from tests.training.runs import model_of, objective_of, recipe_of, records_of, train, trainer_of
-from training.batches import Batches, Part
-from training.objectives import Batch, LanguageModelling, Objective, Substep
-from training.recipe import Recipe, Stage
-from training.snapshots import Snapshots
-from training.stopping import StopRequest
-from training.trainer import Rows
+from training.data.batches import Batches, Part
+from training.loop.snapshots import Snapshots
+from training.loop.stopping import StopRequest
+from training.loop.trainer import Rows
+from training.objectives.cross_entropy import LanguageModelling
+from training.objectives.objective import Batch, Objective, Substep
+from training.recipes.recipe import Recipe, Stage
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +240,7 @@ def test_dropout_s_random_state_matters(tmp_path: Path, monkeypatch: pytest.Monk
     recipe = recipe_of("lora")
     train(recipe, tmp_path / "unbroken")
     train(recipe, tmp_path / "resumed", stop_before=5)
-    monkeypatch.setattr("training.snapshots.set_random_state", lambda _: None)
+    monkeypatch.setattr("training.loop.snapshots.set_random_state", lambda _: None)
     train(recipe, tmp_path / "resumed")
     unbroken, resumed = ([record.loss for record in records_of(tmp_path / name)] for name in ("unbroken", "resumed"))
     assert unbroken[:5] == resumed[:5]
