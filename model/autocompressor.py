@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from model import checkpoint, generation
 from model.adapter import Adapter
 from model.base import embedding_width, first_token_id, load_base, output_layer, require_supported, state_widths
-from model.base_reference import BaseReference
-from model.bases import find_base, resolve_base
+from model.bases.known import find_base, resolve_base
+from model.bases.reference import BaseReference
 from model.compressors import (
     FIRST_LOSS,
     WRITERS,

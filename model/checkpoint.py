@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.base_reference import BaseReference
+from model.bases.reference import BaseReference
 from model.config import SummaryConfig
 
 if TYPE_CHECKING:

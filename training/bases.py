@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from model import AutoCompressor
 from model.base import load_base
-from model.base_reference import BaseReference, weights_digest
-from model.bases import BaseUnavailable, base_directory, find_base, known_bases, resolve_base
+from model.bases.known import BaseUnavailable, base_directory, find_base, known_bases, resolve_base
+from model.bases.reference import BaseReference, weights_digest
 from model.checkpoint import BASE_FILE, FOLDER, Parts, read_parts
 from training.recipe import Base
 
