@@ -1,24 +1,22 @@
-"""Checkpoint directories: ours, and the layouts the authors published."""
+"""Checkpoints, read and written: our layout, and those that the authors published."""
 
 import json
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.bases.reference import BaseReference
+from model.checkpoint_directory import FOLDER, share_weights
 from model.config import SummaryConfig
 
 if TYPE_CHECKING:
     from model.autocompressor import AutoCompressor
 
-FOLDER = "autocompressor"  # other loaders read only the directory's top level
 SUMMARY_FILE = "summary_embeddings.safetensors"
 BRIDGE_FILE = "bridge.safetensors"
 ADAPTER_FOLDER = "reader"  # in ours, in peft's format
@@ -26,7 +24,6 @@ BASE_FILE = "base.json"  # in ours, where the base is not in the directory
 WEIGHT = "embed_summary.weight"
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-DOWNLOADED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*.bin", f"{FOLDER}/*"]
 
 
 class PlainModel(ValueError):
@@ -49,28 +46,6 @@ class Parts:
     adapter: Path | None = None
     base: BaseReference | None = None
     has_segment_length: bool = True
-
-
-def resolve(path: str | Path, *, revision: str | None = None) -> Path:
-    """The local directory of a checkpoint: the path itself, or a snapshot of the hub repository of that name.
-
-    Args:
-        revision: a branch, tag or commit of the repository; None for its newest.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    directory = Path(path)
-    if directory.is_dir():
-        return directory
-    if directory.is_absolute() or str(path).startswith("."):
-        raise FileNotFoundError(f"there is no directory {path}")
-    try:
-        return Path(snapshot_download(str(path), revision=revision, allow_patterns=DOWNLOADED))
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"there is no directory {path}, and no hub repository of that name could be fetched"
-        ) from error
 
 
 def read_parts(directory: Path) -> Parts:
@@ -183,13 +158,6 @@ def plain_state(model: "AutoCompressor") -> dict[str, Tensor]:
             if f"{name}.linear.{part}" in state:
                 state[f"{name}.{part}"] = state.pop(f"{name}.linear.{part}")
     return state
-
-
-def share_weights(directory: Path) -> None:
-    """Give weight files the mode of the `config.json` beside them: safetensors leaves them to their owner alone."""
-    mode = stat.S_IMODE((directory / "config.json").stat().st_mode)
-    for file in directory.rglob("*.safetensors"):
-        file.chmod(mode)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

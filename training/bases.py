@@ -12,7 +12,8 @@ from model import AutoCompressor
 from model.base import load_base
 from model.bases.known import BaseUnavailable, base_directory, find_base, known_bases, resolve_base
 from model.bases.reference import BaseReference, weights_digest
-from model.checkpoint import BASE_FILE, FOLDER, Parts, read_parts
+from model.checkpoint import BASE_FILE, Parts, read_parts
+from model.checkpoint_directory import FOLDER
 from training.recipe import Base
 
 logger = logging.getLogger(__name__)

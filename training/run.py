@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from model import AutoCompressor
 from model.atomic import written_aside
 from model.bases.known import resolve_base
-from model.checkpoint import share_weights
+from model.checkpoint_directory import share_weights
 from training.adapters import Adapted
 from training.bases import loaded_base, new_base, parts_of, plain_base, reference_of, take_over
 from training.batches import Batches, Part

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from model.bases.gguf_tokenizer import tokenizer_of
-from model.checkpoint import share_weights
+from model.checkpoint_directory import share_weights
 
 # gguf's names, as gguf-py/gguf/tensor_mapping.py has them
 NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}

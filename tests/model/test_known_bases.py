@@ -183,7 +183,7 @@ def test_else_the_hub_is_asked(
         seen.append((repo_id, revision))
         return "/snapshot"
 
-    monkeypatch.setattr("model.checkpoint.snapshot_download", snapshot_download)
+    monkeypatch.setattr("model.checkpoint_directory.snapshot_download", snapshot_download)
     assert resolve_base(reference, data) == Path("/snapshot")
     assert seen == [asked]
 
@@ -217,7 +217,7 @@ def test_a_hub_id_is_loaded_from_where_it_was_fetched(
     fetched: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOCOMPRESSOR_DATA", str(data))
-    monkeypatch.setattr("model.checkpoint.snapshot_download", no_pip)
+    monkeypatch.setattr("model.checkpoint_directory.snapshot_download", no_pip)
     model = AutoCompressor.from_base("someone/Tiny", 3, segment_length=8)
     assert model.base.dtype == torch.bfloat16
     with pytest.raises(PlainModel, match=f"{fetched} is a plain language model"):
