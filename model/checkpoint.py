@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -13,9 +12,7 @@ from torch import Tensor
 from model.bases.reference import BaseReference
 from model.checkpoint_directory import FOLDER, share_weights
 from model.config import SummaryConfig
-
-if TYPE_CHECKING:
-    from model.autocompressor import AutoCompressor
+from model.segment_model import SegmentModel
 
 SUMMARY_FILE = "summary_embeddings.safetensors"
 BRIDGE_FILE = "bridge.safetensors"
@@ -118,7 +115,7 @@ def read_tensor(directory: Path, name: str) -> Tensor:
     raise ValueError(f"no weight file in {directory} has {name}")
 
 
-def write(directory: Path, model: "AutoCompressor", *, max_shard_size: str | None) -> None:
+def write(directory: Path, model: SegmentModel, *, max_shard_size: str | None) -> None:
     """Write what `AutoCompressor.save_pretrained` promises; an existing checkpoint there is replaced."""
     options = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     model.base.save_pretrained(directory, state_dict=plain_state(model), **options)
@@ -129,7 +126,7 @@ def write(directory: Path, model: "AutoCompressor", *, max_shard_size: str | Non
     share_weights(directory)
 
 
-def write_adapter(directory: Path, model: "AutoCompressor", base: BaseReference) -> None:
+def write_adapter(directory: Path, model: SegmentModel, base: BaseReference) -> None:
     """Write a checkpoint without its base: what was trained, and which base it belongs to."""
     directory.mkdir(parents=True, exist_ok=True)
     write_parts(directory, model, base=base.name)
@@ -137,7 +134,7 @@ def write_adapter(directory: Path, model: "AutoCompressor", base: BaseReference)
     share_weights(directory / FOLDER)
 
 
-def write_parts(directory: Path, model: "AutoCompressor", *, base: str) -> None:
+def write_parts(directory: Path, model: SegmentModel, *, base: str) -> None:
     """Write what is ours of a checkpoint into its folder."""
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +145,7 @@ def write_parts(directory: Path, model: "AutoCompressor", *, base: str) -> None:
         model.adapter.save(folder / ADAPTER_FOLDER, base=base)
 
 
-def plain_state(model: "AutoCompressor") -> dict[str, Tensor]:
+def plain_state(model: SegmentModel) -> dict[str, Tensor]:
     """The base's weights under the names that it has without an adapter in it."""
     state: dict[str, Tensor] = model.base.state_dict()
     for name in () if model.adapter is None else model.adapter.layers:
