@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.trials import DEFAULT, TRIALS, Reader, Trial, Uniform
 from model import AutoCompressor
-from model.bases import resolve_base
+from model.bases.known import resolve_base
 from model.compressors.anchored import Anchored
 from training.bases.adapters import Adapted
 from training.bases.loading import loaded_base

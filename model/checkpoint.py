@@ -1,24 +1,19 @@
-"""Checkpoint directories: ours, and the layouts the authors published."""
+"""Checkpoints, read and written: our layout, and those that the authors published."""
 
 import json
-import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.base_reference import BaseReference
+from model.bases.reference import BaseReference
+from model.checkpoint_directory import FOLDER, share_weights
 from model.config import SummaryConfig
+from model.segment_model import SegmentModel
 
-if TYPE_CHECKING:
-    from model.autocompressor import AutoCompressor
-
-FOLDER = "autocompressor"  # other loaders read only the directory's top level
 SUMMARY_FILE = "summary_embeddings.safetensors"
 BRIDGE_FILE = "bridge.safetensors"
 ADAPTER_FOLDER = "reader"  # in ours, in peft's format
@@ -26,7 +21,6 @@ BASE_FILE = "base.json"  # in ours, where the base is not in the directory
 WEIGHT = "embed_summary.weight"
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-DOWNLOADED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*.bin", f"{FOLDER}/*"]
 
 
 class PlainModel(ValueError):
@@ -49,28 +43,6 @@ class Parts:
     adapter: Path | None = None
     base: BaseReference | None = None
     has_segment_length: bool = True
-
-
-def resolve(path: str | Path, *, revision: str | None = None) -> Path:
-    """The local directory of a checkpoint: the path itself, or a snapshot of the hub repository of that name.
-
-    Args:
-        revision: a branch, tag or commit of the repository; None for its newest.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    directory = Path(path)
-    if directory.is_dir():
-        return directory
-    if directory.is_absolute() or str(path).startswith("."):
-        raise FileNotFoundError(f"there is no directory {path}")
-    try:
-        return Path(snapshot_download(str(path), revision=revision, allow_patterns=DOWNLOADED))
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"there is no directory {path}, and no hub repository of that name could be fetched"
-        ) from error
 
 
 def read_parts(directory: Path) -> Parts:
@@ -143,7 +115,7 @@ def read_tensor(directory: Path, name: str) -> Tensor:
     raise ValueError(f"no weight file in {directory} has {name}")
 
 
-def write(directory: Path, model: "AutoCompressor", *, max_shard_size: str | None) -> None:
+def write(directory: Path, model: SegmentModel, *, max_shard_size: str | None) -> None:
     """Write what `AutoCompressor.save_pretrained` promises; an existing checkpoint there is replaced."""
     options = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     model.base.save_pretrained(directory, state_dict=plain_state(model), **options)
@@ -154,7 +126,7 @@ def write(directory: Path, model: "AutoCompressor", *, max_shard_size: str | Non
     share_weights(directory)
 
 
-def write_adapter(directory: Path, model: "AutoCompressor", base: BaseReference) -> None:
+def write_adapter(directory: Path, model: SegmentModel, base: BaseReference) -> None:
     """Write a checkpoint without its base: what was trained, and which base it belongs to."""
     directory.mkdir(parents=True, exist_ok=True)
     write_parts(directory, model, base=base.name)
@@ -162,7 +134,7 @@ def write_adapter(directory: Path, model: "AutoCompressor", base: BaseReference)
     share_weights(directory / FOLDER)
 
 
-def write_parts(directory: Path, model: "AutoCompressor", *, base: str) -> None:
+def write_parts(directory: Path, model: SegmentModel, *, base: str) -> None:
     """Write what is ours of a checkpoint into its folder."""
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +145,7 @@ def write_parts(directory: Path, model: "AutoCompressor", *, base: str) -> None:
         model.adapter.save(folder / ADAPTER_FOLDER, base=base)
 
 
-def plain_state(model: "AutoCompressor") -> dict[str, Tensor]:
+def plain_state(model: SegmentModel) -> dict[str, Tensor]:
     """The base's weights under the names that it has without an adapter in it."""
     state: dict[str, Tensor] = model.base.state_dict()
     for name in () if model.adapter is None else model.adapter.layers:
@@ -183,13 +155,6 @@ def plain_state(model: "AutoCompressor") -> dict[str, Tensor]:
             if f"{name}.linear.{part}" in state:
                 state[f"{name}.{part}"] = state.pop(f"{name}.linear.{part}")
     return state
-
-
-def share_weights(directory: Path) -> None:
-    """Give weight files the mode of the `config.json` beside them: safetensors leaves them to their owner alone."""
-    mode = stat.S_IMODE((directory / "config.json").stat().st_mode)
-    for file in directory.rglob("*.safetensors"):
-        file.chmod(mode)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -1,25 +1,23 @@
 """Generation as the paper defines it, a token at a time: slow, plain, and what the engine is tested against."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from model.base import first_token_id
-from model.segments import checked_mask, split_lengths
-
-if TYPE_CHECKING:
-    from model.autocompressor import AutoCompressor, SegmentLengths
+from model.segment_model import SegmentModel
+from model.segments import SegmentLengths, checked_mask, cut
 
 
 @torch.inference_mode()
 def generate(
-    model: "AutoCompressor",
+    model: SegmentModel,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    segment_lengths: "SegmentLengths" = None,
+    segment_lengths: SegmentLengths = None,
     soft_prompt: Tensor | None = None,
     max_new_tokens: int = 16,
     do_sample: bool = False,
@@ -49,13 +47,13 @@ def generate(
     if do_sample and temperature <= 0:
         raise ValueError(f"temperature is {temperature}; sampling needs one above 0, and do_sample=False is greedy")
     mask = checked_mask(attention_mask, input_ids)
-    lengths = split_lengths(input_ids.shape[1], segment_lengths)
+    segments = cut(input_ids, mask, segment_lengths)
     if not bool(mask[:, -1].all()):
         raise ValueError("generation needs prompts padded on the left: a row ends in padding")
     eos_token_id = first_token_id(model.base.config, "eos_token_id") if eos_token_id is None else eos_token_id
     pad_token_id = eos_token_id if pad_token_id is None else pad_token_id
     renewal = segment_lengths if isinstance(segment_lengths, int) else None
-    context = _Context(model, input_ids, mask, lengths, soft_prompt)
+    context = _Context(model, segments, model.checked_soft_prompt(soft_prompt, input_ids))
     if renewal is None:
         context.require_room(max_new_tokens)
 
@@ -84,26 +82,13 @@ def generate(
 class _Context:
     """What the next token is predicted from: a soft prompt and the tokens since the last compression."""
 
-    def __init__(
-        self,
-        model: "AutoCompressor",
-        input_ids: Tensor,
-        mask: Tensor,
-        lengths: list[int],
-        soft_prompt: Tensor | None,
-    ) -> None:
+    def __init__(self, model: SegmentModel, segments: list[tuple[Tensor, Tensor]], soft_prompt: Tensor) -> None:
+        """All segments but the last are compressed behind the soft prompt, (B, P, D)."""
         self.model = model
-        head = sum(lengths[:-1])
-        if head:
-            made = model.compress(input_ids[:, :head], mask[:, :head], lengths[:-1], soft_prompt)
-            if not model.accumulate_summary:
-                soft_prompt = made[:, -model.summary_length :]
-            elif soft_prompt is None:
-                soft_prompt = made
-            else:
-                soft_prompt = torch.cat([soft_prompt.to(made).expand(made.shape[0], -1, -1), made], dim=1)
-        self.soft_prompt = model.checked_soft_prompt(soft_prompt, input_ids)
-        self.ids, self.mask = input_ids[:, head:], mask[:, head:]
+        *before, (self.ids, self.mask) = segments
+        for ids, mask in before:
+            soft_prompt = model.next_soft_prompt(soft_prompt, model.compress_segment(ids, mask, soft_prompt))
+        self.soft_prompt = soft_prompt
         self.cache: Any = None
 
     def require_room(self, max_new_tokens: int) -> None:

@@ -5,8 +5,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+SegmentLengths = int | Sequence[int] | None
 
-def split_lengths(num_tokens: int, segment_lengths: int | Sequence[int] | None) -> list[int]:
+
+def cut(
+    input_ids: Tensor, attention_mask: Tensor | None, segment_lengths: SegmentLengths
+) -> list[tuple[Tensor, Tensor]]:
+    """The segments of (B, L) token ids, each with its mask; ValueError as `checked_mask` and `split_lengths` say."""
+    mask = checked_mask(attention_mask, input_ids)
+    lengths = split_lengths(input_ids.shape[1], segment_lengths)
+    return list(zip(input_ids.split(lengths, dim=1), mask.split(lengths, dim=1), strict=True))
+
+
+def split_lengths(num_tokens: int, segment_lengths: SegmentLengths) -> list[int]:
     """The lengths of the segments of a sequence.
 
     Args:

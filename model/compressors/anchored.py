@@ -10,7 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
+from model.base import embedding_width, state_widths
 from model.compressors.anchors import Vocabulary, by_importance
 from model.compressors.writer import Reading, SegmentSummary
 
@@ -37,6 +39,13 @@ class Bridge(nn.Module):
         with torch.no_grad():
             self.states.weight.zero_()
             self.states.bias.zero_()
+
+    @classmethod
+    def of(cls, base: PreTrainedModel, layers: tuple[int, ...]) -> "Bridge":
+        """A new one from the states of these layers of a base; ValueError where it has no such layer."""
+        is_shape = base.device.type == "meta"
+        scale = 1.0 if is_shape else float(base.get_input_embeddings().weight.detach().float().std())
+        return cls(state_widths(base, layers), embedding_width(base), scale).to(base.device)
 
     def forward(self, embedded: Tensor, features: Tensor) -> Tensor:
         """(B, S, D) embeddings of the anchors and (B, S, F) features to (B, S, D) vectors, in float32."""

@@ -7,7 +7,7 @@ import torch
 
 import model
 from model import AutoCompressor
-from model.bases import BaseUnavailable
+from model.bases.known import BaseUnavailable
 from model.checkpoint import PlainModel
 
 logger = logging.getLogger(__name__)

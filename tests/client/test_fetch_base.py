@@ -6,8 +6,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from model.base_reference import weights_digest
-from model.bases import Base
+from model.bases.known import Base
+from model.bases.reference import weights_digest
 from server.cli.main import app
 from tests.wheels import know_only, let_pip_find, write_wheel
 

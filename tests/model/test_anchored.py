@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from model import AutoCompressor
 from model.adapter import Adapter
-from model.base_reference import BaseReference, weights_digest
+from model.bases.reference import BaseReference, weights_digest
 from model.compressors import SegmentSummary, Vocabulary
 from model.compressors.anchors import by_importance
 from tests.tiny import FAMILIES, random_ids, tiny_anchored, tiny_base, tiny_tokenizer

@@ -611,7 +611,7 @@ def test_a_hub_id_is_a_snapshot(saved: Path, tmp_path: Path, monkeypatch: pytest
                     shutil.copy(file, target)
         return str(snapshot)
 
-    monkeypatch.setattr("model.checkpoint.snapshot_download", snapshot_download)
+    monkeypatch.setattr("model.checkpoint_directory.snapshot_download", snapshot_download)
     loaded = AutoCompressor.from_pretrained("someone/a-compressor")
     assert asked == ["someone/a-compressor"]
     assert_same(loaded, AutoCompressor.from_pretrained(saved))

@@ -7,7 +7,7 @@ import torch
 from gguf import GGMLQuantizationType
 
 from model.base import load_base
-from model.gguf_llama import GgufLlama
+from model.bases.gguf_llama import GgufLlama
 from tests.tiny import random_ids, tiny_tokenizer
 from tests.wheels import F16, F32, as_stored, tiny_llama, write_gguf
 

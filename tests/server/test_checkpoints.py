@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from model import AutoCompressor
-from model.base_reference import BaseReference
-from model.bases import Base, fetch_base
+from model.bases.known import Base, fetch_base
+from model.bases.reference import BaseReference
 from server.core import checkpoints
 from server.core.checkpoints import open_checkpoint
 from tests.model.test_checkpoint import publish

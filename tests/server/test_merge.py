@@ -6,7 +6,7 @@ import torch
 from typer.testing import CliRunner
 
 from model import AutoCompressor
-from model.base_reference import BaseReference, weights_digest
+from model.bases.reference import BaseReference, weights_digest
 from server.cli.main import app
 from tests.tiny import random_ids, tiny_anchored, tiny_base, tiny_tokenizer
 

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from model.base_reference import BaseReference, weights_digest
-from model.bases import BaseUnavailable, base_directory, find_base, known_bases, resolve_base
-from model.checkpoint import BASE_FILE, FOLDER, Parts, read_parts
+from model.bases.known import BaseUnavailable, base_directory, find_base, known_bases, resolve_base
+from model.bases.reference import BaseReference, weights_digest
+from model.checkpoint import BASE_FILE, Parts, read_parts
+from model.checkpoint_directory import FOLDER
 
 
 def plain_base(path: Path) -> Path:

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from model import AutoCompressor
-from model.checkpoint import read_parts, resolve
+from model.checkpoint import read_parts
+from model.checkpoint_directory import resolve
 from model.config import SummaryConfig
 from model.positions import Positions
 from model.precision import computes_in_bfloat16

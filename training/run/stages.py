@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from model import AutoCompressor
 from model.atomic import written_aside
-from model.bases import resolve_base
-from model.checkpoint import share_weights
+from model.bases.known import resolve_base
+from model.checkpoint_directory import share_weights
 from training.bases.adapters import Adapted
 from training.bases.loading import loaded_base, new_base, take_over
 from training.bases.references import parts_of, plain_base, reference_of

@@ -36,7 +36,7 @@ def fetch_base(
     Exit status 1 where it cannot be had; `autocompressor serve --model paper` does without.
     """
     # not at the top: it brings torch, which takes seconds, and other commands do without it
-    bases = importlib.import_module("model.bases")
+    bases = importlib.import_module("model.bases.known")
     known = bases.known_bases()
     if name is not None and name not in known:
         terminal.stop(f"no base {name!r} comes by pip; there are: {', '.join(known)}")

