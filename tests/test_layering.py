@@ -6,51 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.floors import FLOORS
+
 ROOT = Path(__file__).parents[1]
 
-# Floors of each package, top to bottom: modules, or folders with all that is in them. A file imports from floors below
-# its own only, and of its own floor nothing but what is in the same folder.
-FLOORS: dict[str, list[set[str]]] = {
-    "autocompressor": [
-        {"autocompressor"},
-        {"autocompressor.client"},
-        {"autocompressor.wire"},
-        {"autocompressor.calls"},
-        {"autocompressor.results"},
-    ],
-    "server": [
-        {"server.cli.main"},
-        {"server.cli.commands"},
-        {"server.cli.local"},
-        {"server.cli.terminal"},
-        {"server.http.serving"},
-        {"server.http.app"},
-        {"server.http.routes", "server.http.middleware"},
-        {"server.http.envelope"},
-        {"server.http.answers"},
-        {"server.http.schemas"},
-        {"server.core.build"},
-        {"server.core.checkpoints"},
-        {"server.core.models"},
-        {"server.core.services"},
-        {"server.core.generating", "server.core.scoring", "server.core.reranking"},
-        {"server.core.prompts"},
-        {"server.core.documents.intake", "server.core.documents.portable"},
-        {"server.core.documents.compression"},
-        {"server.core.documents.renewal"},
-        {"server.core.documents.document", "server.core.documents.work"},
-        {"server.core.documents.retention", "server.core.documents.summaries"},
-        {"server.core.documents.segments"},
-        {"server.core.documents.store_calls"},
-        {"server.core.receipts", "server.core.tenant", "server.core.served_model", "server.core.jobs"},
-        {"server.core.documents.chain", "server.core.documents.progress", "server.core.documents.single_flight"}
-        | {"server.core.together"},
-        {"server.engine.torch", "server.store"},
-        {"server.engine.detokenizer", "server.engine.protocol"},
-        {"server.settings", "server.metrics", "server.errors", "server.log"},
-        {"server.limits"},
-    ],
-}
 # whole packages, and what each may know of the others
 KNOWN = {"autocompressor": set(), "model": set(), "training": {"model"}, "server": {"autocompressor", "model"}}
 MAX_LINES = 300
