@@ -8,9 +8,8 @@ from typing import Any
 
 from openai import OpenAI
 
-NAME = "Ottoline Marsh"
-FIRST = f"Hello! My name is {NAME}, I keep bees, and I will read a book to you."
-QUESTION = "What is the name of the person who keeps bees?"
+FIRST = "The beekeeper of our village is called Ottoline Marsh. I will read a book to you now. Just answer: Yes."
+QUESTION = "What is the name of the beekeeper?"
 PAGE = 16_000  # characters
 
 
@@ -20,7 +19,8 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="where the server answers")
     parser.add_argument("--api-key", default="none", help="where the server wants one")
     parser.add_argument("--tokens", type=int, default=100_000, help="of the conversation, before the question")
-    parser.add_argument("--expand", type=int, default=2, help="segments that are read as text for the question")
+    parser.add_argument("--expand", type=int, default=1, help="segments that are read as text for the question")
+    parser.add_argument("--max-vectors", type=int, default=16, help="vectors that stand beside them")
     options = parser.parse_args()
     client = OpenAI(base_url=f"{options.url}/v1", api_key=options.api_key, timeout=600)
     model = client.models.list().data[0].id
@@ -33,17 +33,20 @@ def main() -> None:
         start = 0 if start + PAGE >= len(text) else start + PAGE
         messages.append({"role": "user", "content": f"The next page:\n\n{page}\n\nWhat happens on it?"})
         num_tokens = answer(client, model, messages)
-    for expand in (None, {"segments": options.expand}):
+    for read in ({}, {"expand": {"segments": options.expand}, "max_vectors": options.max_vectors}):
         asked = [*messages, {"role": "user", "content": QUESTION}]
-        answer(client, model, asked, expand=expand)
+        answer(client, model, asked, **read)
 
 
-def answer(client: OpenAI, model: str, messages: list[Any], *, expand: dict[str, int] | None = None) -> int:
-    """Have the model answer, and append what it says; the conversation's length so far."""
+def answer(client: OpenAI, model: str, messages: list[Any], **read: Any) -> int:
+    """Have the model answer, and append what it says; the conversation's length so far.
+
+    Args:
+        read: how its history is read, beside OpenAI's own parameters.
+    """
     started = time.monotonic()
-    body = {} if expand is None else {"expand": expand}
     reply = client.chat.completions.create(
-        model=model, messages=messages, max_tokens=32, temperature=0, extra_body=body
+        model=model, messages=messages, max_tokens=32, temperature=0, extra_body=read
     )
     said = reply.choices[0].message.content or ""
     messages.append({"role": "assistant", "content": said})

@@ -171,6 +171,20 @@ async def test_thinned_vectors_are_the_most_important_in_text_order(store: Embed
     assert prompt.key_lengths in ((), tuple(length for length in lengths if length))
 
 
+async def test_fewer_vectors_of_what_had_to_be_compressed(store: EmbeddedStore) -> None:
+    """A conversation that outgrew the window is read as so many vectors as are asked for."""
+    house = House(store)
+    plan = house.prompter.plan_tokens(CALL, (), [index * 7 % 999 for index in range(200)])
+    fitted = house.window.fit(plan, Wish(max_tokens=8, max_vectors=5))
+    assert (fitted.plan.num_vectors, fitted.plan.thinned_vectors) == (
+        5,
+        sum(house.prompter.counts(fitted.plan.sources[0])) - 5,
+    )
+    assert len((await house.prompter.assemble(fitted.plan)).soft_prompt) == 5
+    everything = house.window.fit(plan, Wish(max_tokens=8, max_vectors=10_000)).plan
+    assert everything == house.window.fit(plan, Wish(max_tokens=8)).plan
+
+
 async def test_vectors_without_an_order_are_not_thinned(store: EmbeddedStore) -> None:
     house = House(store)
     plain = Prompter(served_model(), house.summaries, house.prompter._gatherer, Metrics())

@@ -77,7 +77,7 @@ def sentencepiece() -> PreTrainedTokenizerFast:
 
 def test_bytes_and_spaces_of_sentencepiece_are_told() -> None:
     tokenizer = sentencepiece()
-    words: Any = Words(SimpleNamespace(model=SimpleNamespace(tokenizer=tokenizer)))  # type: ignore[arg-type]
+    words: Any = Words(tokenizer)
     assert [words.raw(token_id) for token_id in range(1, 8)] == [b" ", b"a", b" a", *(bytes([byte]) for byte in EMOJI)]
     assert [words.text(token_id) for token_id in range(3, 8)] == [" a", *PARTS]
     assert words.text(99) == ""  # an output beyond the tokenizer's vocabulary
@@ -88,7 +88,7 @@ def test_bytes_and_spaces_of_sentencepiece_are_told() -> None:
 
 def test_a_tokenizer_that_tells_no_bytes_keeps_its_text() -> None:
     silent = SimpleNamespace(decode=lambda ids: "\ufffd", convert_ids_to_tokens=lambda token_id: "??")
-    words = Words(SimpleNamespace(model=SimpleNamespace(tokenizer=silent)))  # type: ignore[arg-type]
+    words = Words(silent)
     assert (words.raw(0), words.text(0)) == ("\ufffd".encode(), "\ufffd")
 
 

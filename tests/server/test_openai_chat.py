@@ -55,7 +55,7 @@ async def test_the_plain_template_stops_where_another_would_speak(client: httpx.
         assert params.stop == ("\n\nSystem:", "\n\nUser:", "\n\nAssistant:")
         yield TokenEvent(ids[0], "", 0.0, "stop")
 
-    services(client).engine.generate = said
+    services(client).decoder.generate = said
     answer = await chat(client)
     assert model.tokenizer.decode(ids) == "\n\nUser:"
     assert answer["choices"][0]["finish_reason"] == "stop"

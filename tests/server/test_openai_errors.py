@@ -87,7 +87,7 @@ async def test_an_error_inside_a_stream_is_an_event(client: httpx.AsyncClient) -
         yield TokenEvent(5, "a", -1.0, None)
         raise EngineFailed("the forward pass failed")
 
-    services(client).engine.generate = failing
+    services(client).decoder.generate = failing
     for path, asked in (("completions", {"prompt": "a"}), ("chat/completions", {"messages": ASK})):
         events = await streamed(client, f"/v1/{path}", **asked)
         assert events[-1]["error"]["code"] == "engine_failed"
@@ -108,7 +108,7 @@ async def test_a_failed_choice_ends_the_others(client: httpx.AsyncClient) -> Non
         finally:
             ended.append(params.seed)
 
-    services(client).engine.generate = one_fails
+    services(client).decoder.generate = one_fails
     response = await client.post("/v1/completions", json={"prompt": "a", "n": 3, "seed": 0})
     assert response.status_code == 424
     assert sorted(ended) == [0, 1, 2]

@@ -72,9 +72,12 @@ class Prompter:
                 "the prompt is empty: at least 1 token is needed, after the summaries if there are any",
                 param=call.tokens,
             )
-        counts = [self.counts(source) for source in sources]
-        shares = [Share(own if max_vectors is None else in_proportion(own, max_vectors)) for own in counts]
-        return self.planned(call, sources, shares, token_ids)
+        return self.planned(call, sources, [self.share(source, max_vectors) for source in sources], token_ids)
+
+    def share(self, source: Source, max_vectors: int | None) -> Share:
+        """So many of a source's vectors, the most important ones, shared out over its segments; None is all."""
+        counts = self.counts(source)
+        return Share(counts if max_vectors is None else in_proportion(counts, max_vectors))
 
     def planned(self, call: Call, sources: Sequence[Source], shares: Sequence[Share], token_ids: Sequence[int]) -> Plan:
         """A plan of these shares of the sources."""

@@ -26,12 +26,14 @@ class Wish:
     """What a request asks of the window; None for `max_tokens` and `raw_tokens` is the default.
 
     `expanded_segments`: of what is compressed of its own tokens, so many are to be read as text again (`expanded`).
+    `max_vectors`: of what is compressed of them, where vectors have an order of importance; None is as many as fit.
     """
 
     max_tokens: int | None
     truncate: Truncate = "compress"
     raw_tokens: int | None = None
     expanded_segments: int = 0
+    max_vectors: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Window:
         num_tokens, room = self._cut_for_thinning(plan, wish, num_new)
         size = (self._model.max_segments or num_tokens) * config.segment_length
         chains = [plan.token_ids[start : min(start + size, num_tokens)] for start in range(0, num_tokens, size)]
-        shares = (*plan.shares, *(Share(self._prompter.counts(chain)) for chain in chains))
+        shares = (*plan.shares, *(self._prompter.share(chain, wish.max_vectors) for chain in chains))
         whole = self._prompter.planned(plan.call, (*plan.sources, *chains), shares, plan.token_ids[num_tokens:])
         block = max(1, self._window // 2 // config.summary_length // DROPPED_SHARE) if chains else 1
         whole = self._prompter.thinned(whole, room, block=block)

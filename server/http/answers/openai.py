@@ -19,7 +19,8 @@ BodyT = TypeVar("BodyT", bound=Asked)
 
 def wish_of(body: Asked, max_tokens: int | None) -> Wish:
     """What a request asks of the window."""
-    return Wish(max_tokens, body.truncate, body.raw_tokens, 0 if body.expand is None else body.expand.segments)
+    num_expanded = 0 if body.expand is None else body.expand.segments
+    return Wish(max_tokens, body.truncate, body.raw_tokens, num_expanded, body.max_vectors)
 
 
 async def prepare(services: Services, body: Asked, plan: Plan, fitted: Fitted) -> Prepared:

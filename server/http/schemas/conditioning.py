@@ -42,8 +42,9 @@ MaxVectors = Annotated[
     int | None,
     Field(
         ge=1,
-        description="Read so many vectors of each summary, the most important ones, shared out over its segments. Null "
-        "is all; where those do not fit, older segments keep fewer. Refused where vectors have no order.",
+        description="Read so many vectors of each summary, and of what had to be compressed of the prompt itself: the "
+        "most important ones, shared out over its segments. Null is all; where those do not fit, older segments keep "
+        "fewer. Refused where vectors have no order.",
     ),
 ]
 
@@ -103,7 +104,7 @@ class Sampling(Body):
     frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
     presence_penalty: float | None = Field(0.0, ge=-2, le=2)
     ignore_eos: bool | None = Field(default=False, description="Go on after the end-of-text token.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    seed: int | None = Field(None, ge=0, lt=MAX_SEED + 1)
     stop: Stops | None = None
 
     @property
