@@ -171,15 +171,35 @@ async def test_each_vector_of_a_document_is_read_once() -> None:
         assert counted.num_positions("segment") == 5 * (11 + 4) + 4 * 4
 
 
-async def test_a_question_on_a_document_that_was_just_compressed_reads_its_last_vectors_only() -> None:
+async def test_a_document_reads_on_from_what_its_parent_left() -> None:
     async with Counted(tiny_compressor()) as counted:
         keys = keys_of("a", 3)
         vectors = await vectors_of(counted.engine, segments_of(0), keys)
-        prompt = Prompt(vectors, tuple(document(9)), keys)
-        await generated(counted.engine, prompt)
-        assert counted.num_positions("prefill") == 4 + 9
-        await generated(counted.engine, prompt)
-        assert counted.num_positions("prefill") == 4 + 9 + 9
+        before = counted.num_positions("segment")
+        more = counted.engine.compress(segments_of(1, count=1), soft_prompt=vectors, keys=(*keys, "b"))
+        assert [len(made) async for made in more] == [4]
+        assert counted.num_positions("segment") - before == 4 + 11 + 4  # the last vectors alone were not read yet
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+async def test_the_first_answer_is_the_next_ones_to_the_bit(dtype: torch.dtype) -> None:
+    """Whether vectors were read for this prompt, for one before it, or while their document was compressed."""
+    async with Counted(tiny_compressor().to(dtype)) as counted:
+        for trial in range(4):
+            keys = keys_of(f"trial {trial}", 3)
+            vectors = await vectors_of(counted.engine, segments_of(trial), keys)
+            prompt = Prompt(vectors, tuple(document(9, seed=trial)), keys)
+            read = counted.num_positions("vectors")
+            answers = [
+                [(event.token_id, event.logprob) for event in await generated(counted.engine, prompt)] for _ in range(3)
+            ]
+            assert answers[0] == answers[1] == answers[2]
+            assert counted.num_positions("vectors") - read == 12
+            scores = [await counted.engine.score(prompt, [[3, 4, 5]]) for _ in range(2)]
+            other = replace(prompt, keys=())  # of no known origin: read anew
+            assert scores[0] == scores[1] == await counted.engine.score(other, [[3, 4, 5]])
+            together = await asyncio.gather(*(counted.engine.score(prompt, [[3, 4, 5]]) for _ in range(3)))
+            assert together[0] == together[1] == together[2]
 
 
 async def test_questions_that_come_together_read_a_soft_prompt_once() -> None:
@@ -187,7 +207,8 @@ async def test_questions_that_come_together_read_a_soft_prompt_once() -> None:
         vectors = torch.randn(12, 32, generator=torch.Generator().manual_seed(0))
         asked = [Prompt(vectors, tuple(document(5 + index, seed=index)), keys_of("a", 3)) for index in range(4)]
         together = await asyncio.gather(*(generated(counted.engine, prompt) for prompt in asked))
-        assert counted.num_positions("prefill") == 12 + sum(len(prompt.token_ids) for prompt in asked)
+        assert counted.num_positions("vectors") == 12
+        assert counted.num_positions("prefill") == sum(len(prompt.token_ids) for prompt in asked)
     async with Counted(tiny_compressor(), cache_bytes=0) as plain:
         for prompt, events in zip(asked, together, strict=True):
             assert token_ids(await generated(plain.engine, prompt, GREEDY)) == token_ids(events)
@@ -197,5 +218,6 @@ async def test_a_prompt_of_several_continuations_is_read_once() -> None:
     async with Counted(tiny_compressor()) as counted:
         prompt = Prompt(torch.randn(8, 32), tuple(document(10)))
         await counted.engine.score(prompt, [[1, 2], [3], [4, 5, 6]])
-        assert counted.num_positions("prompt") == 8 + 9
+        assert counted.num_positions("vectors") == 8
+        assert counted.num_positions("prompt") == 9
         assert counted.num_positions("score") == 2 + 1 + 3

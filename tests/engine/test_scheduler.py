@@ -44,7 +44,8 @@ def step(line: Scheduler) -> list[Piece]:
 def test_a_generation_is_prefilled_once_and_then_decodes() -> None:
     line = scheduler()
     line.submit(generation(num_tokens=4, soft_prompt_length=6))
-    assert described(step(line)) == [("prefill", 0, 10)]
+    assert described(step(line)) == [("vectors", 0, 6)]
+    assert described(step(line)) == [("prefill", 0, 4)]
     assert described(step(line)) == [("decode", 0, 1)]
     assert line.requests[0].num_known == 11
 
@@ -120,6 +121,12 @@ def test_a_cancelled_request_frees_its_row_at_the_next_step() -> None:
 MAX_HELD = 12
 
 
+def is_prompt(piece: Piece) -> bool:
+    """Whether it reads the first tokens after a soft prompt, which is read by then."""
+    is_alone = isinstance(piece.request, Scoring) and len(piece.request.continuations) == 1
+    return piece.phase in (Phase.PREFILL, Phase.PROMPT) or (piece.phase is Phase.SCORE and is_alone)
+
+
 class Line:
     """A scheduler under random work, with what an engine would hold beside it: rows, shared soft prompts, answers."""
 
@@ -131,6 +138,7 @@ class Line:
         self.rows: dict[int, Request] = {}  # whose keys and values lie in a row
         self.arrived: list[Request] = []
         self.ended: set[Request] = set()
+        self.begun: set[Request] = set()
         self.batch: list[Piece] = []
 
     def find_prefix(self, request: Request) -> int:
@@ -174,8 +182,10 @@ class Line:
     def run(self, piece: Piece) -> None:
         request = piece.request
         self.scheduler.complete(piece)
-        if request.hashes and not isinstance(request, Compression):
-            self.known[request.hashes[-1]] = request.soft_prompt_length
+        if piece.phase is Phase.VECTORS:
+            if request.hashes:
+                self.known[request.hashes[-1]] = request.soft_prompt_length
+            return
         if is_over(request, self.random):
             self.end(request)
         elif isinstance(request, Compression):
@@ -193,28 +203,19 @@ class Line:
         phases = [piece.phase for piece in batch]
         num_decodes = phases.count(Phase.DECODE)
         assert phases[:num_decodes] == [Phase.DECODE] * num_decodes
-        own = [piece.request for piece in batch if isinstance(piece.request, Generation)]
+        own = [piece.request for piece in batch if piece.phase in (Phase.PREFILL, Phase.DECODE)]
         assert [request.row for request in own] == list(range(scheduler.num_running))
         assert [self.rows[row] for row in range(len(own))] == own
+        assert all(piece.request.num_known == piece.request.soft_prompt_length for piece in batch if is_prompt(piece))
         others = [piece.num_positions for piece in batch[num_decodes:]]
         assert num_decodes + sum(others) <= scheduler.limits.max_batch_tokens or len(others) == 1
         assert all(piece.num_positions > 0 and not piece.request.is_cancelled for piece in batch)
         assert batch or not scheduler.requests
-        new = [piece.request for piece in batch if self.is_first(piece)]
-        read = [
-            request.hashes[-1] for request in new if request.hashes and request.num_known < request.soft_prompt_length
-        ]
+        read = [piece.request.hashes[-1] for piece in batch if piece.phase is Phase.VECTORS and piece.request.hashes]
         assert len(set(read)) == len(read)  # no soft prompt twice in one batch
+        new = list(dict.fromkeys(piece.request for piece in batch if piece.request not in self.begun))
         self.check_order(new)
-
-    @staticmethod
-    def is_first(piece: Piece) -> bool:
-        request = piece.request
-        if isinstance(request, Compression):
-            return piece.index == 0
-        if isinstance(request, Scoring):
-            return piece.phase is Phase.PROMPT or (piece.index == 0 and len(request.continuations) == 1)
-        return piece.phase is Phase.PREFILL
+        self.begun |= set(new)
 
     def check_order(self, new: Sequence[Request]) -> None:
         """Nobody starts before an earlier one of his kind, but for those who wait for a soft prompt being read."""

@@ -91,7 +91,9 @@ class TorchEngine:
             soft_prompt,
             length,
             segments,
-            hashes=running_hashes(keys),
+            # a document reads its vectors beside its segments, a prompt reads its own by themselves: low-precision
+            # arithmetic gives other keys and values, and a prompt's are to be the same whatever came before it
+            hashes=running_hashes([f"compressing:{key}" for key in keys]),
             meter=meter,
             reads_alone=self._reads_alone,
         )

@@ -55,15 +55,6 @@ class KvPool:
             for tensor, other in zip(self.layer(index, other_like(tensors)), tensors, strict=True):
                 tensor[row, :, :length] = other[:, :length]
 
-    def strip(self, row: int, length: int) -> "KvStrip":
-        """A copy of the first positions of a row."""
-        strip = KvStrip(length)
-        strip.layers = {
-            index: (keys[row, :, :length].clone(), values[row, :, :length].clone())
-            for index, (keys, values) in self._layers.items()
-        }
-        return strip
-
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Zeros of a tensor's dtype on its device; on a CPU pages of their own, taken from the system as they are used."""

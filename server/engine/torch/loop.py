@@ -157,6 +157,8 @@ class EngineLoop:
         request = piece.request
         if isinstance(result, ServiceError):
             self._finish(request, result)
+        elif piece.phase is Phase.VECTORS:
+            return
         elif isinstance(request, Compression):
             self._deliver_summary(request, result, is_last=piece.index + 1 == len(request.segments))
         elif isinstance(request, Scoring) and piece.phase is Phase.SCORE:

@@ -15,6 +15,7 @@ class Phase(Enum):
     """What a forward pass does for one request."""
 
     SEGMENT = "segment"
+    VECTORS = "vectors"  # a soft prompt by itself, before the first token that follows it
     PREFILL = "prefill"
     DECODE = "decode"
     PROMPT = "prompt"  # of continuations to score, once for all of them
@@ -37,7 +38,7 @@ class Request:
         meter: where what it took is written, by the engine's thread, before its first result.
         prefix: keys and values that another request left, of `num_known` leading positions.
         num_known: leading positions whose keys and values lie in the pool's row or in `line`.
-        line: a strip of its own, or one that it only reads.
+        line: a strip of its own, or one that it only reads; a generation's is copied into its row of the pool.
     """
 
     deliver: Callable[[Any], None]

@@ -47,18 +47,15 @@ class Runner:
     def prepare(self, request: Request) -> None:
         """Make room for what a new request keeps, beginning with what it knows of its soft prompt."""
         known = request.num_known
-        if isinstance(request, Generation):
-            if known:
-                assert request.row is not None
-                self._pool.fill(request.row, request.prefix, known)
-        elif isinstance(request, Compression):
+        if isinstance(request, Compression):
             if self._model.accumulate_summary and not request.reads_alone:
                 capacity = request.soft_prompt_length + self._model.summary_length * (len(request.segments) - 1)
                 request.line = request.prefix.extended(known, capacity) if known else KvStrip(capacity)
-        elif isinstance(request, Scoring):
-            is_read_once = len(request.continuations) > 1
-            if known < request.soft_prompt_length or is_read_once:
-                capacity = request.num_shared_positions if is_read_once else request.soft_prompt_length
+        else:
+            capacity = request.soft_prompt_length
+            if isinstance(request, Scoring) and len(request.continuations) > 1:  # they read its prompt from here, too
+                capacity = request.num_shared_positions
+            if capacity > known:
                 request.line = request.prefix.extended(known, capacity) if known else KvStrip(capacity)
             else:
                 request.line = request.prefix
@@ -68,8 +65,6 @@ class Runner:
     def soft_prompt_strip(self, request: Request) -> KvStrip | None:
         """Keys and values of a request's soft prompt, to be kept when it is gone; None where it has none."""
         length = request.soft_prompt_length
-        if isinstance(request, Generation):
-            return None if request.row is None else self._pool.strip(request.row, length)
         strip: KvStrip | None = request.line
         return strip if strip is None or strip.capacity == length else strip.extended(length, length)
 
@@ -79,8 +74,11 @@ class Runner:
 
         Returns:
             For each piece: `Sampled` for PREFILL and DECODE, its `SegmentSummary` on the CPU for SEGMENT, None for
-            PROMPT, `TokenLogprobs` for SCORE; `EngineFailed` where the model's states are not finite.
+            VECTORS and PROMPT, `TokenLogprobs` for SCORE; `EngineFailed` where the model's states are not finite.
         """
+        for piece in pieces:
+            if piece.phase is Phase.PREFILL:
+                self._move_in(piece.request)
         inputs = [self._inputs(piece) for piece in pieces]
         lengths = [piece.num_positions for piece in pieces]
         hidden, states = self._packed.forward(
@@ -111,13 +109,21 @@ class Runner:
         for index, (piece, last) in enumerate(zip(pieces, by_piece, strict=True)):
             if index in results:
                 continue
-            if piece.phase is Phase.PROMPT:
+            if piece.phase in (Phase.VECTORS, Phase.PROMPT):
                 results[index] = None
             elif piece.phase is Phase.SEGMENT:
                 results[index] = self._written(piece, last, states_by_piece[index])
             else:
                 results[index] = self._score(piece, last)
         return [results[index] for index in range(len(pieces))]
+
+    def _move_in(self, request: Request) -> None:
+        """Give a generation's row of the pool what is known of its soft prompt."""
+        assert isinstance(request, Generation)
+        assert request.row is not None
+        if request.line is not None:
+            self._pool.fill(request.row, request.line, request.num_known)
+            request.line = None
 
     def _written(self, piece: Piece, last: Tensor, states: tuple[Tensor, ...]) -> SegmentSummary:
         """The summary of a segment, whose last hidden states and those of the writer's layers are given, (T, D)."""
@@ -150,8 +156,9 @@ class Runner:
         parts = []
         if num_vectors:
             parts.append(request.soft_prompt[-num_vectors:].to(model.device, model.dtype))
-        ids = torch.tensor(token_ids[num_read:], dtype=torch.long, device=model.device)
-        parts.append(model.embed(ids[None])[0])
+        if len(token_ids) > num_read:
+            ids = torch.tensor(token_ids[num_read:], dtype=torch.long, device=model.device)
+            parts.append(model.embed(ids[None])[0])
         if num_appended:
             parts.append(model.writer.appended())
         return torch.cat(parts), positions[request.num_known :]
@@ -159,6 +166,8 @@ class Runner:
     def _token_ids(self, piece: Piece) -> Sequence[int]:
         """The tokens of a piece and of what it shares with others, after the soft prompt."""
         request = piece.request
+        if piece.phase is Phase.VECTORS:
+            return ()
         if isinstance(request, Compression):
             return request.segments[piece.index]
         if isinstance(request, Scoring):
@@ -170,13 +179,17 @@ class Runner:
 
     def _span(self, piece: Piece) -> Span:
         request, length = piece.request, piece.num_positions
-        if isinstance(request, Generation):
+        if isinstance(request, Generation) and piece.phase is not Phase.VECTORS:
             assert request.row is not None
             row = request.row if piece.phase is Phase.DECODE else None
             return Span(length, self._pool.row(request.row), request.num_known, num_kept=length, row=row)
         if request.line is None:
             return Span(length)
-        kept = length if piece.phase is Phase.PROMPT else max(0, request.soft_prompt_length - request.num_known)
+        kept = (
+            length
+            if piece.phase in (Phase.VECTORS, Phase.PROMPT)
+            else max(0, request.soft_prompt_length - request.num_known)
+        )
         return Span(length, request.line, request.num_known, num_kept=kept)
 
     def _sample(self, pieces: Sequence[Piece], hidden: Tensor) -> list[Sampled]:

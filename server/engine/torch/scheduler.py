@@ -79,14 +79,14 @@ class Scheduler:
                 continue  # waits for a row; documents behind it need none
             if not request.is_started:
                 request.num_known = self._find_prefix(request)
-                if self._reads_soft_prompt(request):
-                    if request.hashes[-1] in being_read:
+                if self._reads_vectors(request):
+                    if request.hashes and request.hashes[-1] in being_read:
                         continue
-                    being_read.add(request.hashes[-1])
+                    being_read.update(request.hashes[-1:])
             for piece in self._pieces(request):
                 if piece.num_positions > budget and has_new:
                     return pieces
-                self._start(request)
+                self._start(piece)
                 pieces.append(piece)
                 budget -= piece.num_positions
                 has_new = True
@@ -100,7 +100,7 @@ class Scheduler:
     def complete(self, piece: Piece) -> None:
         """Account for a piece that ran; the request stays until `remove`."""
         request = piece.request
-        if isinstance(request, Generation):
+        if isinstance(request, Generation) or piece.phase is Phase.VECTORS:
             request.num_known += piece.num_positions
             return
         if isinstance(request, Compression):
@@ -127,13 +127,17 @@ class Scheduler:
             self._running[row] = last
         request.row = None
 
-    def _reads_soft_prompt(self, request: Request) -> bool:
-        is_shared = bool(request.hashes) and not isinstance(request, Compression)
-        return is_shared and request.num_known < request.soft_prompt_length
+    def _reads_vectors(self, request: Request) -> bool:
+        """Whether a prompt's soft prompt is still to be read: in a pass of its own, so that what is kept of it for the
+        next prompt (`PrefixCache`) is what this one reads, to the bit.
+        """
+        return not isinstance(request, Compression) and request.num_known < request.soft_prompt_length
 
     def _pieces(self, request: Request) -> list[Piece]:
         """What of a waiting request could run now."""
         known = request.num_known
+        if self._reads_vectors(request):
+            return [Piece(request, Phase.VECTORS, request.soft_prompt_length - known)]
         if isinstance(request, Generation):
             return [Piece(request, Phase.PREFILL, request.num_prompt_positions - known)]
         if isinstance(request, Compression):
@@ -154,9 +158,10 @@ class Scheduler:
             for index in range(request.next_continuation, len(request.continuations))
         ]
 
-    def _start(self, request: Request) -> None:
+    def _start(self, piece: Piece) -> None:
+        request = piece.request
         request.is_started = True
-        if isinstance(request, Generation):
+        if isinstance(request, Generation) and piece.phase is Phase.PREFILL:
             self._waiting.remove(request)
             request.row = len(self._running)
             self._running.append(request)
