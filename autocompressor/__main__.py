@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    if importlib.util.find_spec("typer") is None:
+    if not all(map(importlib.util.find_spec, ("typer", "rich", "pydantic_settings"))):
         sys.exit("autocompressor: the program needs an extra: pip install 'autocompressor[server]'")
     importlib.import_module("server.cli.main").main()
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from benchmarks.machine import ROOT
 from model import AutoCompressor
 from server.core.build import connect, load_model
+from server.core.core import Core
 from server.core.documents.document import Document
-from server.core.models import Core
 from server.core.prompts.plan import Call
 from server.core.services import Services
 from server.engine.protocol import Prompt, SamplingParams

@@ -1,4 +1,4 @@
-"""Errors that whoever asked is told about; `http/envelope.py` alone knows how HTTP says them."""
+"""Errors that whoever asked is told about; `http/answers/errors.py` alone knows their statuses."""
 
 
 class ServiceError(Exception):

@@ -1,4 +1,4 @@
-"""What a request may hold at most; `GET /info` tells them, and errors name them."""
+"""What a request may hold at most; errors name the limit, and `GET /info` tells those that clients plan with."""
 
 MAX_TTL_SECONDS = 10 * 365 * 86400  # ten years
 
@@ -10,7 +10,12 @@ MAX_METADATA_NAME = 64  # characters
 MAX_METADATA_VALUE = 512
 MAX_LISTED = 1000  # summaries of a page
 MAX_SEGMENTS = 100  # of a page
+MAX_ID = 64  # characters of a summary's
 MAX_IDEMPOTENCY_KEY = 255  # characters
+
+# jobs
+MAX_RUNNING_JOBS = 4
+MAX_UNFINISHED_JOBS = 64  # each holds its documents
 
 # prompts
 MAX_PARTS = 64  # summaries and texts before a prompt
@@ -27,13 +32,7 @@ MAX_BIASES = 1024
 MAX_CONTINUATIONS = 128
 MAX_PASSAGES = 1000
 MAX_TEMPERATURE = 10
+MAX_REPETITION_PENALTY = 10
+MAX_PENALTY = 2  # of frequency and presence; as much below 0
+MAX_BIAS = 100  # of a logit; as much below 0
 MAX_SEED = 2**63 - 1
-
-
-def encodable(text: str) -> str:
-    """The text; ValueError for half of a surrogate pair, which is no character and which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the text has an unpaired surrogate at character {error.start}") from None
-    return text

@@ -20,7 +20,10 @@ class Metrics:
             "request_duration_seconds", "From a request's arrival to its last byte.", SECONDS, "endpoint"
         )
         self.queue_wait_seconds = self._histogram(
-            "queue_wait_seconds", "From submission to the first forward pass.", SECONDS, "kind"
+            "queue_wait_seconds",
+            "From a request's coming to the engine to its first forward pass, the wait for a place included.",
+            SECONDS,
+            "kind",
         )
         self.time_to_first_token_seconds = self._histogram(
             "time_to_first_token_seconds", "From submission to a generation's first token.", SECONDS

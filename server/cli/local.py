@@ -23,19 +23,19 @@ from autocompressor import (
 from autocompressor.results import Ranked, Usage
 from server import log
 from server.cli import terminal
-from server.core import receipts
+from server.core import generating, receipts
 from server.core.build import open_core
+from server.core.core import Core
 from server.core.documents import progress as core_progress
 from server.core.documents.document import Document
-from server.core.models import Core
 from server.core.prompts.plan import Call, Condition, SummaryPart, TextPart
 from server.core.receipts import Stopwatch
 from server.core.reranking import Passage
 from server.engine.protocol import SamplingParams
 from server.errors import ServiceError
-from server.limits import encodable
 from server.settings import load_settings
 from server.store import StoreError
+from server.text import encodable
 
 
 @asynccontextmanager
@@ -88,12 +88,13 @@ class LocalClient:
         with _translated():
             document = Document(
                 tenant=self._core.tenant,
-                text=encodable(text),
+                text=_checked(text),
                 parent=parent,
                 ttl_seconds=ttl_seconds,
                 metadata=None if metadata is None else dict(metadata),
                 keep_text=keep_text,
                 measures=measure,
+                waits=True,
             )
             done = await self._services.intake.one(document, report)
         measured = done.retention
@@ -116,9 +117,8 @@ class LocalClient:
             model=self._model,
             text=text,
             finish_reason=reason,
-            usage=_usage(generation.usage),
             timings=asdict(generation.timings),
-            receipt=asdict(generation.receipt),
+            **_cost(generation),
         )
 
     async def stream(
@@ -126,9 +126,11 @@ class LocalClient:
     ) -> AsyncIterator[Chunk]:
         with _translated():
             generation = await self._generation(prompt, summary_ids, expand, sampling)
-            async with aclosing(generation.events()) as events:
+            async with aclosing(generation.pieces()) as events:
                 async for event in events:
-                    yield Chunk(id=generation.id, text=event.text, finish_reason=event.finish_reason)
+                    reason = event.finish_reason
+                    cost = {} if reason is None else _cost(generation)
+                    yield Chunk(id=generation.id, text=event.text, finish_reason=reason, **cost)
 
     async def score(
         self,
@@ -139,24 +141,23 @@ class LocalClient:
         expand: int | None = None,
     ) -> Scores:
         with _translated():
-            texts = [encodable(text) for text in continuations]
+            texts = [_checked(text) for text in continuations]
             scored = await self._services.scorer.score(
                 Call(self._core.tenant),
                 _condition(prompt, summary_ids, expand),
                 texts,
             )
-        decode = self._services.model.tokenizer.decode
         return Scores(
             model=self._model,
             scores=tuple(
                 Score(
                     index=index,
-                    logprob=sum(result.logprobs),
-                    tokens=tuple(decode([token_id]) for token_id in result.token_ids),
+                    logprob=result.total,
+                    tokens=tokens,
                     token_ids=result.token_ids,
                     token_logprobs=result.logprobs,
                 )
-                for index, result in enumerate(scored.results)
+                for index, (result, tokens) in enumerate(zip(scored.results, scored.tokens, strict=True))
             ),
             usage=_usage(scored.usage),
             receipt=asdict(scored.receipt),
@@ -167,11 +168,11 @@ class LocalClient:
     ) -> Ranking:
         with _translated():
             passages = [
-                Passage(encodable(each)) if isinstance(each, str) else Passage(summary_id=each["summary_id"])
+                Passage(_checked(each)) if isinstance(each, str) else Passage(summary_id=each["summary_id"])
                 for each in documents
             ]
             ranked = await self._services.reranker.rank(
-                encodable(query), passages, tenant=self._core.tenant, watch=Stopwatch()
+                _checked(query), passages, tenant=self._core.tenant, watch=Stopwatch()
             )
         results = (
             Ranked(index=place, relevance_score=ranked.scores[place], summary_id=ranked.summaries[place].id)
@@ -214,16 +215,16 @@ class LocalClient:
     async def import_summary(self, summary_id: str, data: bytes) -> Summary:
         with _translated():
             summary, _ = await self._services.portable.take(
-                summary_id, data, tenant=self._core.tenant, ttl_seconds=self._core.settings.default_ttl_seconds
+                summary_id, data, tenant=self._core.tenant, ttl_seconds=None
             )
         return Summary(**summary.described(self._model))
 
     async def _generation(
         self, prompt: str, summary_ids: Sequence[str], expand: int | None, sampling: dict[str, Any]
-    ) -> Any:
+    ) -> generating.Generation:
         given = {name: value for name, value in sampling.items() if value is not None and name != "max_tokens"}
         if "stop" in given:
-            given["stop"] = tuple(given["stop"])
+            given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else tuple(given["stop"])
         return await self._services.generator.begin(
             Call(self._core.tenant),
             _condition(prompt, summary_ids, expand),
@@ -234,9 +235,20 @@ class LocalClient:
 
 def _condition(prompt: str, summary_ids: Sequence[str], expand: int | None) -> Condition:
     return Condition(
-        [*(SummaryPart(summary_id) for summary_id in summary_ids), TextPart(encodable(prompt))],
+        [*(SummaryPart(summary_id) for summary_id in summary_ids), TextPart(_checked(prompt))],
         expanded_segments=expand or 0,
     )
+
+
+def _checked(text: str) -> str:
+    try:
+        return encodable(text)
+    except ValueError as error:
+        raise AutocompressorError(str(error), code="invalid_request") from error
+
+
+def _cost(generation: generating.Generation) -> dict[str, Any]:
+    return {"usage": _usage(generation.usage), "receipt": asdict(generation.receipt)}
 
 
 def _usage(usage: receipts.Usage) -> Usage:
@@ -250,5 +262,3 @@ def _translated() -> Iterator[None]:
         yield
     except ServiceError as error:
         raise AutocompressorError(error.message, code=error.code, param=error.param) from error
-    except ValueError as error:  # of a text that is none
-        raise AutocompressorError(str(error), code="invalid_request") from error

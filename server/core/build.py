@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from model import AutoCompressor
 from server.core.checkpoints import open_checkpoint
+from server.core.core import Core
 from server.core.documents.compression import Compressor
 from server.core.documents.intake import Intake
 from server.core.documents.portable import Portable
@@ -14,7 +15,7 @@ from server.core.documents.retention import Retainer
 from server.core.documents.summaries import Summaries
 from server.core.generating import Generator
 from server.core.jobs import Jobs
-from server.core.models import Core, Models
+from server.core.models import Models
 from server.core.prompts.expansion import Expander
 from server.core.prompts.fusing import Fuser
 from server.core.prompts.gathering import Gatherer
@@ -101,7 +102,7 @@ def build_services(
         summaries=summaries,
         compressor=compressor,
         intake=intake,
-        portable=Portable(model, summaries),
+        portable=Portable(model, summaries, default_ttl_seconds=settings.default_ttl_seconds),
         prompter=prompter,
         window=window,
         expander=expander,

@@ -78,12 +78,20 @@ class Generation:
                 self.num_generated += 1
                 yield event
 
+    async def pieces(self) -> AsyncGenerator[TokenEvent]:
+        """Those of its tokens that made text certain, and the last."""
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                if event.text or event.finish_reason is not None:
+                    yield event
+
     async def whole(self) -> tuple[str, FinishReason]:
         """All of its text, and why it ends."""
         texts, reason = list[str](), None
-        async for event in self.events():
-            texts.append(event.text)
-            reason = event.finish_reason
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                texts.append(event.text)
+                reason = event.finish_reason
         assert reason is not None
         return "".join(texts), reason
 

@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from server.core.documents.progress import Progress, Report
 from server.errors import IdempotencyMismatch, Internal, JobNotFound, Overloaded, ServiceError
+from server.limits import MAX_RUNNING_JOBS, MAX_UNFINISHED_JOBS
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 
 KEPT_SECONDS = 3600.0  # a finished job, for whoever asks for its result
-MAX_RUNNING = 4
-MAX_UNFINISHED = 64  # each holds its documents
 
 
 @dataclass(eq=False)
@@ -46,7 +45,7 @@ class Jobs:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[str, Job] = {}
-        self._gate = asyncio.Semaphore(MAX_RUNNING)
+        self._gate = asyncio.Semaphore(MAX_RUNNING_JOBS)
 
     def start(
         self, work: Callable[[Report], Awaitable[Any]], *, digest: bytes, idempotency_key: str | None = None
@@ -64,8 +63,8 @@ class Jobs:
             if known.status not in ("failed", "cancelled"):
                 return known
         num_unfinished = sum(job.finished_at is None for job in self._jobs.values())
-        if num_unfinished >= MAX_UNFINISHED:
-            raise Overloaded(f"{num_unfinished} jobs are unfinished, and the limit is {MAX_UNFINISHED}")
+        if num_unfinished >= MAX_UNFINISHED_JOBS:
+            raise Overloaded(f"{num_unfinished} jobs are unfinished, and the limit is {MAX_UNFINISHED_JOBS}")
         job = Job(idempotency_key, digest)
         self._jobs[job.id] = job
         if idempotency_key is not None:

@@ -1,15 +1,10 @@
-"""The models that are served, by name, and what they share."""
+"""The models that are served, by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.core.jobs import Jobs
 from server.core.services import Services
-from server.core.tenant import Tenant
 from server.errors import ModelNotFound
-from server.metrics import Metrics
-from server.settings import Settings
-from server.store import SummaryStore
 
 
 @dataclass(frozen=True)
@@ -31,15 +26,3 @@ class Models:
             are = "are" if len(self.by_name) > 1 else "is"
             raise ModelNotFound(f"there is no model {name!r}; {served} {are} served", param="model")
         return self.by_name[name]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Core:
-    """A running server without HTTP."""
-
-    settings: Settings
-    models: Models
-    store: SummaryStore
-    jobs: Jobs
-    metrics: Metrics
-    tenant: Tenant  # of every call, as long as there are no keys that tell one from another

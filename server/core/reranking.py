@@ -162,4 +162,4 @@ class Reranker:
             partial(self._decoder.score, prompt, [query_ids], meter=watch.meter, waits=True) for prompt in prompts
         ]
         results = await together(scoring, limit=self._intake.max_together)
-        return [sum(result.logprobs) for (result,) in results]
+        return [result.total for (result,) in results]

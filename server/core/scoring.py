@@ -17,9 +17,10 @@ from server.engine.protocol import Decoder, Prompt, TokenLogprobs
 
 @dataclass(frozen=True)
 class Scored:
-    """Log-probabilities, in the order of what was to be scored, and what they cost."""
+    """Log-probabilities, in the order of what was to be scored, the tokens by themselves, and what they cost."""
 
     results: Sequence[TokenLogprobs]
+    tokens: Sequence[tuple[str, ...]]
     usage: Usage
     receipt: Receipt
 
@@ -57,7 +58,8 @@ class Scorer:
         prompt = await self._prompter.assemble(plan)
         with watch.engine():
             results = await self._decoder.score(prompt, continuation_ids, meter=watch.meter)
-        return Scored(results, plan.usage(sum(map(len, continuation_ids))), plan.receipt(watch))
+        usage = plan.usage(sum(map(len, continuation_ids)))
+        return Scored(results, await asyncio.to_thread(self._tokens, results), usage, plan.receipt(watch))
 
     async def score_pairs(
         self,
@@ -101,4 +103,10 @@ class Scorer:
             prompt_tokens=sum(len(plan.token_ids) for plan in plans),
             completion_tokens=sum(len(result.token_ids) for result in results.values()),
         )
-        return Scored([results[place] for place in range(len(pairs))], usage, watch.receipt(saved=0, cache=None))
+        ordered = [results[place] for place in range(len(pairs))]
+        tokens = await asyncio.to_thread(self._tokens, ordered)
+        return Scored(ordered, tokens, usage, watch.receipt(saved=0, cache=None))
+
+    def _tokens(self, results: Sequence[TokenLogprobs]) -> list[tuple[str, ...]]:
+        decode = self._model.tokenizer.decode
+        return [tuple(decode([token_id]) for token_id in result.token_ids) for result in results]

@@ -95,6 +95,16 @@ class ServedModel:
             return "the limit is"
         return f"the model's {self.positions.max_positions} positions take"
 
+    def segments(self, token_ids: Sequence[int]) -> list[Sequence[int]]:
+        """A document's tokens as its segments, all but the last of the full length."""
+        length = self.config.segment_length
+        return [token_ids[start : start + length] for start in range(0, len(token_ids), length)]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens, without control tokens."""
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
     def segment_lengths(self, num_tokens: int) -> tuple[int, ...]:
         """How many tokens each segment of a document has: whole ones, and what is left."""
         whole, rest = divmod(num_tokens, self.config.segment_length)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from server.core.documents import chain
+from server.core import chain
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ CONTEXT_TOKENS = 4  # kept before new tokens
 MAX_TOKENS = 16  # decoded again with each new one before the oldest are let go
 
 
-class Decoder(Protocol):
+class Tokenizer(Protocol):
     """The part of a transformers tokenizer that is needed here."""
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> str: ...
@@ -22,7 +22,7 @@ class Detokenizer:
     of a text, and only the text they add is taken.
     """
 
-    def __init__(self, tokenizer: Decoder, prompt_ids: Sequence[int], stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._ids = list(prompt_ids)[-CONTEXT_TOKENS:]
         self._num_shown = len(_settled(self._decode()))
@@ -71,7 +71,7 @@ def _overlap(text: str, stop: str) -> int:
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
 
 
-def pieces(token_ids: Sequence[int], tokenizer: Decoder) -> list[str]:
+def pieces(token_ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     """The text of each token, which together are the text of all; a character's is its last token's."""
     if not token_ids:
         return []

@@ -103,6 +103,11 @@ class TokenLogprobs:
     logprobs: tuple[float, ...]
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
 
+    @property
+    def total(self) -> float:
+        """The continuation's own log-probability."""
+        return sum(self.logprobs)
+
 
 class Ready(Protocol):
     """What may be asked for work. Every call ends in a result or a `ServiceError`; closing an iterator cancels it.

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from server.core.models import Core
+from server.core.core import Core
 from server.http.envelope import add_error_handlers
 from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.request_log import RequestLog

@@ -236,7 +236,7 @@ def test_a_terminal_sees_bars_and_the_result_is_the_same(
     assert "documents" in watched.stderr
 
 
-def test_in_process_is_the_same_client(tiny_checkpoint: Path, run: Run, folder: Path) -> None:
+def test_local_is_the_same_client(tiny_checkpoint: Path, run: Run, folder: Path) -> None:
     (served,) = lines(run("compress", "texts/a.txt", "--json"))
     local = ["--local", "--model", str(tiny_checkpoint), "--store", f"sqlite:{folder}/store.sqlite3", "--json"]
     (made,) = lines(run("compress", "texts/a.txt", *local))

@@ -53,6 +53,23 @@ async def test_a_place_comes_back_however_its_holder_ends() -> None:
         assert line.is_full
 
 
+async def test_those_who_wait_leave_places_to_those_who_do_not() -> None:
+    """However many wait: behind them nobody else would ever be served."""
+    line, never = Admission(8, lambda: None), asyncio.Event()
+    waiting = [asyncio.create_task(hold(line, never, waits=True)) for _ in range(20)]
+    await asyncio.sleep(0)
+    async with line.place(waits=False), line.place(waits=False):
+        assert line.is_full
+        with pytest.raises(Overloaded):
+            await hold(line, never)
+    assert not line.is_full
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    async with line.place(waits=True):
+        pass
+
+
 async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "LONGEST_WAIT_SECONDS", 0.01)
     refusals: list[None] = []

@@ -20,7 +20,7 @@ from server.core.prompts.plan import Call
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
-from server.errors import EngineFailed, Internal, InvalidRequest, SummaryNotFound, TooLong
+from server.errors import EngineFailed, Internal, InvalidRequest, Overloaded, SummaryNotFound, TooLong
 from server.metrics import Metrics
 from server.store import EmbeddedStore, Entry
 
@@ -37,6 +37,7 @@ class CountingEngine:
         self.fails_after: int | None = None
         self.is_ready, self.is_full = True, False
         self.delay_seconds = 0.0
+        self.refuses_the_impatient = False
 
     async def compress(
         self,
@@ -47,6 +48,9 @@ class CountingEngine:
         meter: Meter | None = None,
         waits: bool = False,
     ) -> AsyncGenerator[SegmentSummary]:
+        if self.refuses_the_impatient and not waits:
+            await asyncio.sleep(self.delay_seconds)
+            raise Overloaded("the line is full")
         before = 0.0 if soft_prompt is None else float(soft_prompt.sum())
         for segment in segments:
             if self.num_computed == self.fails_after:
@@ -113,6 +117,19 @@ async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
     opened = await EmbeddedStore.open(tmp_path / "store.sqlite3")
     yield opened
     await opened.close()
+
+
+async def test_who_waits_is_not_refused_for_one_who_does_not(store: EmbeddedStore) -> None:
+    """A list or a job that joins a plain call on the same document outlives that call's refusal."""
+    house = House(store)
+    house.engine.refuses_the_impatient, house.engine.delay_seconds = True, 0.01
+    plain = asyncio.create_task(house.compress(range(8)))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(house.compress(range(8), waits=True))
+    with pytest.raises(Overloaded):
+        await plain
+    assert (await waiting).is_new
+    assert house.engine.num_computed == 2
 
 
 async def test_an_interrupted_compression_goes_on_where_it_stopped(store: EmbeddedStore, tmp_path: Path) -> None:

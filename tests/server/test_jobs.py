@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server import limits
 from server.core import jobs
 from server.core.documents.progress import Progress, Report
 from server.core.jobs import Jobs
@@ -86,9 +87,9 @@ async def at_once(report: Report) -> str:
 
 async def test_cancelling_ends_running_and_queued_jobs() -> None:
     registry = Jobs()
-    started = [registry.start(endless, digest=DIGEST) for _ in range(jobs.MAX_RUNNING + 1)]
+    started = [registry.start(endless, digest=DIGEST) for _ in range(limits.MAX_RUNNING_JOBS + 1)]
     await asyncio.sleep(0.01)
-    assert [job.status for job in started] == ["running"] * jobs.MAX_RUNNING + ["queued"]
+    assert [job.status for job in started] == ["running"] * limits.MAX_RUNNING_JOBS + ["queued"]
     for job in (started[0], started[-1]):
         assert (await registry.cancel(job.id)).status == "cancelled"
     assert started[0].progress == Progress(done=1, total=2, cached=0, tokens=4, vectors=2)
@@ -100,7 +101,7 @@ async def test_cancelling_ends_running_and_queued_jobs() -> None:
 
 async def test_too_many_unfinished_jobs() -> None:
     registry = Jobs()
-    for _ in range(jobs.MAX_UNFINISHED):
+    for _ in range(limits.MAX_UNFINISHED_JOBS):
         registry.start(endless, digest=DIGEST)
     with pytest.raises(Overloaded, match="64"):
         registry.start(endless, digest=DIGEST)

@@ -7,9 +7,9 @@ import typer
 
 from autocompressor import AutocompressorError
 from server.cli.commands import documents
-from server.cli.commands.numbers import finite, positive
+from server.cli.commands.checks import finite, no_empty, positive
 from server.cli.commands.session import Session, with_session
-from server.limits import MAX_SEED, MAX_TEMPERATURE
+from server.limits import MAX_EXPANDED, MAX_SEED, MAX_TEMPERATURE
 
 Summaries = Annotated[list[str] | None, typer.Option("--summary", "-s", help="A summary's id; may be repeated.")]
 Files = Annotated[
@@ -17,7 +17,11 @@ Files = Annotated[
 ]
 Expand = Annotated[
     int | None,
-    typer.Option(help="Read so many segments, which the prompt speaks of most, as the text that was kept.", min=1),
+    typer.Option(
+        help="Read so many segments, which the prompt speaks of most, as the text that was kept.",
+        min=1,
+        max=MAX_EXPANDED,
+    ),
 ]
 
 
@@ -40,7 +44,9 @@ async def generate(
         float, typer.Option(help="Least share of the most likely token's probability.", min=0, max=1, callback=finite)
     ] = 0.0,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same text.", min=0, max=MAX_SEED)] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends it; may be repeated.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text that ends it; may be repeated.", callback=no_empty)
+    ] = None,
 ) -> None:
     """Continue a prompt, conditioned on summaries; the text is printed as it comes."""
     text = documents.piped(prompt)

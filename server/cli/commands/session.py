@@ -13,7 +13,7 @@ import typer
 
 from autocompressor import AsyncClient, AutocompressorError
 from server.cli import terminal
-from server.cli.commands.numbers import finite
+from server.cli.commands.checks import finite
 from server.cli.terminal import Status
 
 P = ParamSpec("P")

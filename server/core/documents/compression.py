@@ -9,16 +9,16 @@ from dataclasses import replace
 
 from cachetools import LRUCache
 
-from server.core.documents import chain
+from server.core import chain
 from server.core.documents.document import Compressed, Document
 from server.core.documents.progress import Progress, Report, Watchers
-from server.core.documents.renewal import Renewer
+from server.core.documents.renewal import Renewer, require_few
 from server.core.documents.single_flight import SingleFlight
 from server.core.documents.summaries import Summaries, Summary
 from server.core.documents.work import Work, Worker
 from server.core.served_model import ServedModel
 from server.engine.protocol import Encoder
-from server.errors import InvalidRequest, NotReady
+from server.errors import InvalidRequest, NotReady, Overloaded
 from server.metrics import Metrics
 from server.store import MissingReferences
 from server.store.codec import Manifest
@@ -91,13 +91,18 @@ class Compressor:
         reads_alone = self._model.config.reads_alone
         keys = await asyncio.to_thread(chain.alone, root, segments) if reads_alone else chained
         parent_keys = () if parent is None else parent.manifest.segments
+        require_few(document.metadata or {})
         work = Work(segments, keys, parent_keys, document.keep_text, document.waits)
         summary = Summary(chained[-1], self._manifest(work, parent, document))
 
         while (stored := await self._renewer.stored(summary.id, work, document)) is None:
             with self._watchers.watching(summary.id, report):
-                if await self._flights.run(summary.id, lambda: self._complete(summary, work, document.ttl_seconds)):
-                    return self._done(summary, work, started)
+                try:
+                    if await self._flights.run(summary.id, lambda: self._complete(summary, work, document.ttl_seconds)):
+                        return self._done(summary, work, started)
+                except Overloaded:  # of a call that does not wait, and was on its way
+                    if not document.waits or work.is_begun:
+                        raise
         return self._found(stored, [len(segment) for segment in segments], report, started)
 
     async def _cut(self, token_ids: Sequence[int], parent_id: str | None) -> tuple[Summary | None, list[Sequence[int]]]:
@@ -105,8 +110,7 @@ class Compressor:
         if not token_ids:
             raise InvalidRequest("the document is empty: it has 0 tokens", param="text")
         parent = await self._summaries.get(parent_id, param="parent") if parent_id is not None else None
-        length = self._model.config.segment_length
-        segments = [token_ids[start : start + length] for start in range(0, len(token_ids), length)]
+        segments = self._model.segments(token_ids)
         parent_tokens = () if parent is None else parent.manifest.segment_tokens
         self._model.require_segments((*parent_tokens, *(len(segment) for segment in segments)))
         return parent, segments

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model.compressors import SegmentSummary
-from server.core.documents import chain
+from server.core import chain
 from server.core.documents.summaries import Summaries, Summary
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
@@ -39,7 +39,8 @@ IMPORTING_SECONDS = 3600.0  # how long segments wait for their manifest
 class Portable:
     """Exports and imports."""
 
-    def __init__(self, model: ServedModel, summaries: Summaries) -> None:
+    def __init__(self, model: ServedModel, summaries: Summaries, *, default_ttl_seconds: float | None) -> None:
+        self._default_ttl_seconds = default_ttl_seconds
         self._model = model
         self._summaries = summaries
 
@@ -61,9 +62,13 @@ class Portable:
     ) -> tuple[Summary, bool]:
         """Store an export under its id, and say whether it is new. Segments that are stored already are kept.
 
+        Args:
+            ttl_seconds: None is the server's default.
+
         Raises:
             InvalidRequest: not a whole export of this summary, or of another tenant. ModelMismatch: of another model.
         """
+        ttl_seconds = self._default_ttl_seconds if ttl_seconds is None else ttl_seconds
         manifest, joined = await asyncio.to_thread(self._decoded, summary_id, data, tenant)
         found = await self._summaries.find(summary_id)
         if found is not None:

@@ -62,13 +62,18 @@ def renewed(summary: Summary, seconds_left: float | None, document: Document) ->
         InvalidRequest: it would have more metadata than a summary may have.
     """
     merged = summary.manifest.metadata | (document.metadata or {})
-    if len(merged) > MAX_METADATA:
-        raise InvalidRequest(
-            f"with what is stored, metadata has {len(merged)} entries, and the limit is {MAX_METADATA}",
-            param="metadata",
-        )
+    require_few(merged)
     if merged != summary.manifest.metadata:
         return replace(summary, manifest=replace(summary.manifest, metadata=merged))
     ttl_seconds = document.ttl_seconds
     is_longer = seconds_left is not None and (ttl_seconds is None or ttl_seconds > seconds_left)
     return summary if is_longer else None
+
+
+def require_few(metadata: dict[str, str]) -> None:
+    """Refuse more metadata than a summary may have, what is stored of it included."""
+    if len(metadata) > MAX_METADATA:
+        raise InvalidRequest(
+            f"with what is stored, metadata has {len(metadata)} entries, and the limit is {MAX_METADATA}",
+            param="metadata",
+        )

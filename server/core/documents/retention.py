@@ -67,7 +67,7 @@ class Retainer:
             vectors = await self._vectors(before)
             prompts = (Prompt(None, (seam,)), Prompt(vectors, (seam,)), Prompt(None, (*before, seam)))
             losses = [await self._loss(prompt, scored) for prompt in prompts]
-        except Overloaded as error:  # who waits for room would else compress again, and wait as long
+        except Overloaded as error:  # the document itself is there: nothing that 429 says of this request is true
             raise NotReady(f"the document is stored, and was not measured: {error.message}") from error
         retention = Retention(num_scored, num_context, *losses)
         if retention.share is not None:
@@ -76,11 +76,10 @@ class Retainer:
 
     async def _vectors(self, token_ids: Sequence[int]) -> torch.Tensor:
         """The soft prompt that stands for a text."""
-        length = self._model.config.segment_length
-        segments = [token_ids[start : start + length] for start in range(0, len(token_ids), length)]
+        segments = self._model.segments(token_ids)
         summaries: list[SegmentSummary] = [summary async for summary in self._encoder.compress(segments, waits=True)]
         return torch.cat([summary.vectors for summary in self._model.conditioning(summaries)])
 
     async def _loss(self, prompt: Prompt, token_ids: Sequence[int]) -> float:
         (scored,) = await self._decoder.score(prompt, [token_ids], waits=True)
-        return -sum(scored.logprobs) / len(scored.logprobs)
+        return -scored.total / len(scored.logprobs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.compressors import SegmentSummary
-from server.core.documents import chain
+from server.core import chain
 from server.core.documents.segments import Segments, segment_key, text_key
 from server.core.documents.store_calls import store_call
 from server.core.served_model import ServedModel

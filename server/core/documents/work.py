@@ -25,6 +25,7 @@ class Work:
     Attributes:
         parent_keys, keys: of its segments, those of this call last.
         waits: for room in the engine's line.
+        is_begun: by this call, which joined no other's.
         computed: places among this call's segments that it computed, in `num_computed` passes.
     """
 
@@ -34,6 +35,7 @@ class Work:
     keeps_text: bool
     waits: bool = False
     meter: Meter = field(default_factory=Meter, init=False)
+    is_begun: bool = field(default=False, init=False)
     num_computed: int = field(default=0, init=False)
     computed: set[int] = field(default_factory=set, init=False)
     engine_seconds: float = field(default=0.0, init=False)
@@ -68,6 +70,7 @@ class Worker:
         Raises:
             SummaryNotFound: a segment of the parent is gone. And what the engine and the store raise.
         """
+        work.is_begun = True
         reads_alone = self._model.config.reads_alone
         missing = await (self._missing_anywhere(work) if reads_alone else self._missing_at_the_end(work))
         progress = self._begun(work, missing)

@@ -81,8 +81,8 @@ class Expander:
             )
 
     def _scores(self, plan: Plan, texts: Sequence[Sequence[int]], query: str | None) -> Sequence[float]:
-        asked = self._decode(plan.token_ids[-QUERY_TOKENS:]) if query is None else query
-        scores: list[float] = Passages([self._decode(text) for text in texts]).scores(asked).tolist()
+        asked = self._model.decode(plan.token_ids[-QUERY_TOKENS:]) if query is None else query
+        scores: list[float] = Passages([self._model.decode(text) for text in texts]).scores(asked).tolist()
         return scores
 
     def _candidates(self, plan: Plan) -> list[_Candidate]:
@@ -123,7 +123,3 @@ class Expander:
         share, tokens = plan.shares[index], self._prompter.tokens_of(plan.sources[index])
         lengths = (tokens[place] if place in places else length for place, length in enumerate(share.lengths))
         return replace(share, lengths=tuple(lengths), expanded=places)
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._model.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text

@@ -70,7 +70,7 @@ class Fuser:
     async def _logprob(self, prompt: Prompt) -> float:
         first = replace(prompt, token_ids=prompt.token_ids[:1])
         (scored,) = await self._decoder.score(first, [prompt.token_ids[1:]])
-        return sum(scored.logprobs)
+        return scored.total
 
 
 def summary_places(fitted: Fitted) -> list[int]:

@@ -29,7 +29,6 @@ class Prepared:
 
     prompt: Prompt
     token_ids: tuple[int, ...]
-    max_tokens: int
     compressed_tokens: int
     segments: int
     cached_segments: int
@@ -95,7 +94,6 @@ class Preparer:
         return Prepared(
             fused(gathered, fitted.plan.token_ids),
             (*given, *plan.token_ids),
-            fitted.max_tokens,
             compressed_tokens=sum(texts.tokens),
             segments=sum(texts.segments),
             cached_segments=sum(texts.cached),

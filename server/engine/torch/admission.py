@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from server.errors import Overloaded
 
 LONGEST_WAIT_SECONDS = 60.0
+RESERVED_SHARE = 4  # of all places, so many parts; one of them is never given to those who wait
 
 
 class Admission:
@@ -15,6 +16,8 @@ class Admission:
     def __init__(self, max_requests: int, on_refusal: Callable[[], None]) -> None:
         self._max_requests = max_requests
         self._places = asyncio.Semaphore(max_requests)
+        # who waits does so here: whoever does not wait would never find a place behind them
+        self._patient = asyncio.Semaphore(max(1, max_requests - max_requests // RESERVED_SHARE))
         self._on_refusal = on_refusal
 
     @property
@@ -30,15 +33,15 @@ class Admission:
         """
         if self.is_full and not waits:
             raise self._refused()
-        try:
-            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
-                await self._places.acquire()
-        except TimeoutError:
-            raise self._refused() from None
-        try:
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+                    if waits:
+                        await held.enter_async_context(self._patient)
+                    await held.enter_async_context(self._places)
+            except TimeoutError:
+                raise self._refused() from None
             yield
-        finally:
-            self._places.release()
 
     def _refused(self) -> Overloaded:
         self._on_refusal()

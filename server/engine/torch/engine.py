@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from torch import Tensor
 
 from model.compressors import SegmentSummary
-from server.engine.detokenizer import Decoder, Detokenizer
+from server.engine.detokenizer import Detokenizer, Tokenizer
 from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
 from server.engine.torch.admission import Admission
 from server.engine.torch.loop import EngineLoop
@@ -37,7 +37,7 @@ class TorchEngine:
         accumulate_summary: bool,
         reads_alone: bool = False,
         end_of_text: frozenset[int],
-        tokenizer: Decoder,
+        tokenizer: Tokenizer,
         metrics: Metrics,
         prefix_cache_bytes: int = 0,
     ) -> None:

@@ -16,7 +16,7 @@ from server.http.answers.documents import compressed, compressed_headers, docume
 from server.http.answers.waiting import unless_disconnected
 from server.http.schemas import summaries as schemas
 
-Answer = schemas.CompressResponse | schemas.CompressedList
+CompressAnswer = schemas.CompressResponse | schemas.CompressedList
 Run = Callable[[Report | None], Awaitable[list[Compressed]]]
 
 
@@ -53,7 +53,7 @@ def one(document: Document, services: Services) -> Run:
     return run
 
 
-def answer_of(done: list[Compressed], services: Services, *, is_list: bool) -> Answer:
+def answer_of(done: list[Compressed], services: Services, *, is_list: bool) -> CompressAnswer:
     answers = [compressed(each, services) for each in done]
     return schemas.CompressedList(data=answers) if is_list else answers[0]
 
@@ -73,7 +73,7 @@ async def answered(
     )
 
 
-async def _chunks(run: Run, answer: Callable[[list[Compressed]], Answer]) -> AsyncGenerator[str]:
+async def _chunks(run: Run, answer: Callable[[list[Compressed]], CompressAnswer]) -> AsyncGenerator[str]:
     """Progress as it comes, then the answer; closing it ends the work."""
     started = time.monotonic()
     reports: asyncio.Queue[Progress | None] = asyncio.Queue()

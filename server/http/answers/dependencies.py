@@ -4,7 +4,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Path, Request
 
-from server.core.models import Core
+from server.core.core import Core
 from server.core.services import Services
 from server.core.tenant import Tenant
 
@@ -14,19 +14,19 @@ def core(request: Request) -> Core:
     return cast(Core, request.app.state.core)
 
 
-With = Annotated[Core, Depends(core)]
+WithCore = Annotated[Core, Depends(core)]
 
 
-def default_services(core: With) -> Services:
+def default_services(core: WithCore) -> Services:
     """Those of the model that is meant where a request names none."""
     return core.models.default
 
 
-def tenant(core: With) -> Tenant:
+def tenant(core: WithCore) -> Tenant:
     """Whose request it is."""
     return core.tenant
 
 
-WithDefault = Annotated[Services, Depends(default_services)]
-Asking = Annotated[Tenant, Depends(tenant)]
+WithServices = Annotated[Services, Depends(default_services)]
+WithTenant = Annotated[Tenant, Depends(tenant)]
 IdInPath = Annotated[str, Path(description="A summary's id, as /compress gave it.")]

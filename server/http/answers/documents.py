@@ -1,6 +1,5 @@
 """Documents of requests, and summaries as they are described to clients."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -9,8 +8,6 @@ from server.core.services import Services
 from server.core.tenant import Tenant
 from server.http.answers.receipts import shown_receipt, timing_headers
 from server.http.schemas import summaries as schemas
-
-Describe = Callable[[Compressed], schemas.CompressResponse]
 
 
 def document(body: schemas.Wanted, tenant: Tenant, *, within: schemas.Wanted | None = None, **given: Any) -> Document:

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from server.core.receipts import Expanded, Receipt, Stopwatch, Usage
-from server.http.schemas import conditioning, receipts
+from server.http.schemas import receipts
 
 
 def shown_receipt(receipt: Receipt) -> receipts.Receipt:
     return receipts.Receipt(**asdict(receipt))
 
 
-def shown_usage(usage: Usage) -> conditioning.Usage:
-    return conditioning.Usage(**asdict(usage), total_tokens=usage.total_tokens)
+def shown_usage(usage: Usage) -> receipts.Usage:
+    return receipts.Usage(**asdict(usage), total_tokens=usage.total_tokens)
 
 
 def shown_expansion(expanded: Sequence[Expanded]) -> list[receipts.ExpandedSegment]:

@@ -26,7 +26,7 @@ CONTENT: dict[str, Any] = {
 }
 
 
-class Answer(Protocol):
+class Sendable(Protocol):
     """What may be sent whole or in chunks."""
 
     async def whole(self) -> Any: ...
@@ -35,7 +35,7 @@ class Answer(Protocol):
 
 
 async def answered(
-    request: Request, response: Response, watch: Stopwatch, work: Awaitable[Answer], *, is_stream: bool
+    request: Request, response: Response, watch: Stopwatch, work: Awaitable[Sendable], *, is_stream: bool
 ) -> Any:
     """The answer that `work` prepares, as the request wants it, with its times in the headers."""
     answer = await unless_disconnected(request, work)

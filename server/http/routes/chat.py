@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from server.core.models import Core
+from server.core.core import Core
 from server.core.prompts.chat_template import Said, render
 from server.core.prompts.plan import Call
 from server.core.receipts import Stopwatch
@@ -16,7 +16,7 @@ from server.core.services import Services
 from server.core.tenant import Tenant
 from server.http.answers import openai, sse
 from server.http.answers.choices import Choices, Piece, Scored, Whole, finite
-from server.http.answers.dependencies import Asking, With
+from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.answers.sampling import biases, sampling_params, with_seed_of
 from server.http.schemas import openai_replies as replies
@@ -30,7 +30,9 @@ router = APIRouter(tags=["openai"], responses=possible_errors())
     response_model=replies.ChatCompletion,
     responses={200: {"content": sse.CONTENT}},
 )
-async def chat_completions(body: ChatRequest, request: Request, response: Response, core: With, tenant: Asking) -> Any:
+async def chat_completions(
+    body: ChatRequest, request: Request, response: Response, core: WithCore, tenant: WithTenant
+) -> Any:
     """Answer a conversation: OpenAI's chat completions.
 
     Of a conversation longer than the window the oldest tokens are compressed (`truncate`); where even their vectors

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from server.core.models import Core
+from server.core.core import Core
 from server.core.prompts.plan import Call, Part, Plan, SummaryPart, TextPart
 from server.core.prompts.prepared import Prepared
 from server.core.receipts import Stopwatch
@@ -18,7 +18,7 @@ from server.core.tenant import Tenant
 from server.core.together import together
 from server.http.answers import openai, sse
 from server.http.answers.choices import Choices, Piece, Scored, Whole, finite
-from server.http.answers.dependencies import Asking, With
+from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.answers.sampling import biases, sampling_params, with_seed_of
 from server.http.schemas import openai_replies as replies
@@ -35,7 +35,9 @@ router = APIRouter(tags=["openai"], responses=possible_errors())
     response_model=replies.Completion,
     responses={200: {"content": sse.CONTENT}},
 )
-async def completions(body: CompletionRequest, request: Request, response: Response, core: With, tenant: Asking) -> Any:
+async def completions(
+    body: CompletionRequest, request: Request, response: Response, core: WithCore, tenant: WithTenant
+) -> Any:
     """Continue prompts: OpenAI's completions.
 
     Of a prompt longer than the window the oldest tokens are compressed (`truncate`); where even their vectors exceed
@@ -135,7 +137,11 @@ class _Answer(openai.Answer[CompletionRequest]):
 
     async def _echo(self, index: int) -> Piece:
         prepared, prompt = self._prepared[index], self._body.prompts[index]
-        text = prompt if isinstance(prompt, str) else await asyncio.to_thread(self._decode, prepared.token_ids)
+        text = (
+            prompt
+            if isinstance(prompt, str)
+            else await asyncio.to_thread(self._services.model.decode, prepared.token_ids)
+        )
         scored = () if self._body.logprobs is None else await self._scored(prepared, self._body.logprobs)
         return Piece(text, scored, None)
 
@@ -153,10 +159,6 @@ class _Answer(openai.Answer[CompletionRequest]):
         tops = result.top_logprobs or ((),) * len(result.token_ids)
         scored = zip(result.token_ids, result.logprobs, tops, strict=True)
         return (*unscored, *(Scored(*each) for each in scored))
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._services.model.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text
 
     def _choice(self, index: int, piece: Piece, *, echo: Piece = NOTHING) -> replies.CompletionChoice:
         return replies.CompletionChoice(

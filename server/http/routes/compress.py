@@ -9,8 +9,8 @@ from starlette.types import Scope
 
 from server.errors import InvalidRequest
 from server.http.answers import sse
-from server.http.answers.compression import Answer, answered, one, work_of
-from server.http.answers.dependencies import Asking, IdInPath, WithDefault
+from server.http.answers.compression import CompressAnswer, answered, one, work_of
+from server.http.answers.dependencies import IdInPath, WithServices, WithTenant
 from server.http.answers.documents import document
 from server.http.answers.errors import possible_errors
 from server.http.schemas import summaries as schemas
@@ -18,7 +18,7 @@ from server.http.schemas import summaries as schemas
 FORM = {"schema": schemas.Upload.model_json_schema()}
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": Answer,
+        "model": CompressAnswer,
         "description": "The summary was there already.",
         "content": sse.CONTENT,
     }
@@ -41,7 +41,7 @@ router = APIRouter(responses=possible_errors())
 
 @form_router.post("/compress", status_code=201, response_model=None, include_in_schema=False)
 async def compress_file(
-    body: Annotated[schemas.Upload, Form()], request: Request, services: WithDefault, tenant: Asking
+    body: Annotated[schemas.Upload, Form()], request: Request, services: WithServices, tenant: WithTenant
 ) -> Any:
     """As `compress`, of an uploaded UTF-8 text."""
     files = (await request.form()).getlist("file")
@@ -63,12 +63,12 @@ async def compress_file(
 @router.post(
     "/compress",
     status_code=201,
-    response_model=Answer,
+    response_model=CompressAnswer,
     responses=ANSWERS,
     openapi_extra={"requestBody": {"content": {"multipart/form-data": FORM}}},
     tags=["summaries"],
 )
-async def compress(body: schemas.CompressRequest, request: Request, services: WithDefault, tenant: Asking) -> Any:
+async def compress(body: schemas.CompressRequest, request: Request, services: WithServices, tenant: WithTenant) -> Any:
     """Compress a document into summary vectors, store them, and return their id.
 
     The id is a hash of the model and the document: the same text gives the same id, and is computed once. Several
@@ -80,10 +80,14 @@ async def compress(body: schemas.CompressRequest, request: Request, services: Wi
 
 
 @router.post(
-    "/summaries/{summary_id}/append", status_code=201, response_model=Answer, responses=ANSWERS, tags=["summaries"]
+    "/summaries/{summary_id}/append",
+    status_code=201,
+    response_model=CompressAnswer,
+    responses=ANSWERS,
+    tags=["summaries"],
 )
 async def append(
-    summary_id: IdInPath, body: schemas.AppendRequest, request: Request, services: WithDefault, tenant: Asking
+    summary_id: IdInPath, body: schemas.AppendRequest, request: Request, services: WithServices, tenant: WithTenant
 ) -> Any:
     """Compress a text that continues a stored document; the new summary stands for both."""
     own = document(body, tenant, text=body.text, parent=summary_id, metadata=body.metadata)

@@ -1,6 +1,7 @@
 """`/generate`: a prompt continued, conditioned on stored summaries."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from server.core.generating import Generation
 from server.http.answers import sse
 from server.http.answers.conditions import call_of, condition_of
-from server.http.answers.dependencies import Asking, With
+from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.answers.receipts import headers, shown_receipt, shown_usage
 from server.http.answers.sampling import sampling_params
@@ -27,7 +28,7 @@ router = APIRouter(responses=possible_errors())
     tags=["generation"],
 )
 async def generate(
-    body: schemas.GenerateRequest, request: Request, response: Response, core: With, tenant: Asking
+    body: schemas.GenerateRequest, request: Request, response: Response, core: WithCore, tenant: WithTenant
 ) -> Any:
     """Continue a prompt, conditioned on stored summaries.
 
@@ -63,15 +64,12 @@ class _Answer:
 
     async def chunks(self) -> AsyncGenerator[str]:
         """A chunk as JSON for each token that made text certain, and one for the end."""
-        async for event in self._generation.events():
-            reason = event.finish_reason
-            if event.text or reason is not None:
+        async with aclosing(self._generation.pieces()) as pieces:
+            async for event in pieces:
+                reason = event.finish_reason
+                cost = {} if reason is None else self._cost()
                 chunk = schemas.GenerateChunk(
-                    id=self._generation.id,
-                    model=self._model,
-                    text=event.text,
-                    finish_reason=reason,
-                    **({} if reason is None else self._cost()),
+                    id=self._generation.id, model=self._model, text=event.text, finish_reason=reason, **cost
                 )
                 yield chunk.model_dump_json(exclude_none=True)
 

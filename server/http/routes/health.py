@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from server.http.answers.dependencies import With
+from server.http.answers.dependencies import WithCore
 from server.http.schemas import models as schemas
 from server.store import StoreError
 
@@ -26,7 +26,7 @@ async def livez() -> schemas.Health:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/health", responses=UNAVAILABLE)
 @router.get("/readyz", responses=UNAVAILABLE)
-async def readyz(response: Response, core: With) -> schemas.Health:
+async def readyz(response: Response, core: WithCore) -> schemas.Health:
     """The engine runs and takes requests, and the store answers; else 503."""
     engines = [engine for each in core.models.by_name.values() for engine in (each.encoder, each.decoder)]
     checks = {
@@ -45,6 +45,6 @@ async def readyz(response: Response, core: With) -> schemas.Health:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(core: With) -> Response:
+async def metrics(core: WithCore) -> Response:
     """Prometheus' text format."""
     return Response(generate_latest(core.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -5,9 +5,9 @@ from importlib.metadata import version
 from fastapi import APIRouter
 
 from server import limits
-from server.http.answers.dependencies import With
+from server.http.answers.dependencies import WithCore
 from server.http.answers.errors import possible_errors
-from server.http.schemas import tokens as schemas
+from server.http.schemas import models as schemas
 
 SHOWN_SETTINGS = {"attention", "default_ttl_seconds", "max_batch_tokens", "prefix_cache_bytes", "raw_tokens"}
 
@@ -15,7 +15,7 @@ router = APIRouter(responses=possible_errors())
 
 
 @router.get("/info", tags=["models"])
-async def info(core: With) -> schemas.InfoResponse:
+async def info(core: WithCore) -> schemas.InfoResponse:
     """Every limit and setting that matters to a client."""
     services, settings = core.models.default, core.settings
     model = services.model

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Header, Path
 from server.core.documents.progress import Report
 from server.core.jobs import Job
 from server.errors import InvalidRequest
-from server.http.answers.compression import Answer, answer_of, work_of
-from server.http.answers.dependencies import Asking, With, WithDefault
+from server.http.answers.compression import CompressAnswer, answer_of, work_of
+from server.http.answers.dependencies import WithCore, WithServices, WithTenant
 from server.http.answers.errors import error_detail, possible_errors
 from server.http.schemas import jobs as schemas
 from server.http.schemas.summaries import CompressRequest
@@ -22,9 +22,9 @@ JobId = Annotated[str, Path(description="A job's id, as POST /jobs/compress gave
 @router.post("/jobs/compress", status_code=202)
 async def start_job(
     body: CompressRequest,
-    core: With,
-    services: WithDefault,
-    tenant: Asking,
+    core: WithCore,
+    services: WithServices,
+    tenant: WithTenant,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=MAX_IDEMPOTENCY_KEY)] = None,
 ) -> schemas.JobResponse:
     """Compress without waiting; the body is that of /compress.
@@ -36,7 +36,7 @@ async def start_job(
         raise InvalidRequest("a job has no stream: GET /jobs/{id} tells its progress", param="stream")
     run = work_of(body, services, tenant, waits=True)
 
-    async def work(report: Report) -> Answer:
+    async def work(report: Report) -> CompressAnswer:
         return answer_of(await run(report), services, is_list=body.documents is not None)
 
     digest = hashlib.sha256(body.model_dump_json().encode()).digest()
@@ -44,13 +44,13 @@ async def start_job(
 
 
 @router.get("/jobs/{job_id}")
-async def get_job(job_id: JobId, core: With) -> schemas.JobResponse:
+async def get_job(job_id: JobId, core: WithCore) -> schemas.JobResponse:
     """How far a job is, and its result when it is done."""
     return _described(core.jobs.get(job_id))
 
 
 @router.delete("/jobs/{job_id}")
-async def cancel_job(job_id: JobId, core: With) -> schemas.JobResponse:
+async def cancel_job(job_id: JobId, core: WithCore) -> schemas.JobResponse:
     """Cancel a job; one that has ended stays as it is."""
     return _described(await core.jobs.cancel(job_id))
 

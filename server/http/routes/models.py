@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from server.core.served_model import ServedModel
-from server.http.answers.dependencies import With
+from server.http.answers.dependencies import WithCore
 from server.http.schemas import models as schemas
 from server.http.schemas.errors import ErrorResponse
 
@@ -11,13 +11,13 @@ router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models")
-async def list_models(core: With) -> schemas.ModelList:
+async def list_models(core: WithCore) -> schemas.ModelList:
     """The models that are served, and their limits."""
     return schemas.ModelList(data=[_card(each.model) for each in core.models.by_name.values()])
 
 
 @router.get("/v1/models/{model_id:path}", responses={404: {"model": ErrorResponse}})
-async def get_model(model_id: str, core: With) -> schemas.ModelCard:
+async def get_model(model_id: str, core: WithCore) -> schemas.ModelCard:
     """The model of this name."""
     return _card(core.models.named(model_id).model)
 

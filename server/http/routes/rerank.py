@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.core.receipts import Stopwatch
 from server.core.reranking import Passage, Reranking
-from server.http.answers.dependencies import Asking, With
+from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.answers.receipts import headers, shown_receipt, shown_usage
 from server.http.answers.waiting import unless_disconnected
@@ -19,7 +19,7 @@ router = APIRouter(responses=possible_errors(), tags=["generation"])
 @router.post("/v1/rerank", include_in_schema=False)
 @router.post("/v2/rerank", include_in_schema=False)
 async def rerank(
-    body: schemas.RerankRequest, request: Request, response: Response, core: With, tenant: Asking
+    body: schemas.RerankRequest, request: Request, response: Response, core: WithCore, tenant: WithTenant
 ) -> schemas.RerankResponse:
     """Order documents by how likely they make the query: log p(query | document's summary), summed over its tokens.
 

@@ -1,18 +1,15 @@
 """`/score`: how likely texts are, conditioned on stored summaries."""
 
-import asyncio
 import time
 import uuid
-from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
 from server.core.receipts import Stopwatch
 from server.core.services import Services
 from server.core.tenant import Tenant
-from server.engine.protocol import TokenLogprobs
 from server.http.answers.conditions import call_of, condition_of
-from server.http.answers.dependencies import Asking, With
+from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.answers.receipts import headers, shown_receipt, shown_usage
 from server.http.answers.waiting import unless_disconnected
@@ -23,7 +20,7 @@ router = APIRouter(responses=possible_errors())
 
 @router.post("/score", tags=["generation"])
 async def score(
-    body: schemas.ScoreRequest, request: Request, response: Response, core: With, tenant: Asking
+    body: schemas.ScoreRequest, request: Request, response: Response, core: WithCore, tenant: WithTenant
 ) -> schemas.ScoreResponse | schemas.PairScoreResponse:
     """Log-probabilities of continuations after a prompt, conditioned on stored summaries.
 
@@ -49,7 +46,16 @@ async def _scored(
     )
     return schemas.ScoreResponse(
         model=services.model.name,
-        scores=await asyncio.to_thread(_scores, scored.results, services),
+        scores=[
+            schemas.Score(
+                index=index,
+                logprob=result.total,
+                tokens=list(tokens),
+                token_ids=list(result.token_ids),
+                token_logprobs=list(result.logprobs),
+            )
+            for index, (result, tokens) in enumerate(zip(scored.results, scored.tokens, strict=True))
+        ],
         usage=shown_usage(scored.usage),
         receipt=shown_receipt(scored.receipt),
     )
@@ -67,25 +73,12 @@ async def _scored_pairs(
         created=int(time.time()),
         model=services.model.name,
         data=[
-            schemas.PairScore(index=place, score=sum(result.logprobs) / len(result.logprobs))
+            schemas.PairScore(index=place, score=result.total / len(result.logprobs))
             for place, result in enumerate(scored.results)
         ],
         usage=shown_usage(scored.usage),
         receipt=shown_receipt(scored.receipt),
     )
-
-
-def _scores(results: Sequence[TokenLogprobs], services: Services) -> list[schemas.Score]:
-    return [
-        schemas.Score(
-            index=index,
-            logprob=sum(result.logprobs),
-            tokens=[services.model.tokenizer.decode([token_id]) for token_id in result.token_ids],
-            token_ids=list(result.token_ids),
-            token_logprobs=list(result.logprobs),
-        )
-        for index, result in enumerate(results)
-    ]
 
 
 def _place(name: str, given: str | list[str] | None, place: int) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from server.engine.detokenizer import pieces
-from server.http.answers.dependencies import Asking, IdInPath, With, WithDefault
+from server.http.answers.dependencies import IdInPath, WithServices, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.schemas import summaries as schemas
 
@@ -18,7 +18,7 @@ router = APIRouter(responses=possible_errors(), tags=["summaries"])
 
 @router.get("/summaries")
 async def list_summaries(
-    services: WithDefault, tenant: Asking, asked: Annotated[schemas.ListParameters, Query()]
+    services: WithServices, tenant: WithTenant, asked: Annotated[schemas.ListParameters, Query()]
 ) -> schemas.SummaryList:
     """The stored summaries of this model and tenant, newest first."""
     page, has_more = await services.summaries.page(tenant, limit=asked.limit, after=asked.after)
@@ -32,7 +32,7 @@ async def list_summaries(
     responses={200: {"content": {SAFETENSORS: BINARY, "text/plain": {"schema": {"type": "string"}}}}},
 )
 async def get_summary(
-    summary_id: IdInPath, services: WithDefault, tenant: Asking, asked: Annotated[schemas.GetParameters, Query()]
+    summary_id: IdInPath, services: WithServices, tenant: WithTenant, asked: Annotated[schemas.GetParameters, Query()]
 ) -> Any:
     """Describe a stored summary, or export it.
 
@@ -55,7 +55,7 @@ async def get_summary(
 
 @router.get("/summaries/{summary_id}/segments")
 async def list_segments(
-    summary_id: IdInPath, services: WithDefault, asked: Annotated[schemas.SegmentsParameters, Query()]
+    summary_id: IdInPath, services: WithServices, asked: Annotated[schemas.SegmentsParameters, Query()]
 ) -> schemas.SegmentList:
     """A document's segments in order: which of their tokens their vectors stand at, and the text where it was kept."""
     summary = await services.summaries.get(summary_id, param="id")
@@ -92,22 +92,20 @@ async def put_summary(
     summary_id: IdInPath,
     request: Request,
     response: Response,
-    core: With,
-    services: WithDefault,
-    tenant: Asking,
+    services: WithServices,
+    tenant: WithTenant,
     asked: Annotated[schemas.PutParameters, Query()],
 ) -> schemas.SummaryResponse:
     """Import a summary that a server of the same model and tenant_salt exported."""
-    ttl_seconds = core.settings.default_ttl_seconds if asked.ttl_seconds is None else asked.ttl_seconds
     summary, is_new = await services.portable.take(
-        summary_id, await request.body(), tenant=tenant, ttl_seconds=ttl_seconds
+        summary_id, await request.body(), tenant=tenant, ttl_seconds=asked.ttl_seconds
     )
     response.status_code = 201 if is_new else 200
     return schemas.SummaryResponse(**summary.described(services.model.name))
 
 
 @router.delete("/summaries/{summary_id}")
-async def delete_summary(summary_id: IdInPath, services: WithDefault) -> schemas.DeletedResponse:
+async def delete_summary(summary_id: IdInPath, services: WithServices) -> schemas.DeletedResponse:
     """Delete a summary. Segments that other summaries share stay."""
     await services.summaries.delete(summary_id)
     return schemas.DeletedResponse(id=summary_id)

@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter
 
-from server.http.answers.dependencies import With
+from server.http.answers.dependencies import WithCore
 from server.http.answers.errors import possible_errors
 from server.http.schemas import tokens as schemas
 
@@ -12,7 +12,7 @@ router = APIRouter(responses=possible_errors())
 
 
 @router.post("/tokenize", tags=["tokens"])
-async def tokenize(body: schemas.TokenizeRequest, core: With) -> schemas.TokenizeResponse:
+async def tokenize(body: schemas.TokenizeRequest, core: WithCore) -> schemas.TokenizeResponse:
     """A text's token ids, as the server reads it at the start of a document."""
     model = core.models.named(body.model).model
     tokens = await asyncio.to_thread(model.tokenise, body.text, is_start=body.add_special_tokens)
@@ -23,7 +23,7 @@ async def tokenize(body: schemas.TokenizeRequest, core: With) -> schemas.Tokeniz
 
 
 @router.post("/detokenize", tags=["tokens"])
-async def detokenize(body: schemas.DetokenizeRequest, core: With) -> schemas.DetokenizeResponse:
+async def detokenize(body: schemas.DetokenizeRequest, core: WithCore) -> schemas.DetokenizeResponse:
     """The text of token ids, special tokens included."""
     model = core.models.named(body.model).model
     model.require_known(body.tokens, param="tokens")

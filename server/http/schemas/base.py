@@ -4,12 +4,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
-from server.limits import encodable
+from server.limits import MAX_ID
+from server.text import encodable
 
 # JSON can carry half of a surrogate pair
 Text = Annotated[str, AfterValidator(encodable)]
 NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(encodable)]
-SummaryId = Annotated[str, Field(max_length=64)]
+SummaryId = Annotated[str, Field(max_length=MAX_ID)]
 TokenIds = list[Annotated[int, Field(ge=0)]]
 # a union's members by name, so that an error is about the one that was meant; no identifiers, as no field is named so
 A_TEXT, A_LIST_OF_TEXTS = "a text", "a list of texts"

@@ -1,11 +1,19 @@
-"""What a call is conditioned on, how tokens are chosen, and what a call cost."""
+"""What a call is conditioned on, and how tokens are chosen."""
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field, Tag, model_validator
+from pydantic import AfterValidator, Field, Tag, model_validator
 
 from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, Body, NonEmptyText, OneOrMany, SummaryId, Text
-from server.limits import MAX_EXPANDED, MAX_PARTS, MAX_SEED, MAX_STOPS, MAX_TEMPERATURE
+from server.limits import (
+    MAX_EXPANDED,
+    MAX_PARTS,
+    MAX_PENALTY,
+    MAX_REPETITION_PENALTY,
+    MAX_SEED,
+    MAX_STOPS,
+    MAX_TEMPERATURE,
+)
 
 
 class Part(Body):
@@ -99,10 +107,10 @@ class Sampling(Body):
     top_k: TopK | None = Field(None, description="Null is all, and so are vLLM's -1 and 0.")
     min_p: float | None = Field(0.0, ge=0, le=1, description="Least share of the most likely token's probability.")
     repetition_penalty: float | None = Field(
-        1.0, gt=0, le=10, description="For tokens of the prompt and of the answer."
+        1.0, gt=0, le=MAX_REPETITION_PENALTY, description="For tokens of the prompt and of the answer."
     )
-    frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
-    presence_penalty: float | None = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float | None = Field(0.0, ge=-MAX_PENALTY, le=MAX_PENALTY)
+    presence_penalty: float | None = Field(0.0, ge=-MAX_PENALTY, le=MAX_PENALTY)
     ignore_eos: bool | None = Field(default=False, description="Go on after the end-of-text token.")
     seed: int | None = Field(None, ge=0, lt=MAX_SEED + 1)
     stop: Stops | None = None
@@ -118,12 +126,3 @@ class Sampling(Body):
         if len(self.stops) > MAX_STOPS:
             raise ValueError(f"`stop` has {len(self.stops)} strings; the limit is {MAX_STOPS}")
         return self
-
-
-class Usage(BaseModel):
-    prompt_tokens: int = Field(description="Tokens read as they are.")
-    summary_vectors: int = Field(description="Positions that summaries took.")
-    thinned_vectors: int = Field(description="Vectors of the summaries that were left out as less important.")
-    summarised_tokens: int = Field(description="Document tokens that those stand for.")
-    completion_tokens: int = Field(description="Tokens generated or scored.")
-    total_tokens: int = Field(description="Positions in all: prompt tokens, vectors and completion tokens.")

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from server.http.schemas.base import EXAMPLE_ID, Text, example
-from server.http.schemas.conditioning import Conditioned, Sampling, Usage
-from server.http.schemas.receipts import Receipt
+from server.http.schemas.conditioning import Conditioned, Sampling
+from server.http.schemas.receipts import Receipt, Usage
 from server.limits import MAX_NEW_TOKENS
 
 

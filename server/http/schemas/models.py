@@ -1,4 +1,4 @@
-"""What is served, and whether it can serve."""
+"""What is served, with its limits, and whether it can serve."""
 
 from typing import Any, Literal
 
@@ -21,3 +21,11 @@ class ModelList(BaseModel):
 class Health(BaseModel):
     status: Literal["ok", "unavailable"]
     checks: dict[str, str]
+
+
+class InfoResponse(BaseModel):
+    object: Literal["info"] = "info"
+    version: str
+    model: dict[str, Any]
+    limits: dict[str, int | None]
+    settings: dict[str, Any]

@@ -10,9 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from server.core.prompts.prepared import Order
+from server.core.prompts.window import Truncate
 from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, EXAMPLE_ID, Body, SummaryId, Text, example
 from server.http.schemas.conditioning import ExpandOrNot, MaxVectors, Sampling
 from server.limits import (
+    MAX_BIAS,
     MAX_BIASES,
     MAX_CHOICES,
     MAX_LOGPROBS,
@@ -25,6 +28,8 @@ from server.limits import (
 CONTENT_PARTS = "content parts"  # a tag, as those in `base.py`
 
 TokenId = Annotated[int, Field(ge=0)]
+TokenIdText = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 NoItems = Annotated[list[Any], Field(max_length=0)]
 
 
@@ -77,12 +82,12 @@ class Asked(Sampling):
 
     model: Text | None = Field(None, description="The served model's name, as /v1/models gives it.")
     n: int | None = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt, drawn concurrently.")
-    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = (
-        Field(None, max_length=MAX_BIASES, description="Token ids, and what is added to their logits.")
-    )
+    logit_bias: (
+        dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]] | None
+    ) = Field(None, max_length=MAX_BIASES, description="Token ids, and what is added to their logits.")
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    truncate: Literal["compress", "error", "left"] = Field(
+    truncate: Truncate = Field(
         "compress",
         description="Where prompt and max_tokens exceed the window: compress the oldest tokens into summary vectors, "
         "refuse, or drop the oldest tokens.",
@@ -92,7 +97,7 @@ class Asked(Sampling):
     )
     max_vectors: MaxVectors = None
     expand: ExpandOrNot = None
-    fuse: Literal["given", "distance"] = Field(
+    fuse: Order = Field(
         "given",
         description="Order of the summaries: as given, or the nearest to the prompt last, by the L2 distance of the "
         "means of their vectors to that of the prompt compressed.",

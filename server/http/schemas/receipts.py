@@ -23,3 +23,12 @@ class Receipt(BaseModel):
     expanded: list[ExpandedSegment] = Field(description="Segments that were read as their text, as `expand` asked.")
     queue_seconds: float = Field(description="The longest wait for the engine.")
     compute_seconds: float = Field(description="In the engine, after that.")
+
+
+class Usage(BaseModel):
+    prompt_tokens: int = Field(description="Tokens read as they are.")
+    summary_vectors: int = Field(description="Positions that summaries took.")
+    thinned_vectors: int = Field(description="Vectors of the summaries that were left out as less important.")
+    summarised_tokens: int = Field(description="Document tokens that those stand for.")
+    completion_tokens: int = Field(description="Tokens generated or scored.")
+    total_tokens: int = Field(description="Positions in all: prompt tokens, vectors and completion tokens.")

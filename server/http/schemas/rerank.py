@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
 from server.http.schemas.base import EXAMPLE_ID, Body, NonEmptyText, SummaryId, Text, example
-from server.http.schemas.conditioning import MaxVectors, Usage
-from server.http.schemas.receipts import Receipt
+from server.http.schemas.conditioning import MaxVectors
+from server.http.schemas.receipts import Receipt, Usage
 from server.limits import MAX_PASSAGES, MAX_TTL_SECONDS
 
 

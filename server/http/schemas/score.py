@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, Tag, model_validator
 
 from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, EXAMPLE_ID, NonEmptyText, OneOrMany, Text, example
-from server.http.schemas.conditioning import Conditioned, Usage
-from server.http.schemas.receipts import Receipt
+from server.http.schemas.conditioning import Conditioned
+from server.http.schemas.receipts import Receipt, Usage
 from server.limits import MAX_CONTINUATIONS
 
 ManyScored = Annotated[list[NonEmptyText], Field(min_length=1, max_length=MAX_CONTINUATIONS)]

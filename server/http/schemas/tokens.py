@@ -1,6 +1,4 @@
-"""Texts to token ids and back, and what the server's limits are."""
-
-from typing import Any, Literal
+"""Texts to token ids and back."""
 
 from pydantic import BaseModel
 
@@ -31,11 +29,3 @@ class DetokenizeRequest(Body):
 
 class DetokenizeResponse(BaseModel):
     text: str
-
-
-class InfoResponse(BaseModel):
-    object: Literal["info"] = "info"
-    version: str
-    model: dict[str, Any]
-    limits: dict[str, int | None]
-    settings: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Numbers that options take; typer's own ranges let NaN through, which compares with nothing."""
+"""What options take; typer's own ranges let NaN through, which compares with nothing."""
 
 import math
 
@@ -24,3 +24,13 @@ def positive(value: float | None) -> float | None:
     if value is not None and value <= 0:
         raise typer.BadParameter(f"{value} is not above 0")
     return value
+
+
+def no_empty(values: list[str] | None) -> list[str] | None:
+    """
+    Raises:
+        typer.BadParameter: one of them is empty.
+    """
+    if values is not None and not all(values):
+        raise typer.BadParameter("an empty text is in every other")
+    return values

@@ -1,0 +1,26 @@
+"""A running server without HTTP."""
+
+from dataclasses import dataclass
+
+from server.core.jobs import Jobs
+from server.core.models import Models
+from server.core.tenant import Tenant
+from server.metrics import Metrics
+from server.settings import Settings
+from server.store import SummaryStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Core:
+    """The models that are served, and what they share.
+
+    Attributes:
+        tenant: of every call, as long as there are no keys that tell one from another.
+    """
+
+    settings: Settings
+    models: Models
+    store: SummaryStore
+    jobs: Jobs
+    metrics: Metrics
+    tenant: Tenant
