@@ -1,4 +1,7 @@
-"""Write docs/openapi.json and docs/api.md from the application; `--check` only tells whether they are up to date."""
+"""Write docs/openapi.json, docs/api.md and the page that /docs shows from the application.
+
+`--check` only tells whether they are up to date.
+"""
 
 import argparse
 import asyncio
@@ -8,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import markdown
+
 from server.core.build import open_core
 from server.http.app import create_app
 from server.http.schemas.base import EXAMPLE_ID
@@ -15,14 +20,15 @@ from server.settings import Settings
 
 Json = dict[str, Any]
 FOLDER = Path(__file__).parent
+STATIC = FOLDER.parent / "server" / "http" / "static"
 SHAPE_OF = {"application/octet-stream": "a file", "text/event-stream": "server-sent events", "text/plain": "text"}
 TABLE = ["| field | type | default | |", "|---|---|---|---|"]
 
 OPENING = """# The HTTP API
 
-Written by `make docs` from [openapi.json](openapi.json), the document that a server gives at `/openapi.json` and shows
-at `/docs`. Every example below works as it stands after these lines, which need a running server (`make serve`); what
-is deleted is `$SPARE`, so that the page can be pasted from top to bottom:
+Written by `make docs` from the document that a server gives at `/openapi.json`; it shows this page at `/docs`. Every
+example below works as it stands after these lines, which need a running server (`make serve`); what is deleted is
+`$SPARE`, so that the page can be pasted from top to bottom:
 
 ```sh
 URL=${URL:-http://127.0.0.1:8000}
@@ -37,9 +43,11 @@ curl -s "$URL/summaries/$ID?format=safetensors" -o summary.safetensors
 
 A body with a field that is not in its table is refused. An error is
 `{"error": {"message", "type", "param", "code"}}`; its message names the value and the limit. Statuses: 400 and 422 the
-request is wrong, 404 no such summary, model or job, 409 a summary of another model, 413 too long, 424 the engine failed
-on this request, 429 too busy (with `Retry-After`), 503 not ready, 507 the store is full. Where the engine may have
-worked, the headers `x-queue-time`, `x-inference-time` and `x-total-time` say how long, in seconds.
+request is wrong, 403 a page or a host name of elsewhere, 404 no such summary, model or job, 409 a summary of another
+model, 413 too long, 415 an unknown Content-Encoding, 424 the engine failed on this request, 429 too busy (with
+`Retry-After`), 503 not ready, 507 the store is full. `/v1/completions`, `/v1/chat/completions` and `/v1/models` say 400
+for 413 and 422, as OpenAI does. Bodies may be gzip or zstd. Where the engine may have worked, the headers
+`x-queue-time`, `x-inference-time` and `x-total-time` say how long, in seconds.
 """
 
 
@@ -48,17 +56,19 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file is out of date")
     is_check = parser.parse_args().check
     document = asyncio.run(openapi())
+    text = page(document)
     pages = {
         FOLDER / "openapi.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
-        FOLDER / "api.md": page(document),
+        FOLDER / "api.md": text,
+        STATIC / "api.html": as_html(text),
     }
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
     if is_check:
-        print("\n".join(f"docs/{path.name} is out of date: make docs" for path in stale))
+        print("\n".join(f"{path.name} is out of date: make docs" for path in stale))
         return int(bool(stale))
     for path in stale:
         path.write_text(pages[path])
-        print(f"wrote docs/{path.name}")
+        print(f"wrote {path.relative_to(FOLDER.parent)}")
     return 0
 
 
@@ -67,6 +77,16 @@ async def openapi() -> Json:
     with tempfile.TemporaryDirectory() as folder:
         async with open_core(Settings(model="paper", store=f"sqlite:{folder}/store.sqlite3")) as core:
             return create_app(core).openapi()
+
+
+def as_html(text: str) -> str:
+    """The same for a browser, without a script."""
+    body = markdown.markdown(text, extensions=["fenced_code", "tables", "toc"])
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>autocompressor: the HTTP API</title>\n'
+        '<meta name="viewport" content="width=device-width">\n<link rel="icon" href="/static/icon.svg">\n'
+        f'<link rel="stylesheet" href="/static/api.css">\n<main>\n{body}\n</main>\n</html>\n'
+    )
 
 
 def page(document: Json) -> str:

@@ -16,6 +16,7 @@ MAX_IDEMPOTENCY_KEY = 255  # characters
 # jobs
 MAX_RUNNING_JOBS = 4
 MAX_UNFINISHED_JOBS = 64  # each holds its documents
+MAX_FINISHED_JOBS = 1024  # whose results are kept
 
 # prompts
 MAX_PARTS = 64  # summaries and texts before a prompt

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from server.limits import MAX_DOCUMENT_TOKENS, MAX_TTL_SECONDS
 
 ENVIRONMENT_PREFIX = "AUTOCOMPRESSOR_"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Settings(BaseSettings):
@@ -17,6 +18,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True, extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names that requests may be addressed to, with commas between, * for any; none is this machine's "
+        "own where the server listens there alone, else any.",
+    )
+    cors_origins: str = Field(
+        "", description="Origins of other pages that may call from a browser, with commas between; * for any."
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     model: str = Field(
         "default", description="'default' or 'paper', which are bundled, a checkpoint directory, or a hub id."
@@ -68,9 +77,23 @@ class Settings(BaseSettings):
         description="Most tokens of a document, for models that read segments alone; others take what their positions "
         "do.",
     )
-    max_body_bytes: PositiveInt = Field(16 * 2**20, description="Largest request body.")
+    max_body_bytes: PositiveInt = Field(16 * 2**20, description="Largest request body, decoded.")
+    body_seconds: PositiveInt = Field(60, description="Longest pause in a request's body before it is given up.")
+    max_connections: PositiveInt = Field(1024, description="Connections at a time; more are answered with 503.")
     shutdown_seconds: NonNegativeInt = Field(30, description="How long a stop waits for running requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+
+    @property
+    def hosts(self) -> frozenset[str] | None:
+        """Names that requests may be addressed to; None for any."""
+        if self.allowed_hosts is not None:
+            names = frozenset(name.strip().lower() for name in self.allowed_hosts.split(","))
+            return None if "*" in names else names
+        return LOOPBACK | {self.host.lower()} if self.host in LOOPBACK else None
+
+    @property
+    def origins(self) -> list[str]:
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
 
     @model_validator(mode="after")
     def _salt_is_text(self) -> "Settings":

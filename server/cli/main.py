@@ -67,6 +67,8 @@ def serve(**flags: Any) -> None:
         settings = load_settings(environment, given)
     except ValueError as error:
         terminal.stop(terminal.as_sentence(error))
+    # oneDNN keeps what it compiled for each shape of a matrix: a thousand by itself, most of a gigabyte after a while
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     # not at the top: the server brings torch, which takes seconds, and other commands do without it
     serving = importlib.import_module("server.http.serving")
     try:

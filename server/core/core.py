@@ -1,6 +1,7 @@
 """A running server without HTTP."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 
 from server.core.jobs import Jobs
 from server.core.models import Models
@@ -16,6 +17,7 @@ class Core:
 
     Attributes:
         tenant: of every call, as long as there are no keys that tell one from another.
+        is_stopping: set when the server was told to; what runs is finished.
     """
 
     settings: Settings
@@ -24,3 +26,4 @@ class Core:
     jobs: Jobs
     metrics: Metrics
     tenant: Tenant
+    is_stopping: Event = field(default_factory=Event)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from server.core.documents.progress import Progress, Report
 from server.errors import IdempotencyMismatch, Internal, JobNotFound, Overloaded, ServiceError
-from server.limits import MAX_RUNNING_JOBS, MAX_UNFINISHED_JOBS
+from server.limits import MAX_FINISHED_JOBS, MAX_RUNNING_JOBS, MAX_UNFINISHED_JOBS
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -119,7 +119,12 @@ class Jobs:
 
     def _forget_old(self) -> None:
         oldest = time.monotonic() - KEPT_SECONDS
-        for job in [job for job in self._jobs.values() if job.finished_at is not None and job.finished_at < oldest]:
+        finished = [job for job in self._jobs.values() if job.finished_at is not None]
+        finished.sort(key=lambda job: job.finished_at or 0.0)
+        num_surplus = max(0, len(finished) - MAX_FINISHED_JOBS)
+        for place, job in enumerate(finished):
+            if place >= num_surplus and (job.finished_at or 0.0) >= oldest:
+                break
             del self._jobs[job.id]
             if job.idempotency_key is not None and self._by_key[job.idempotency_key] is job:
                 del self._by_key[job.idempotency_key]

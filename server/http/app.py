@@ -3,10 +3,13 @@
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from server.core.core import Core
 from server.http.envelope import add_error_handlers
 from server.http.middleware.body_limit import BodyLimit
+from server.http.middleware.browsers import Browsers
+from server.http.middleware.decompression import Decompression
 from server.http.middleware.request_log import RequestLog
 from server.http.routes import (
     chat,
@@ -32,10 +35,18 @@ def create_app(core: Core) -> FastAPI:
     app = FastAPI(
         title="autocompressor",
         version=version("autocompressor"),
+        docs_url=None,  # FastAPI's loads scripts from elsewhere; ours is a page without any
+        redoc_url=None,
         summary="Compress documents into summary vectors; generate and score conditioned on them.",
     )
     app.state.core = core
-    app.add_middleware(BodyLimit, max_bytes=core.settings.max_body_bytes)
+    settings = core.settings
+    # the last one added stands outermost
+    app.add_middleware(Decompression, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
+    app.add_middleware(Browsers, hosts=settings.hosts, origins=settings.origins)
+    if settings.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(RequestLog, metrics=core.metrics)
     app.include_router(compress.form_router)
     for each in ROUTES:

@@ -21,6 +21,7 @@ RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 SHOWN_CHARACTERS = 60  # of a value that is refused, in the error
 NAMED_BY_CLIENTS = frozenset({"metadata", "logit_bias"})  # fields with names in them that need not be identifiers
+OPENAI_ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/models")
 CLIENT_LEFT = 499  # nginx's status for it; nobody is there to read it
 
 
@@ -28,12 +29,14 @@ def add_error_handlers(app: FastAPI) -> None:
     """Answer every error of a handler, of FastAPI and of Starlette in OpenAI's envelope."""
 
     @app.exception_handler(ServiceError)
-    async def service_error(_: Request, error: ServiceError) -> Response:
-        return _answer(status_of(error), error_detail(error))
+    async def service_error(request: Request, error: ServiceError) -> Response:
+        return _answer(_status(request, status_of(error)), error_detail(error))
 
     @app.exception_handler(RequestValidationError)
-    async def validation_error(_: Request, error: RequestValidationError) -> Response:
-        return _validation_envelope(error)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        answer = _validation_envelope(error)
+        answer.status_code = _status(request, answer.status_code)
+        return answer
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -56,6 +59,12 @@ def add_error_handlers(app: FastAPI) -> None:
         return _envelope(
             500, "the server has failed on this request; its log says more", code=Internal.code, kind=SERVER
         )
+
+
+def _status(request: Request, status: int) -> int:
+    """What OpenAI's routes answer: its clients know 400 as the request's fault, where others tell more."""
+    is_openai = request.url.path.startswith(OPENAI_ROUTES)
+    return 400 if is_openai and status in (413, 422) else status
 
 
 def _unread_envelope(cause: BaseException) -> Response | None:

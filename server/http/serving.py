@@ -6,18 +6,21 @@ import signal
 import socket
 import time
 from contextlib import AsyncExitStack, ExitStack
+from types import FrameType
 
 import uvicorn
 import uvloop
 
 from server import log
 from server.core.build import open_core
+from server.core.core import Core
 from server.http.app import create_app
-from server.settings import Settings
+from server.settings import LOOPBACK, Settings
 from server.store import StoreError
 
 logger = logging.getLogger(__name__)
 
+KEEP_ALIVE_SECONDS = 30  # longer than most proxies keep an idle connection to here
 BACKLOG = 2048  # connections that may wait to be accepted, as uvicorn's own default
 
 
@@ -47,9 +50,12 @@ async def _serve(settings: Settings) -> None:
             raise CannotServe(str(error)) from error
         config = uvicorn.Config(
             create_app(core),
+            http="httptools",
             lifespan="off",
             log_config=None,
             access_log=False,
+            limit_concurrency=settings.max_connections,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
         model = core.models.default.model
@@ -57,10 +63,28 @@ async def _serve(settings: Settings) -> None:
         logger.info("%s on %s in %s, summaries in %s", model.name, model.device, model.dtype, store)
         listener.listen(BACKLOG)
         logger.info("ready in %.1f s at http://%s:%d", time.monotonic() - started, *listener.getsockname()[:2])
+        if settings.hosts is None and settings.host not in LOOPBACK:
+            logger.warning(
+                "anyone who reaches %s may read and delete what is stored, as the server asks for no key: put a proxy "
+                "that does before it, and name its hosts in allowed_hosts",
+                settings.host,
+            )
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn raises a signal again once it has stopped; the parts are closed after that
             signal.signal(number, lambda *_: None)
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await _Server(config, core).serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Tells of a stop before its socket closes: whoever routes requests here looks at /readyz."""
+
+    def __init__(self, config: uvicorn.Config, core: Core) -> None:
+        super().__init__(config)
+        self._core = core
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._core.is_stopping.set()
+        super().handle_exit(sig, frame)
 
 
 def _bound(settings: Settings) -> socket.socket:

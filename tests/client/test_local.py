@@ -22,7 +22,9 @@ Clients = tuple[LocalClient, AsyncClient]
 @pytest.fixture
 async def clients(tiny_checkpoint: Path, tmp_path: Path) -> AsyncIterator[Clients]:
     """Both, of one core."""
-    settings = Settings(model=str(tiny_checkpoint), store=f"sqlite:{tmp_path}/store.sqlite3", dtype="float32")
+    settings = Settings(
+        model=str(tiny_checkpoint), store=f"sqlite:{tmp_path}/store.sqlite3", dtype="float32", allowed_hosts="server"
+    )
     async with open_core(settings) as core:
         transport = httpx.ASGITransport(create_app(core))
         async with AsyncClient("http://server", transport=transport) as remote:

@@ -1,5 +1,6 @@
 """What stands around every request: the limit of its body, its line in the log, its metrics."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
+from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from server.http.middleware.body_limit import BodyLimit
@@ -16,7 +18,7 @@ from server.metrics import Metrics
 
 def served(metrics: Metrics) -> FastAPI:
     app = FastAPI()
-    app.add_middleware(BodyLimit, max_bytes=10)
+    app.add_middleware(BodyLimit, max_bytes=10, seconds=60)
     app.add_middleware(RequestLog, metrics=metrics)
 
     @app.post("/size")
@@ -62,8 +64,32 @@ async def test_a_body_is_counted_as_it_comes_whatever_its_header_says() -> None:
         raise AssertionError
 
     with pytest.raises(Exception, match="over the limit of 10 bytes"):
-        await BodyLimit(app, max_bytes=10)({"type": "http"}, receive, send)
+        await BodyLimit(app, max_bytes=10, seconds=60)({"type": "http"}, receive, send)
     assert (len(read), len(parts)) == (1, 1)
+
+
+async def test_a_body_that_stalls_is_given_up_and_an_answer_may_take_its_time() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await receive()
+
+    async def stalls() -> Message:
+        if parts:
+            return parts.pop(0)
+        await asyncio.sleep(0.1)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError
+
+    limit = BodyLimit(app, max_bytes=10, seconds=0.01)
+    parts: list[Message] = [{"type": "http.request", "body": b"x", "more_body": True}]
+    with pytest.raises(HTTPException) as given_up:
+        await limit({"type": "http"}, stalls, send)
+    assert (given_up.value.status_code, given_up.value.detail) == (408, "nothing of the request body came for 0.01 s")
+    parts = [{"type": "http.request", "body": b"x", "more_body": False}]
+    await limit({"type": "http"}, stalls, send)
 
 
 async def test_every_request_has_its_line_and_its_figures(

@@ -12,7 +12,7 @@ from tests.server.test_crash import Server
 
 SOON = 20_000  # milliseconds: a machine may be busy
 CHAPTER = (ROOT / "examples" / "chapter.txt").read_text()[:8000]
-EXAMPLE = json.loads((ROOT / "server" / "static" / "example.json").read_text())
+EXAMPLE = json.loads((ROOT / "server" / "http" / "static" / "example.json").read_text())
 
 
 def compress_example(page: Page) -> None:

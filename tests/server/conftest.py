@@ -31,7 +31,12 @@ def serve(checkpoint: Path, tmp_path: Path) -> Serve:
 
     @asynccontextmanager
     async def open_server(**settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-        defaults = {"model": str(checkpoint), "store": f"sqlite:{tmp_path}/store.sqlite3", "dtype": "float32"}
+        defaults = {
+            "model": str(checkpoint),
+            "store": f"sqlite:{tmp_path}/store.sqlite3",
+            "dtype": "float32",
+            "allowed_hosts": "server",
+        }
         async with open_core(Settings(**(defaults | settings))) as core:
             transport = httpx.ASGITransport(create_app(core), raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:

@@ -25,16 +25,16 @@ CASES = [
     ("/rerank", {"query": "", "documents": ["a"]}, 422, "validation_error", "at least 1 character, not ''"),
     ("/rerank", {"query": "a", "documents": [{}]}, 422, "validation_error", "either a `text` or a `summary_id`"),
     ("/rerank", {"query": "a", "documents": [1]}, 422, "validation_error", "documents.0"),
-    ("/v1/completions", {"prompt": [{"type": "summary"}]}, 422, "validation_error", "id: Field required"),
+    ("/v1/completions", {"prompt": [{"type": "summary"}]}, 400, "validation_error", "id: Field required"),
     (
         "/v1/chat/completions",
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-        422,
+        400,
         "validation_error",
         "'text', 'summary'",
     ),
     ("/compress", {"token_ids": [1, 320]}, 400, "invalid_request", "320 is outside the vocabulary of 320"),
-    ("/compress", {"token_ids": [-1]}, 422, "validation_error", "token_ids.0"),
+    ("/compress", {"token_ids": [-1]}, 400, "invalid_request", "-1 is outside the vocabulary of 320"),
     ("/compress", {"token_ids": [2**80]}, 400, "invalid_request", "outside the vocabulary"),
     ("/compress", {}, 422, "validation_error", "either `text` or `token_ids`"),
     ("/compress", {"text": "a", "token_ids": [1]}, 422, "validation_error", "either `text` or `token_ids`"),
@@ -71,7 +71,7 @@ CASES = [
     ("/generate", {"prompt": "a", "model": "gpt-4"}, 404, "model_not_found", "gpt-4"),
     ("/generate", {"prompt": "a", "seed": 2**63}, 422, "validation_error", "seed"),
     ("/generate", {"prompt": "a", "stop": ""}, 422, "validation_error", "stop"),
-    ("/generate", {"prompt": "a", "stop": ["x"] * 17}, 422, "validation_error", "limit is 16"),
+    ("/generate", {"prompt": "a", "stop": ["x"] * 17}, 422, "validation_error", "at most 16 items; it has 17"),
     ("/generate", {"prompt": "a", "stop": ["\ud800"]}, 422, "validation_error", "stop"),
     ("/score", {"prompt": "a", "continuations": []}, 422, "validation_error", "continuations"),
     ("/score", {"prompt": "a", "continuations": ["b", ""]}, 422, "validation_error", "continuations.1"),
@@ -159,14 +159,15 @@ async def test_an_overloaded_server_says_when_to_come_back(serve: Serve) -> None
     assert refused.json()["error"]["code"] == "overloaded"
 
 
-async def test_a_full_queue_is_not_ready(serve: Serve) -> None:
+async def test_a_full_queue_is_ready(serve: Serve) -> None:
     async with serve(max_requests=1) as client:
         running = asyncio.create_task(client.post("/generate", json={"prompt": "The", "max_tokens": 300}))
         seen = set()
         while not running.done():
             response = await client.get("/readyz")
             seen.add((response.status_code, response.json()["checks"]["queue"]))
-        assert (503, "full") in seen
+        assert (200, "full") in seen
+        assert {status for status, _ in seen} == {200}
         assert (await client.get("/readyz")).status_code == 200
 
 

@@ -141,7 +141,7 @@ async def test_what_cannot_fit_is_refused_with_the_numbers(
     client: httpx.AsyncClient, fields: dict[str, Any], said: str
 ) -> None:
     response = await client.post("/v1/completions", json={**GREEDY, "prompt": [5] * 900, **fields})
-    assert response.status_code == 413, response.text
+    assert response.status_code == 400, response.text
     assert response.json()["error"]["code"] == "context_length_exceeded"
     assert said in response.json()["error"]["message"]
     assert computed(client) == 0

@@ -4,6 +4,8 @@ import math
 
 import typer
 
+from server.limits import MAX_TTL_SECONDS
+
 
 def finite(value: float | None) -> float | None:
     """
@@ -34,3 +36,24 @@ def no_empty(values: list[str] | None) -> list[str] | None:
     if values is not None and not all(values):
         raise typer.BadParameter("an empty text is in every other")
     return values
+
+
+def not_empty(value: str) -> str:
+    """
+    Raises:
+        typer.BadParameter: it is empty.
+    """
+    if not value:
+        raise typer.BadParameter("it is empty")
+    return value
+
+
+def life_time(value: float | None) -> float | None:
+    """
+    Raises:
+        typer.BadParameter: it is no number of seconds that a summary may live.
+    """
+    positive(value)
+    if value is not None and value > MAX_TTL_SECONDS:
+        raise typer.BadParameter(f"{value} is over the limit of {MAX_TTL_SECONDS}")
+    return value

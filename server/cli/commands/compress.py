@@ -15,11 +15,11 @@ from rich.progress import Progress as Bars
 from autocompressor import AutocompressorError, Compressed, Progress
 from server.cli import terminal
 from server.cli.commands import documents
-from server.cli.commands.checks import positive
+from server.cli.commands.checks import life_time, not_empty
 from server.cli.commands.documents import Document, NoText, Unreadable
 from server.cli.commands.session import Session, status_of, with_session
 from server.cli.terminal import Status
-from server.limits import MAX_METADATA_VALUE, MAX_TTL_SECONDS
+from server.limits import MAX_METADATA_VALUE
 
 
 @with_session
@@ -29,11 +29,11 @@ async def compress(
         list[Path],
         typer.Argument(metavar="FILE|DIR|-...", help="Text files, folders with all their text files, or - for stdin."),
     ],
-    pattern: Annotated[str, typer.Option(help="Which files of a folder, '*.md'.")] = "*",
+    pattern: Annotated[str, typer.Option(help="Which files of a folder, '*.md'.", callback=not_empty)] = "*",
     parent: Annotated[str | None, typer.Option(help="Id of the summary that the text continues.")] = None,
     ttl_seconds: Annotated[
         float | None,
-        typer.Option(help="How long to keep it; the server's default.", max=MAX_TTL_SECONDS, callback=positive),
+        typer.Option(help="How long to keep it; the server's default.", callback=life_time),
     ] = None,
     keep_text: Annotated[bool, typer.Option(help="Store the text too, for `generate --expand`.")] = False,
     measure: Annotated[bool, typer.Option(help="Measure and print how much of each text its vectors keep.")] = False,

@@ -1,4 +1,6 @@
-"""The limit of a request's body."""
+"""The limits of a request's body: its bytes, and the pauses in it."""
+
+import asyncio
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,19 +12,27 @@ class BodyLimit:
     A pure ASGI middleware (asgi.readthedocs.io), so that streams pass through as they come.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, seconds: float) -> None:
+        """`seconds`: the longest pause; a client that stalls half way would hold its connection, and a stop."""
         self._app = app
         self._max_bytes = max_bytes
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, self._limited(receive) if scope["type"] == "http" else receive, send)
 
     def _limited(self, receive: Receive) -> Receive:
-        size = 0
+        size, is_whole = 0, False
 
         async def limited_receive() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, is_whole
+            try:
+                # once the body is there the next message comes when the client leaves, however late
+                async with asyncio.timeout(None if is_whole else self._seconds):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"nothing of the request body came for {self._seconds:g} s") from None
+            is_whole = not message.get("more_body")
             size += len(message.get("body", b""))
             if size > self._max_bytes:
                 # an HTTPException, since FastAPI turns any other error here into "400, could not parse the body"

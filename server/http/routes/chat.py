@@ -19,10 +19,11 @@ from server.http.answers.choices import Choices, Piece, Scored, Whole, finite
 from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.answers.sampling import biases, sampling_params, with_seed_of
+from server.http.routing import Route
 from server.http.schemas import openai_replies as replies
 from server.http.schemas.openai import ChatRequest, Message, SummaryContent, TextContent
 
-router = APIRouter(tags=["openai"], responses=possible_errors())
+router = APIRouter(route_class=Route, tags=["openai"], responses=possible_errors())
 
 
 @router.post(

@@ -21,13 +21,14 @@ from server.http.answers.choices import Choices, Piece, Scored, Whole, finite
 from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.answers.sampling import biases, sampling_params, with_seed_of
+from server.http.routing import Route
 from server.http.schemas import openai_replies as replies
 from server.http.schemas.openai import CompletionRequest, SummaryContent
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_PREPARED_TOGETHER = 8
 NOTHING = Piece("", (), None)
-router = APIRouter(tags=["openai"], responses=possible_errors())
+router = APIRouter(route_class=Route, tags=["openai"], responses=possible_errors())
 
 
 @router.post(

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
-from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
@@ -13,6 +12,7 @@ from server.http.answers.compression import CompressAnswer, answered, one, work_
 from server.http.answers.dependencies import IdInPath, WithServices, WithTenant
 from server.http.answers.documents import document
 from server.http.answers.errors import possible_errors
+from server.http.routing import Route
 from server.http.schemas import summaries as schemas
 
 FORM = {"schema": schemas.Upload.model_json_schema()}
@@ -25,7 +25,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class FormRoute(APIRoute):
+class FormRoute(Route):
     """A route for forms only; a path's other bodies are another route's."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -36,7 +36,7 @@ class FormRoute(APIRoute):
 
 
 form_router = APIRouter(responses=possible_errors(), route_class=FormRoute)
-router = APIRouter(responses=possible_errors())
+router = APIRouter(route_class=Route, responses=possible_errors())
 
 
 @form_router.post("/compress", status_code=201, response_model=None, include_in_schema=False)

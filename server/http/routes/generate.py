@@ -16,9 +16,10 @@ from server.http.answers.errors import possible_errors
 from server.http.answers.receipts import headers, shown_receipt, shown_usage
 from server.http.answers.sampling import sampling_params
 from server.http.answers.waiting import unless_disconnected
+from server.http.routing import Route
 from server.http.schemas import generate as schemas
 
-router = APIRouter(responses=possible_errors())
+router = APIRouter(route_class=Route, responses=possible_errors())
 
 
 @router.post(

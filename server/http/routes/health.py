@@ -7,10 +7,11 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from server.http.answers.dependencies import WithCore
+from server.http.routing import Route
 from server.http.schemas import models as schemas
 from server.store import StoreError
 
-router = APIRouter(tags=["health"])
+router = APIRouter(route_class=Route, tags=["health"])
 PING_SECONDS = 2.0  # a probe gives up sooner than a request does
 UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Health}}
 
@@ -31,6 +32,7 @@ async def readyz(response: Response, core: WithCore) -> schemas.Health:
     engines = [engine for each in core.models.by_name.values() for engine in (each.encoder, each.decoder)]
     checks = {
         "engine": "ok" if all(engine.is_ready for engine in engines) else "not running",
+        "server": "stopping" if core.is_stopping.is_set() else "ok",
         "queue": "full" if any(engine.is_full for engine in engines) else "ok",
         "store": "ok",
     }
@@ -39,7 +41,8 @@ async def readyz(response: Response, core: WithCore) -> schemas.Health:
             await core.store.ping()
     except (StoreError, TimeoutError):
         checks["store"] = "unreachable"
-    is_ok = all(check == "ok" for check in checks.values())
+    # a full queue is load, not a fault to be restarted for
+    is_ok = all(check == "ok" for name, check in checks.items() if name != "queue")
     response.status_code = 200 if is_ok else 503
     return schemas.Health(status="ok" if is_ok else "unavailable", checks=checks)
 

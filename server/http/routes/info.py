@@ -7,11 +7,12 @@ from fastapi import APIRouter
 from server import limits
 from server.http.answers.dependencies import WithCore
 from server.http.answers.errors import possible_errors
+from server.http.routing import Route
 from server.http.schemas import models as schemas
 
 SHOWN_SETTINGS = {"attention", "default_ttl_seconds", "max_batch_tokens", "prefix_cache_bytes", "raw_tokens"}
 
-router = APIRouter(responses=possible_errors())
+router = APIRouter(route_class=Route, responses=possible_errors())
 
 
 @router.get("/info", tags=["models"])

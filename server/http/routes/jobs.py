@@ -11,11 +11,12 @@ from server.errors import InvalidRequest
 from server.http.answers.compression import CompressAnswer, answer_of, work_of
 from server.http.answers.dependencies import WithCore, WithServices, WithTenant
 from server.http.answers.errors import error_detail, possible_errors
+from server.http.routing import Route
 from server.http.schemas import jobs as schemas
 from server.http.schemas.summaries import CompressRequest
 from server.limits import MAX_IDEMPOTENCY_KEY
 
-router = APIRouter(responses=possible_errors(), tags=["jobs"])
+router = APIRouter(route_class=Route, responses=possible_errors(), tags=["jobs"])
 JobId = Annotated[str, Path(description="A job's id, as POST /jobs/compress gave it.")]
 
 

@@ -4,12 +4,14 @@ from fastapi import APIRouter
 
 from server.core.served_model import ServedModel
 from server.http.answers.dependencies import WithCore
+from server.http.routing import Route
 from server.http.schemas import models as schemas
 from server.http.schemas.errors import ErrorResponse
 
-router = APIRouter(tags=["models"])
+router = APIRouter(route_class=Route, tags=["models"])
 
 
+@router.get("/v1/models/", include_in_schema=False)
 @router.get("/v1/models")
 async def list_models(core: WithCore) -> schemas.ModelList:
     """The models that are served, and their limits."""

@@ -22,6 +22,12 @@ async def index(request: Request) -> Response:
     return await _file("index.html", request)
 
 
+@router.api_route("/docs", methods=["GET", "HEAD"])
+async def docs(request: Request) -> Response:
+    """The description of the API."""
+    return await _file("api.html", request)
+
+
 @router.api_route("/static/{name}", methods=["GET", "HEAD"])
 async def asset(name: str, request: Request) -> Response:
     """A script, the style sheet, the icon, or the example text; 404 for any other name."""

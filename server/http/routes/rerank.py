@@ -10,9 +10,10 @@ from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.answers.receipts import headers, shown_receipt, shown_usage
 from server.http.answers.waiting import unless_disconnected
+from server.http.routing import Route
 from server.http.schemas import rerank as schemas
 
-router = APIRouter(responses=possible_errors(), tags=["generation"])
+router = APIRouter(route_class=Route, responses=possible_errors(), tags=["generation"])
 
 
 @router.post("/rerank")

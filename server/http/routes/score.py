@@ -13,12 +13,14 @@ from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.answers.receipts import headers, shown_receipt, shown_usage
 from server.http.answers.waiting import unless_disconnected
+from server.http.routing import Route
 from server.http.schemas import score as schemas
 
-router = APIRouter(responses=possible_errors())
+router = APIRouter(route_class=Route, responses=possible_errors())
 
 
 @router.post("/score", tags=["generation"])
+@router.post("/v1/score", include_in_schema=False)
 async def score(
     body: schemas.ScoreRequest, request: Request, response: Response, core: WithCore, tenant: WithTenant
 ) -> schemas.ScoreResponse | schemas.PairScoreResponse:

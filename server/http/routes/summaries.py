@@ -8,12 +8,13 @@ from fastapi import APIRouter, Query, Request, Response
 from server.engine.detokenizer import pieces
 from server.http.answers.dependencies import IdInPath, WithServices, WithTenant
 from server.http.answers.errors import possible_errors
+from server.http.routing import Route
 from server.http.schemas import summaries as schemas
 
 SAFETENSORS = "application/octet-stream"
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
-router = APIRouter(responses=possible_errors(), tags=["summaries"])
+router = APIRouter(route_class=Route, responses=possible_errors(), tags=["summaries"])
 
 
 @router.get("/summaries")

@@ -6,9 +6,10 @@ from fastapi import APIRouter
 
 from server.http.answers.dependencies import WithCore
 from server.http.answers.errors import possible_errors
+from server.http.routing import Route
 from server.http.schemas import tokens as schemas
 
-router = APIRouter(responses=possible_errors())
+router = APIRouter(route_class=Route, responses=possible_errors())
 
 
 @router.post("/tokenize", tags=["tokens"])

@@ -1,24 +1,48 @@
 """What all bodies have. Unknown fields are refused; limits stand in the OpenAPI document, too."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
-from server.limits import MAX_ID
+from server.limits import MAX_DOCUMENT_TOKENS, MAX_ID
 from server.text import encodable
 
 # JSON can carry half of a surrogate pair
 Text = Annotated[str, AfterValidator(encodable)]
 NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(encodable)]
 SummaryId = Annotated[str, Field(max_length=MAX_ID)]
-TokenIds = list[Annotated[int, Field(ge=0)]]
+T = TypeVar("T")
+# checked to the first fault: a body may hold millions of them, and their errors would take gigabytes
+Many = Annotated[list[T], Field(fail_fast=True)]
+# whether they are in the vocabulary is seen in a thread: item by item it would hold the event loop
+TokenIds = Annotated[
+    Many[Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]], Field(max_length=MAX_DOCUMENT_TOKENS)
+]
 # a union's members by name, so that an error is about the one that was meant; no identifiers, as no field is named so
 A_TEXT, A_LIST_OF_TEXTS = "a text", "a list of texts"
 OneOrMany = Discriminator(lambda value: A_LIST_OF_TEXTS if isinstance(value, list) else A_TEXT)
 
 
 class Body(BaseModel):
+    """What a request says; null in place of a field that need not be there is as if it were not."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or None not in given.values():
+            return given
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in given.items() if value is not None or name not in optional}
 
 
 EXAMPLE_ID = "5f2b8c1e94d07a63b1f0c4e8a9d27356e01b7c48"  # in examples, the place of a stored summary's

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, Tag, model_validator
 
-from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, Body, NonEmptyText, OneOrMany, SummaryId, Text
+from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, Body, Many, NonEmptyText, OneOrMany, SummaryId, Text
 from server.limits import (
     MAX_EXPANDED,
     MAX_PARTS,
@@ -60,14 +60,14 @@ MaxVectors = Annotated[
 class Conditioned(Body):
     """What a call is conditioned on: `context`, or its short form `summary_ids` and then `prompt`."""
 
-    context: list[Part] | None = Field(
+    context: Many[Part] | None = Field(
         None,
         min_length=1,
         max_length=MAX_PARTS,
         description="Summaries and texts in order. A text before a summary is compressed in its place; "
         "one has to follow the last.",
     )
-    summary_ids: list[SummaryId] = Field(default_factory=list, max_length=MAX_PARTS)
+    summary_ids: Many[SummaryId] = Field(default_factory=list, max_length=MAX_PARTS)
     prompt: Text | None = None
     max_vectors: MaxVectors = None
     expand: ExpandOrNot = None
@@ -96,7 +96,11 @@ def _unless_off(top_k: int) -> int | None:
 
 
 TopK = Annotated[int, Field(ge=-1), AfterValidator(_unless_off)]
-Stops = Annotated[Annotated[NonEmptyText, Tag(A_TEXT)] | Annotated[list[NonEmptyText], Tag(A_LIST_OF_TEXTS)], OneOrMany]
+Stops = Annotated[
+    Annotated[NonEmptyText, Tag(A_TEXT)]
+    | Annotated[Many[NonEmptyText], Field(max_length=MAX_STOPS), Tag(A_LIST_OF_TEXTS)],
+    OneOrMany,
+]
 
 
 class Sampling(Body):
@@ -120,9 +124,3 @@ class Sampling(Body):
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    @model_validator(mode="after")
-    def _few_stops(self) -> "Sampling":
-        if len(self.stops) > MAX_STOPS:
-            raise ValueError(f"`stop` has {len(self.stops)} strings; the limit is {MAX_STOPS}")
-        return self

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from server.core.prompts.prepared import Order
 from server.core.prompts.window import Truncate
-from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, EXAMPLE_ID, Body, SummaryId, Text, example
+from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, EXAMPLE_ID, Body, Many, SummaryId, Text, TokenIds, example
 from server.http.schemas.conditioning import ExpandOrNot, MaxVectors, Sampling
 from server.limits import (
     MAX_BIAS,
@@ -27,10 +27,9 @@ from server.limits import (
 
 CONTENT_PARTS = "content parts"  # a tag, as those in `base.py`
 
-TokenId = Annotated[int, Field(ge=0)]
 TokenIdText = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
-NoItems = Annotated[list[Any], Field(max_length=0)]
+NoItems = Annotated[Many[Any], Field(max_length=0)]
 
 
 class TextContent(Body):
@@ -46,7 +45,7 @@ class SummaryContent(Body):
 
 
 ContentPart = Annotated[TextContent | SummaryContent, Field(discriminator="type")]
-Parts = Annotated[list[ContentPart], Field(min_length=1, max_length=MAX_PARTS)]
+Parts = Annotated[Many[ContentPart], Field(min_length=1, max_length=MAX_PARTS)]
 
 
 def _form_of_prompt(prompt: Any) -> str:
@@ -60,9 +59,9 @@ def _form_of_prompt(prompt: Any) -> str:
 
 Prompt = Annotated[
     Annotated[Text, Tag(A_TEXT)]
-    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS), Tag(A_LIST_OF_TEXTS)]
-    | Annotated[list[TokenId], Field(min_length=1), Tag("token ids")]
-    | Annotated[list[list[TokenId]], Field(min_length=1, max_length=MAX_PROMPTS), Tag("lists of token ids")]
+    | Annotated[Many[Text], Field(min_length=1, max_length=MAX_PROMPTS), Tag(A_LIST_OF_TEXTS)]
+    | Annotated[TokenIds, Field(min_length=1), Tag("token ids")]
+    | Annotated[Many[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS), Tag("lists of token ids")]
     | Annotated[Parts, Tag(CONTENT_PARTS)],
     Discriminator(_form_of_prompt),
 ]
@@ -204,13 +203,13 @@ class ChatRequest(Asked):
         max_tokens=24,
     )
 
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Many[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="Null: as many as fit, up to 128.")
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="The same by its newer name.")
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     response_format: ResponseFormat | None = None
-    modalities: Annotated[list[Literal["text"]], Field(min_length=1)] | None = None
+    modalities: Annotated[Many[Literal["text"]], Field(min_length=1)] | None = None
     tools: NoItems | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
-from server.http.schemas.base import EXAMPLE_ID, Body, NonEmptyText, SummaryId, Text, example
+from server.http.schemas.base import EXAMPLE_ID, Body, Many, NonEmptyText, SummaryId, Text, example
 from server.http.schemas.conditioning import MaxVectors
 from server.http.schemas.receipts import Receipt, Usage
 from server.limits import MAX_PASSAGES, MAX_TTL_SECONDS
@@ -43,7 +43,7 @@ class RerankRequest(Body):
 
     model: Text | None = None
     query: NonEmptyText
-    documents: list[PassageForm] = Field(min_length=1, max_length=MAX_PASSAGES)
+    documents: Many[PassageForm] = Field(min_length=1, max_length=MAX_PASSAGES)
     top_n: int | None = Field(None, ge=1, description="How many to answer with; null is all.")
     return_documents: bool | None = False
     max_vectors: MaxVectors = None
@@ -51,7 +51,7 @@ class RerankRequest(Body):
         None, gt=0, le=MAX_TTL_SECONDS, description="How long to keep new summaries; those already stored keep theirs."
     )
     user: Text | None = None
-    rank_fields: list[Literal["text"]] | None = None
+    rank_fields: Many[Literal["text"]] | None = None
     max_tokens_per_doc: None = None
     max_chunks_per_doc: None = None
 

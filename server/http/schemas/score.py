@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, Tag, model_validator
 
-from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, EXAMPLE_ID, NonEmptyText, OneOrMany, Text, example
+from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, EXAMPLE_ID, Many, NonEmptyText, OneOrMany, Text, example
 from server.http.schemas.conditioning import Conditioned
 from server.http.schemas.receipts import Receipt, Usage
 from server.limits import MAX_CONTINUATIONS
 
-ManyScored = Annotated[list[NonEmptyText], Field(min_length=1, max_length=MAX_CONTINUATIONS)]
+ManyScored = Annotated[Many[NonEmptyText], Field(min_length=1, max_length=MAX_CONTINUATIONS)]
 Scored = Annotated[Annotated[NonEmptyText, Tag(A_TEXT)] | Annotated[ManyScored, Tag(A_LIST_OF_TEXTS)], OneOrMany]
 
 

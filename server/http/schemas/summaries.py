@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Protocol
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
-from server.http.schemas.base import Body, SummaryId, Text, TokenIds, example
+from server.http.schemas.base import Body, Many, SummaryId, Text, TokenIds, example
 from server.http.schemas.receipts import Receipt
 from server.limits import (
     MAX_DOCUMENTS,
@@ -77,7 +77,7 @@ class CompressRequest(DocumentBody):
 
     model_config = example(text="The lighthouse keeper wrote one line a day.", metadata={"source": "diary"})
 
-    documents: list[DocumentBody] | None = Field(None, min_length=1, max_length=MAX_DOCUMENTS)
+    documents: Many[DocumentBody] | None = Field(None, min_length=1, max_length=MAX_DOCUMENTS)
     stream: bool = Field(default=False, description="Server-sent events of progress, then the answer and [DONE].")
 
     @model_validator(mode="after")

@@ -1,0 +1,127 @@
+"""What a request may say, and what it may cost: nulls, parameters, statuses, bodies of millions of faults."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.exceptions import RequestValidationError
+
+from server.core.jobs import Jobs
+from server.http.routing import LARGE_BODY
+from server.limits import MAX_FINISHED_JOBS
+from tests.server.conftest import Serve
+
+TEXT = "The keeper wrote one line a day."
+
+
+async def posted(client: httpx.AsyncClient, path: str, **body: Any) -> httpx.Response:
+    return await client.post(path, json=body)
+
+
+async def test_null_is_as_if_it_were_not_there(client: httpx.AsyncClient) -> None:
+    document = {"text": TEXT, "token_ids": None, "stream": None, "keep_text": None, "measure": None, "documents": None}
+    made = await posted(client, "/compress", **document)
+    assert made.status_code == 201, made.text
+    asked = {"prompt": "The", "summary_ids": None, "stream": None, "max_tokens": None, "expand": None, "seed": None}
+    assert (await posted(client, "/generate", **asked)).status_code == 200
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello", "name": None}], "max_tokens": 1}
+    optional = dict.fromkeys(("truncate", "fuse", "contributions", "stop", "n", "stream_options", "temperature"))
+    assert (await posted(client, "/v1/chat/completions", **chat, **optional)).status_code == 200
+    # what has to be there is missed by its name, and what nobody knows is refused
+    assert (await posted(client, "/v1/chat/completions", messages=None)).json()["error"]["param"] == "messages"
+    assert (await posted(client, "/generate", prompt="a", nothing=None)).json()["error"]["param"] == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/info"), ("POST", "/compress"), ("POST", "/generate"), ("GET", "/v1/models"), ("GET", "/readyz")],
+)
+async def test_unknown_parameters_of_the_url_are_refused(client: httpx.AsyncClient, method: str, path: str) -> None:
+    refused = await client.request(
+        method, f"{path}?ttl=60", json={"text": TEXT, "prompt": "a"} if method == "POST" else None
+    )
+    assert refused.status_code == (400 if path.startswith("/v1/") else 422)
+    assert refused.json()["error"]["param"] == "ttl"
+
+
+async def test_openai_s_routes_answer_openai_s_statuses(client: httpx.AsyncClient) -> None:
+    """Their clients raise BadRequestError at 400, and tell other statuses apart."""
+    long = {"prompt": TEXT * 1000, "truncate": "error"}
+    assert (await posted(client, "/v1/completions", **long)).status_code == 400
+    assert (await posted(client, "/v1/completions", prompt="a", top_p=2)).status_code == 400
+    assert (await posted(client, "/v1/chat/completions")).status_code == 400
+    assert (await posted(client, "/generate", prompt="a", top_p=2)).status_code == 422
+    assert (await client.get("/v1/models/")).json() == (await client.get("/v1/models")).json()
+
+
+async def test_scores_have_vllm_s_address_too(client: httpx.AsyncClient) -> None:
+    body = {"text_1": "no", "text_2": [" ships", " fog"]}
+    answers = [(await posted(client, path, **body)).json()["data"] for path in ("/score", "/v1/score")]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/compress", {"token_ids": ["x"] * 300_000}, 422),
+        ("/compress", {"token_ids": [-1] * 300_000}, 400),
+        ("/compress", {"documents": [{"text": 1}] * 100_000}, 422),
+        ("/detokenize", {"tokens": [0.5] * 300_000}, 422),
+        ("/generate", {"prompt": "a", "stop": [""] * 300_000}, 422),
+        ("/v1/completions", {"prompt": ["a", *[1] * 300_000]}, 400),
+        ("/v1/chat/completions", {"messages": [{"role": "x"}] * 100_000}, 400),
+        ("/rerank", {"query": "a", "documents": [1] * 300_000}, 422),
+    ],
+)
+async def test_of_many_faults_the_first_is_told(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pydantic would gather them all: 16 MB of them took gigabytes, and the process with it."""
+    counts: list[int] = []
+    original = RequestValidationError.__init__
+
+    def counted(self: Any, given: Any, **more: Any) -> None:
+        counts.append(len(given))
+        original(self, given, **more)
+
+    monkeypatch.setattr(RequestValidationError, "__init__", counted)
+    assert (await posted(client, path, **body)).status_code == status
+    assert sum(counts) <= 2
+
+
+async def test_a_large_body_says_as_much_as_a_small_one(client: httpx.AsyncClient) -> None:
+    text = TEXT + " " * LARGE_BODY
+    ids = [(await posted(client, "/tokenize", text=each)).json()["count"] for each in (TEXT, text)]
+    assert ids[0] < ids[1]
+    broken = (json.dumps({"text": text})[:-1]).encode()
+    refused = await client.post("/tokenize", content=broken, headers={"Content-Type": "application/json"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_json")
+
+
+async def test_a_full_queue_is_no_fault_and_a_stop_is_told(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve() as client:
+        engine = client.services.decoder  # type: ignore[attr-defined]
+        monkeypatch.setattr(type(engine), "is_full", property(lambda _: True))
+        busy = await client.get("/readyz")
+        assert (busy.status_code, busy.json()["checks"]["queue"]) == (200, "full")
+        client.core.is_stopping.set()  # type: ignore[attr-defined]
+        stopping = await client.get("/readyz")
+        assert (stopping.status_code, stopping.json()["checks"]["server"]) == (503, "stopping")
+
+
+async def test_finished_jobs_are_kept_up_to_a_number() -> None:
+    jobs = Jobs()
+
+    async def nothing(_: Any) -> None:
+        return None
+
+    first = jobs.start(nothing, digest=b"", idempotency_key="first")
+    for _ in range(MAX_FINISHED_JOBS):
+        job = jobs.start(nothing, digest=b"")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert jobs.get(job.id).status == "done"
+    assert first.id not in jobs._jobs
+    assert jobs.start(nothing, digest=b"other", idempotency_key="first").id != first.id
