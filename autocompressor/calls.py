@@ -63,6 +63,7 @@ class Sampling(TypedDict, total=False):
     ignore_eos: bool
     seed: int | None
     stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
 
 
 def compress(

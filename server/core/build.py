@@ -107,7 +107,7 @@ def build_services(
         window=window,
         expander=expander,
         preparer=Preparer(prompter, window, expander, Fuser(decoder, prompter)),
-        generator=Generator(decoder, prompter, expander),
+        generator=Generator(model, decoder, prompter, expander),
         scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
         reranker=Reranker(model, decoder, summaries, prompter, intake),
     )

@@ -1,11 +1,14 @@
 """What the server knows of the model it serves, apart from its weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from model.config import SummaryConfig
 from model.positions import Positions
+from server.core.tokeniser import Tokeniser
+from server.engine.protocol import SamplingParams
 from server.errors import InvalidRequest, TooLong
 from server.limits import MAX_DOCUMENT_TOKENS
 
@@ -47,6 +50,22 @@ class ServedModel:
     def has_chat_template(self) -> bool:
         """Whether the model was made to answer messages, and its tokenizer says how they are written."""
         return getattr(self.tokenizer, "chat_template", None) is not None
+
+    @cached_property
+    def tokeniser(self) -> Tokeniser:
+        """How texts are read."""
+        return Tokeniser(self.tokenizer)
+
+    def stopping(self, params: SamplingParams) -> SamplingParams:
+        """The parameters, in which control tokens whose text is a stop string stop by their id: they are not shown.
+
+        Raises:
+            InvalidRequest: one of `stop_token_ids` is outside the vocabulary.
+        """
+        self.require_known(params.stop_token_ids, param="stop_token_ids")
+        control_tokens = self.tokeniser.control_tokens if params.stop else {}
+        ids = tuple(control_tokens[stop] for stop in params.stop if stop in control_tokens)
+        return replace(params, stop_token_ids=params.stop_token_ids + ids) if ids else params
 
     def tokenise(self, text: str, *, is_start: bool) -> list[int]:
         """Token ids of a text, after the tokenizer's start token where the text is the first of its context."""

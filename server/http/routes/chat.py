@@ -54,14 +54,16 @@ async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequ
     plan = services.prompter.plan_tokens(call, summaries, rendered.token_ids, max_vectors=body.max_vectors)
     wish = openai.wish_of(body, body.wanted_tokens)
     fitted = await services.preparer.fit(plan, wish, query=_question(body.messages))
-    prepared = await openai.prepare(services, body, plan, fitted)
     params = sampling_params(body, max_tokens=fitted.max_tokens)
-    params = replace(
-        params,
-        stop=(*params.stop, *rendered.stop),
-        logit_bias=logit_bias,
-        num_logprobs=body.top_logprobs or 0,
+    params = services.model.stopping(
+        replace(
+            params,
+            stop=(*params.stop, *rendered.stop),
+            logit_bias=logit_bias,
+            num_logprobs=body.top_logprobs or 0,
+        )
     )
+    prepared = await openai.prepare(services, body, plan, fitted)
     work = [(prepared.prompt, with_seed_of(params, index)) for index in range(body.num_choices)]
     choices = Choices(services.decoder, work, watch, limit=core.settings.max_running_sequences)
     return _Answer(services, body, [prepared], choices, prefix="chatcmpl")

@@ -56,6 +56,8 @@ async def _answer(
     """Nothing is computed before every prompt is known to fit."""
     logit_bias = biases(body, services.model)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    params = sampling_params(body, max_tokens=max_tokens)
+    params = services.model.stopping(replace(params, logit_bias=logit_bias, num_logprobs=body.logprobs or 0))
     plans = [
         await _plan(services, Call(tenant, place, place), prompt, body.max_vectors)
         for prompt, place in zip(body.prompts, body.places, strict=True)
@@ -64,9 +66,6 @@ async def _answer(
     fitted = [await services.preparer.fit(plan, wish) for plan in plans]
     work = [partial(openai.prepare, services, body, *each) for each in zip(plans, fitted, strict=True)]
     prepared = await together(work, limit=MAX_PREPARED_TOGETHER)
-    params = replace(
-        sampling_params(body, max_tokens=max_tokens), logit_bias=logit_bias, num_logprobs=body.logprobs or 0
-    )
     choices = [(each.prompt, with_seed_of(params, index)) for each in prepared for index in range(body.num_choices)]
     limit = core.settings.max_running_sequences
     return _Answer(services, body, prepared, Choices(services.decoder, choices, watch, limit=limit))
