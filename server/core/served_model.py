@@ -68,9 +68,11 @@ class ServedModel:
         return replace(params, stop_token_ids=params.stop_token_ids + ids) if ids else params
 
     def tokenise(self, text: str, *, is_start: bool) -> list[int]:
-        """Token ids of a text, after the tokenizer's start token where the text is the first of its context."""
-        token_ids: list[int] = self.tokenizer(text, add_special_tokens=is_start, verbose=False)["input_ids"]
-        return token_ids
+        """Token ids of a text, after the tokenizer's start token where the text is the first of its context.
+
+        An end token that the tokenizer appends is left out: what follows would begin after an end.
+        """
+        return self.tokeniser.ids(text, is_start=is_start)
 
     @property
     def max_segments(self) -> int | None:
