@@ -49,7 +49,10 @@ class Scorer:
         watch = watch or Stopwatch()
         plan = await self._prompter.plan(call, condition.parts, max_vectors=condition.max_vectors)
         continuation_ids = await asyncio.to_thread(
-            lambda: [self._model.tokenise(text, is_start=False) for text in continuations]
+            lambda: [
+                self._model.tokenise(text, is_start=False, param=f"continuations.{index}")
+                for index, text in enumerate(continuations)
+            ]
         )
         plan = await self._expander.conditioned(plan, condition)
         plan = self._prompter.fitted(plan, max(map(len, continuation_ids)))
@@ -84,9 +87,12 @@ class Scorer:
         plans, work = list[Plan](), []
         for first, own in places.items():
             call = Call(tenant, tokens=names(own[0])[0])
-            first_ids = await asyncio.to_thread(self._model.tokenise, first, is_start=True)
+            first_ids = await asyncio.to_thread(self._model.tokenise, first, is_start=True, param=call.tokens)
             plan = self._prompter.plan_tokens(call, (), first_ids)
-            seconds = [await asyncio.to_thread(self._model.tokenise, pairs[place][1], is_start=False) for place in own]
+            seconds = [
+                await asyncio.to_thread(self._model.tokenise, pairs[place][1], is_start=False, param=names(place)[1])
+                for place in own
+            ]
             for place, second in zip(own, seconds, strict=True):
                 self._prompter.require_fits(plan, second, param=names(place)[1])
             plans.append(plan)

@@ -67,12 +67,30 @@ class ServedModel:
         ids = tuple(control_tokens[stop] for stop in params.stop if stop in control_tokens)
         return replace(params, stop_token_ids=params.stop_token_ids + ids) if ids else params
 
-    def tokenise(self, text: str, *, is_start: bool) -> list[int]:
+    def tokenise(self, text: str, *, is_start: bool, param: str | None = None) -> list[int]:
         """Token ids of a text, after the tokenizer's start token where the text is the first of its context.
 
         An end token that the tokenizer appends is left out: what follows would begin after an end.
+
+        Args:
+            param: the field that the text came from, for errors.
+
+        Raises:
+            InvalidRequest: a token of it has no embedding.
         """
-        return self.tokeniser.ids(text, is_start=is_start)
+        return self._embedded(self.tokeniser.ids(text, is_start=is_start), param)
+
+    def _embedded(self, token_ids: list[int], param: str | None) -> list[int]:
+        """The tokens; InvalidRequest where a tokenizer that is larger than the model has more than it knows."""
+        if self.tokeniser.num_ids > self.vocabulary_size:
+            unknown = max(token_ids, default=0)
+            if unknown >= self.vocabulary_size:
+                raise InvalidRequest(
+                    f"the text has the token {self.tokenizer.convert_ids_to_tokens(unknown)!r}, id {unknown}; the model "
+                    f"has {self.vocabulary_size} embeddings",
+                    param=param,
+                )
+        return token_ids
 
     @property
     def max_segments(self) -> int | None:
@@ -100,14 +118,14 @@ class ServedModel:
         most = self.max_document_tokens
         if most is not None and len(text) > MAX_CHARACTERS_A_TOKEN * most:
             beginning = text[: MAX_CHARACTERS_A_TOKEN * most]
-            num_tokens = len(self.tokenise(beginning, is_start=is_start))
+            num_tokens = len(self.tokenise(beginning, is_start=is_start, param="text"))
             if num_tokens > most:
                 raise TooLong(
                     f"the document has {len(text)} characters, and its first {len(beginning)} are {num_tokens} tokens; "
                     f"{self._limit} {most}",
                     param="text",
                 )
-        return self.tokenise(text, is_start=is_start)
+        return self.tokenise(text, is_start=is_start, param="text")
 
     @property
     def _limit(self) -> str:

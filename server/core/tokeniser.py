@@ -6,7 +6,7 @@ from typing import Any
 class Tokeniser:
     """A transformers tokenizer, for any thread.
 
-    `control_tokens`: by their texts, tokens that are no text and are not shown.
+    `control_tokens`: by their texts, tokens that are no text and are not shown. `num_ids`: one more than its highest id.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -15,6 +15,7 @@ class Tokeniser:
         self.control_tokens: dict[str, int] = {
             str(token): token_id for token_id, token in added.items() if token.special
         }
+        self.num_ids = 1 + max(tokenizer.get_vocab().values(), default=-1)
         self._num_before, self._num_after = self._around()
 
     def ids(self, text: str, *, is_start: bool) -> list[int]:

@@ -34,15 +34,15 @@ def render(model: ServedModel, messages: Sequence[Said]) -> Rendered:
     writes the start token itself, if it wants one.
 
     Raises:
-        InvalidRequest: the tokenizer's template refuses the messages.
+        InvalidRequest: the tokenizer's template refuses the messages, or one has a token without embedding.
     """
     if not model.has_chat_template:
         lines = [f"{NAMES[message.role]}: {message.text}\n\n" for message in messages]
-        token_ids = model.tokenise("".join([*lines, "Assistant:"]), is_start=True)
+        token_ids = model.tokenise("".join([*lines, "Assistant:"]), is_start=True, param="messages")
         return Rendered(tuple(token_ids), tuple(f"\n\n{name}:" for name in NAMES.values()))
     plain = [{"role": message.role, "content": message.text} for message in messages]
     try:
         text = model.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
         raise InvalidRequest(f"the model's chat template refuses the messages: {error}", param="messages") from error
-    return Rendered(tuple(model.tokenise(text, is_start=False)), ())
+    return Rendered(tuple(model.tokenise(text, is_start=False, param="messages")), ())
