@@ -38,7 +38,8 @@ class Generator:
             max_tokens: how many are wanted; None is as many as fit up to a fixed number.
 
         Raises:
-            InvalidRequest, TooLong, SummaryNotFound: of the prompt, or of `stop_token_ids`. And what the engine and the store raise.
+            InvalidRequest, TooLong, SummaryNotFound: of the prompt, or of `stop_token_ids`. And what the engine and the
+                store raise.
         """
         watch = Stopwatch()
         plan = await self._prompter.plan(call, condition.parts, max_vectors=condition.max_vectors)

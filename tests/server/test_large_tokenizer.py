@@ -33,9 +33,7 @@ def large(checkpoint: Path, tmp_path: Path) -> Path:
     shutil.copytree(checkpoint, changed)
     file = changed / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
-    tokenizer["added_tokens"].append(
-        {**tokenizer["added_tokens"][0], "id": 320, "content": "<tool>", "special": False}
-    )
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 320, "content": "<tool>", "special": False})
     file.write_text(json.dumps(tokenizer))
     return changed
 

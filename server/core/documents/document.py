@@ -18,6 +18,7 @@ class Document:
         metadata: added to what an equal document has.
         keep_text: store the segments' token ids, too.
         measures: how much of the text its vectors keep is measured, whether it was stored before or not.
+        parse_special: texts of control tokens stand for these; else they are text.
         renews: whether an equal document that is stored gets life and metadata; without, it stays as it is.
         waits: for room in the engine's line, rather than being refused where it is full.
     """
@@ -30,6 +31,7 @@ class Document:
     metadata: dict[str, str] | None = None
     keep_text: bool = False
     measures: bool = False
+    parse_special: bool = False
     renews: bool = True
     waits: bool = False
 

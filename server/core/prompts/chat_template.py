@@ -27,22 +27,29 @@ class Rendered:
     stop: tuple[str, ...]
 
 
-def render(model: ServedModel, messages: Sequence[Said]) -> Rendered:
+def render(model: ServedModel, messages: Sequence[Said], *, parse_special: bool = False) -> Rendered:
     """Render and tokenise; what was said before is rendered the same however many messages follow.
 
     The plain template writes a paragraph for each message, after its speaker's name. A template of the tokenizer's own
-    writes the start token itself, if it wants one.
+    writes the start token itself, if it wants one. The texts of control tokens in messages are text: else whoever is
+    quoted could speak for others.
+
+    Args:
+        parse_special: they stand for the tokens.
 
     Raises:
-        InvalidRequest: the tokenizer's template refuses the messages, or one has a token without embedding.
+        InvalidRequest: the tokenizer's template refuses the messages, or one has a token without embedding, or with a
+            text that can only be a control token.
     """
     if not model.has_chat_template:
         lines = [f"{NAMES[message.role]}: {message.text}\n\n" for message in messages]
-        token_ids = model.tokenise("".join([*lines, "Assistant:"]), is_start=True, param="messages")
+        text = "".join([*lines, "Assistant:"])
+        token_ids = model.tokenise(text, is_start=True, parse_special=parse_special, param="messages")
         return Rendered(tuple(token_ids), tuple(f"\n\n{name}:" for name in NAMES.values()))
-    plain = [{"role": message.role, "content": message.text} for message in messages]
+    written = (lambda text: text) if parse_special else model.tokeniser.marked
+    plain = [{"role": message.role, "content": written(message.text)} for message in messages]
     try:
         text = model.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
         raise InvalidRequest(f"the model's chat template refuses the messages: {error}", param="messages") from error
-    return Rendered(tuple(model.tokenise(text, is_start=False, param="messages")), ())
+    return Rendered(tuple(model.tokenise_marked(text, param="messages")), ())

@@ -43,6 +43,8 @@ def build_engine(
 def end_of_text_ids(compressor: AutoCompressor) -> frozenset[int]:
     """Every token that ends a generation: either configuration may name one or several, the tokenizer another."""
     base = compressor.base
-    named = [getattr(each, "eos_token_id", None) for each in (base.config, base.generation_config, compressor.tokenizer)]
+    named = [
+        getattr(each, "eos_token_id", None) for each in (base.config, base.generation_config, compressor.tokenizer)
+    ]
     lists = [each if isinstance(each, list | tuple) else [each] for each in named]
     return frozenset(token_id for each in lists for token_id in each if token_id is not None)

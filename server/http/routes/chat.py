@@ -40,6 +40,8 @@ async def chat_completions(
 
     Messages may have stored summaries among their texts. All of them condition the whole conversation, in order, since
     vectors stand before all tokens.
+
+    Control tokens' texts in messages are text, unless `parse_special` says otherwise: the template alone writes others.
     """
     watch = Stopwatch()
     work = _answer(core, core.models.named(body.model), tenant, body, watch)
@@ -49,7 +51,8 @@ async def chat_completions(
 async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequest, watch: Stopwatch) -> "_Answer":
     logit_bias = biases(body, services.model)
     summaries = tuple(await services.summaries.get_many(_summary_ids(body.messages), param="messages"))
-    rendered = await asyncio.to_thread(render, services.model, [_said(message) for message in body.messages])
+    said = [_said(message) for message in body.messages]
+    rendered = await asyncio.to_thread(render, services.model, said, parse_special=body.parse_special)
     call = Call(tenant, "messages", "messages")
     plan = services.prompter.plan_tokens(call, summaries, rendered.token_ids, max_vectors=body.max_vectors)
     wish = openai.wish_of(body, body.wanted_tokens)

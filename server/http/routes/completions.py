@@ -43,6 +43,8 @@ async def completions(
     Of a prompt longer than the window the oldest tokens are compressed (`truncate`); where even their vectors exceed
     it, the oldest are dropped, as `compression.dropped_tokens` in the answer says.
 
+    The texts of control tokens in a prompt stand for these, so that a prompt can be a rendered template.
+
     A prompt of parts may have stored summaries among its texts; a text before a summary is compressed in its place.
     """
     watch = Stopwatch()

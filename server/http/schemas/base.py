@@ -11,6 +11,13 @@ from server.text import encodable
 Text = Annotated[str, AfterValidator(encodable)]
 NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(encodable)]
 SummaryId = Annotated[str, Field(max_length=MAX_ID)]
+ParseSpecial = Annotated[
+    bool,
+    Field(
+        description="Have the texts of control tokens, as <|im_end|>, stand for these. Without, they are text as any "
+        "other, since whoever wrote the text may not be whoever asks."
+    ),
+]
 TokenIds = list[Annotated[int, Field(ge=0)]]
 # a union's members by name, so that an error is about the one that was meant; no identifiers, as no field is named so
 A_TEXT, A_LIST_OF_TEXTS = "a text", "a list of texts"
