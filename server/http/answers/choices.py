@@ -58,9 +58,20 @@ class Choices:
     """Runs generations beside each other; `num_generated` tokens so far, in the time that `watch` tells."""
 
     def __init__(
-        self, decoder: Decoder, work: Sequence[tuple[Prompt, SamplingParams]], watch: Stopwatch, *, limit: int
+        self,
+        decoder: Decoder,
+        work: Sequence[tuple[Prompt, SamplingParams]],
+        watch: Stopwatch,
+        *,
+        limit: int,
+        gap: str = "",
     ) -> None:
-        """`limit`: how many of them run at a time."""
+        """
+        Args:
+            limit: how many of them run at a time.
+            gap: what is taken from the beginning of their texts, where they begin with it.
+        """
+        self._gap = gap
         self._decoder = decoder
         self._work = work
         self.limit = limit
@@ -88,12 +99,14 @@ class Choices:
             yield Piece("", (), "length")
             return
         tokens: list[Scored] = []
+        gap = self._gap
         async with aclosing(self._decoder.generate(prompt, params, meter=self.watch.meter)) as events:
             async for event in events:
                 self.num_generated += 1
                 tokens.append(_scored(event))
                 if event.text or event.finish_reason is not None:
-                    yield Piece(event.text, tuple(tokens), event.finish_reason)
+                    yield Piece(event.text.removeprefix(gap), tuple(tokens), event.finish_reason)
+                    gap = "" if event.text else gap
                     tokens.clear()
 
 

@@ -68,7 +68,7 @@ async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequ
     )
     prepared = await openai.prepare(services, body, plan, fitted)
     work = [(prepared.prompt, with_seed_of(params, index)) for index in range(body.num_choices)]
-    choices = Choices(services.decoder, work, watch, limit=core.settings.max_running_sequences)
+    choices = Choices(services.decoder, work, watch, limit=core.settings.max_running_sequences, gap=rendered.gap)
     return _Answer(services, body, [prepared], choices, prefix="chatcmpl")
 
 
