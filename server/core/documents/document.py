@@ -7,6 +7,7 @@ from server.core.documents.retention import Retention
 from server.core.documents.summaries import Summary
 from server.core.receipts import Receipt
 from server.core.tenant import Tenant
+from server.text import BYTE_ORDER_MARK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,11 @@ class Document:
     parse_special: bool = False
     renews: bool = True
     waits: bool = False
+
+    def __post_init__(self) -> None:
+        """Drop a byte order mark, which some programs write at a file's start, and which is no text."""
+        if self.text is not None:
+            object.__setattr__(self, "text", self.text.removeprefix(BYTE_ORDER_MARK))
 
 
 @dataclass(frozen=True)
