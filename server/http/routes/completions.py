@@ -26,6 +26,7 @@ from server.http.schemas.openai import CompletionRequest, SummaryContent
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_PREPARED_TOGETHER = 8
+EVERY_TOKEN = "`echo` with `logprobs` scores every token as it stands; give `truncate` to have the oldest compressed"
 NOTHING = Piece("", (), None)
 router = APIRouter(tags=["openai"], responses=possible_errors())
 
@@ -42,6 +43,9 @@ async def completions(
 
     Of a prompt longer than the window the oldest tokens are compressed (`truncate`); where even their vectors exceed
     it, the oldest are dropped, as `compression.dropped_tokens` in the answer says.
+
+    `echo` with `logprobs` is refused there unless the request itself says how to `truncate`: what is compressed or
+    dropped has no log-probabilities, and those of the rest are others.
 
     The texts of control tokens in a prompt stand for these, so that a prompt can be a rendered template.
 
@@ -65,6 +69,8 @@ async def _answer(
         for prompt, place in zip(body.prompts, body.places, strict=True)
     ]
     wish = openai.wish_of(body, max_tokens)
+    if body.echo and body.logprobs is not None and "truncate" not in body.model_fields_set:
+        wish = replace(wish, truncate="error", refusal=EVERY_TOKEN)
     fitted = [await services.preparer.fit(plan, wish) for plan in plans]
     work = [partial(openai.prepare, services, body, *each) for each in zip(plans, fitted, strict=True)]
     prepared = await together(work, limit=MAX_PREPARED_TOGETHER)
