@@ -12,12 +12,13 @@ from server.core.receipts import Receipt, Stopwatch, Usage
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.core.together import together
+from server.core.words import Words
 from server.engine.protocol import Decoder, Prompt, TokenLogprobs
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Log-probabilities, in the order of what was to be scored, the tokens by themselves, and what they cost."""
+    """Log-probabilities in the order of what was to be scored, tokens as `Words` shows them, and what they cost."""
 
     results: Sequence[TokenLogprobs]
     tokens: Sequence[tuple[str, ...]]
@@ -114,5 +115,5 @@ class Scorer:
         return Scored(ordered, tokens, usage, watch.receipt(saved=0, cache=None))
 
     def _tokens(self, results: Sequence[TokenLogprobs]) -> list[tuple[str, ...]]:
-        decode = self._model.tokenizer.decode
-        return [tuple(decode([token_id]) for token_id in result.token_ids) for result in results]
+        words = Words(self._model.tokenizer)
+        return [tuple(map(words.text, result.token_ids)) for result in results]

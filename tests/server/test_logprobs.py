@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from server.http.answers.choices import Scored, Words
+from server.cli.local import LocalClient
+from server.core.words import Words
 from tests.server.openai_calls import ASK, chat, complete, services, streamed
 
 EMOJI = "😀".encode()
@@ -28,6 +29,15 @@ async def test_a_chat_tells_the_bytes_that_rebuild_a_character(client: httpx.Asy
         body = await chat(client, logprobs=True, logit_bias={str(token_id): 100}, max_tokens=1)
         (token,) = body["choices"][0]["logprobs"]["content"]
         assert (token["token"], token["bytes"]) == (f"bytes:\\x{byte:02x}", [byte])
+
+
+async def test_scored_tokens_are_shown_as_completions_show_them(client: httpx.AsyncClient) -> None:
+    """Parts of a character were replacement characters, with nothing beside them that says which."""
+    answer = await client.post("/score", json={"prompt": "a", "continuations": ["😀 b"]})
+    (score,) = answer.json()["scores"]
+    assert score["tokens"][:4] == PARTS
+    local = await LocalClient(client.core).score(["😀 b"], prompt="a")  # type: ignore[attr-defined]
+    assert list(local.scores[0].tokens) == score["tokens"]
 
 
 async def test_parts_of_a_character_begin_where_it_does(client: httpx.AsyncClient) -> None:
@@ -83,7 +93,7 @@ def test_bytes_and_spaces_of_sentencepiece_are_told() -> None:
     assert words.text(99) == ""  # an output beyond the tokenizer's vocabulary
     ids = [3, 3, 4, 5, 6, 7, 3, 2]
     assert tokenizer.decode(ids) == "a a😀 aa"
-    assert words.offsets().of([Scored(token_id, None) for token_id in ids]) == [0, 1, 3, 3, 3, 3, 4, 6]
+    assert words.offsets().of(ids) == [0, 1, 3, 3, 3, 3, 4, 6]
 
 
 def test_a_tokenizer_that_tells_no_bytes_keeps_its_text() -> None:

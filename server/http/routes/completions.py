@@ -179,14 +179,14 @@ class _Answer(openai.Answer[CompletionRequest]):
         tokens = (*echo.tokens, *piece.tokens)
         texts = [self._words.text(token.token_id) for token in tokens]
         self._offsets[index].shift(len(echo.text))
-        echoed = self._words.offsets().of(echo.tokens)
+        echoed = self._words.offsets().of(_ids(echo))
         return replies.CompletionLogprobs(
             tokens=texts,
             token_logprobs=[None if token.logprob is None else finite(token.logprob) for token in tokens],
             top_logprobs=[self._top(token, text) for token, text in zip(tokens, texts, strict=True)]
             if self._body.logprobs
             else None,
-            text_offset=[*echoed, *self._offsets[index].of(piece.tokens)],
+            text_offset=[*echoed, *self._offsets[index].of(_ids(piece))],
         )
 
     def _top(self, token: Scored, own_text: str) -> dict[str, float] | None:
@@ -203,3 +203,7 @@ class _Answer(openai.Answer[CompletionRequest]):
 
     def _json(self, chunk: replies.Completion) -> str:
         return chunk.model_dump_json(exclude_unset=True)
+
+
+def _ids(piece: Piece) -> list[int]:
+    return [token.token_id for token in piece.tokens]
