@@ -21,6 +21,8 @@ class Words:
     def __init__(self, tokenizer: Any) -> None:
         """`tokenizer`: a transformers one."""
         self._tokenizer = tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self.control_tokens: dict[int, Any] = {token_id: token for token_id, token in added.items() if token.special}
         self.raw = cache(self._raw)
 
     def text(self, token_id: int) -> str:
@@ -33,9 +35,13 @@ class Words:
         raw = self.raw(token_id)
         return 0 if _is_partial(raw) else len(raw.decode())
 
-    def offsets(self, before: Sequence[int] = ()) -> "Offsets":
-        """Of a text that stands after these tokens."""
-        return Offsets(self, Detokenizer(self._tokenizer, before, stop=()))
+    def offsets(self, before: Sequence[int] = (), *, written: str = "") -> "Offsets":
+        """Of a text that stands after these tokens.
+
+        Args:
+            written: the text, where it is shown as it was written, with control tokens in it.
+        """
+        return Offsets(self, Detokenizer(self._tokenizer, before, stop=()), written)
 
     def _raw(self, token_id: int) -> bytes:
         """A token's bytes; where the tokenizer does not tell those of a part of a character, replacements."""
@@ -50,10 +56,13 @@ class Words:
 
 
 class Offsets:
-    """Where each token begins in a text; the parts of a character begin where it does."""
+    """Where each token begins in a text; the parts of a character begin where it does.
 
-    def __init__(self, words: Words, detokenizer: Detokenizer) -> None:
-        self._words, self._detokenizer = words, detokenizer
+    Control tokens are not shown and take no characters, but for those that stand in what was written.
+    """
+
+    def __init__(self, words: Words, detokenizer: Detokenizer, written: str) -> None:
+        self._words, self._detokenizer, self._written = words, detokenizer, written
         self._offset = 0
 
     def shift(self, num_characters: int) -> None:
@@ -62,14 +71,31 @@ class Offsets:
 
     def of(self, token_ids: Iterable[int]) -> list[int]:
         """Of the next tokens."""
-        offsets = []
-        for token_id in token_ids:
-            width = self._words.width(token_id)
-            added = len(self._detokenizer.add(token_id))
-            # a whole token comes last in what it adds, after parts that it leaves without the rest of their character
-            offsets.append(self._offset + (max(0, added - width) if width else 0))
-            self._offset += added
-        return offsets
+        return [self._of(token_id) for token_id in token_ids]
+
+    def _of(self, token_id: int) -> int:
+        if token_id in self._words.control_tokens:
+            return self._of_control(token_id)
+        width = self._words.width(token_id)
+        added = len(self._detokenizer.add(token_id))
+        # a whole token comes last in what it adds, after parts that it leaves without the rest of their character
+        start = self._offset + (max(0, added - width) if width else 0)
+        self._offset += added
+        return start
+
+    def _of_control(self, token_id: int) -> int:
+        token, start = self._words.control_tokens[token_id], self._offset
+        if token.lstrip:  # it takes the spaces before it, or after it, which no other token has
+            start = self._after_spaces(start)
+        if not self._written.startswith(str(token), start):
+            return self._offset  # a start token, which was not written
+        end = start + len(str(token))
+        self._offset = self._after_spaces(end) if token.rstrip else end
+        return start
+
+    def _after_spaces(self, start: int) -> int:
+        rest = self._written[start:]
+        return start + len(rest) - len(rest.lstrip())
 
 
 def _is_partial(raw: bytes) -> bool:

@@ -179,7 +179,9 @@ class _Answer(openai.Answer[CompletionRequest]):
         tokens = (*echo.tokens, *piece.tokens)
         texts = [self._words.text(token.token_id) for token in tokens]
         self._offsets[index].shift(len(echo.text))
-        echoed = self._words.offsets().of(_ids(echo))
+        prompt = self._body.prompts[index // self._body.num_choices]
+        written = echo.text if isinstance(prompt, str) else ""  # others are shown without control tokens
+        echoed = self._words.offsets(written=written).of(_ids(echo))
         return replies.CompletionLogprobs(
             tokens=texts,
             token_logprobs=[None if token.logprob is None else finite(token.logprob) for token in tokens],
