@@ -63,6 +63,7 @@ class Sampling(TypedDict, total=False):
     ignore_eos: bool
     seed: int | None
     stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
 
 
 def compress(
@@ -75,13 +76,14 @@ def compress(
     metadata: Mapping[str, str] | None = None,
     keep_text: bool = False,
     measure: bool = False,
+    parse_special: bool = False,
     progress: OnProgress | None = None,
 ) -> Call[Compressed]:
     """Compress a document, given as one of `text`, `file` (UTF-8) or `token_ids`, and store its summary.
 
     A document that is stored is found, not computed again. `parent` is the summary that it continues; `keep_text`
-    stores its tokens too, for `expand`; `measure` has the answer's `retention` say what its vectors keep; `progress`
-    hears of every segment.
+    stores its tokens too, for `expand`; `measure` has the answer's `retention` say what its vectors keep;
+    `parse_special` has the texts of control tokens stand for these; `progress` hears of every segment.
     """
     if file is not None:
         if text is not None:
@@ -95,6 +97,7 @@ def compress(
         "metadata": metadata,
         "keep_text": keep_text or None,
         "measure": measure or None,
+        "parse_special": parse_special or None,
     }
     return _compression("/compress", body, progress)
 
@@ -107,6 +110,7 @@ def append(
     metadata: Mapping[str, str] | None = None,
     keep_text: bool = False,
     measure: bool = False,
+    parse_special: bool = False,
     progress: OnProgress | None = None,
 ) -> Call[Compressed]:
     """Compress a text that continues a stored document; the new summary stands for both."""
@@ -116,6 +120,7 @@ def append(
         "metadata": metadata,
         "keep_text": keep_text or None,
         "measure": measure or None,
+        "parse_special": parse_special or None,
     }
     return _compression(f"{_path(summary_id)}/append", body, progress)
 

@@ -1,5 +1,7 @@
 """What a text is."""
 
+BYTE_ORDER_MARK = "\ufeff"  # before a file's text, in which it is none
+
 
 def encodable(text: str) -> str:
     """The text; ValueError for half of a surrogate pair, which is no character and which no tokenizer takes."""

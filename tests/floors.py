@@ -44,6 +44,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.documents.segments"},
         {"server.core.documents.store_calls"},
         {"server.core.receipts", "server.core.tenant", "server.core.served_model", "server.core.jobs"},
+        {"server.core.tokeniser", "server.core.words"},
         {"server.core.chain", "server.core.documents.progress", "server.core.documents.single_flight"}
         | {"server.core.together"},
         {"server.engine.torch", "server.store"},

@@ -225,6 +225,8 @@ class LocalClient:
         given = {name: value for name, value in sampling.items() if value is not None and name != "max_tokens"}
         if "stop" in given:
             given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else tuple(given["stop"])
+        if "stop_token_ids" in given:
+            given["stop_token_ids"] = tuple(given["stop_token_ids"])
         return await self._services.generator.begin(
             Call(self._core.tenant),
             _condition(prompt, summary_ids, expand),

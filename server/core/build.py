@@ -1,6 +1,7 @@
 """The composition root: builds the parts from settings and hands them on; nothing else knows them all."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,6 +35,8 @@ from server.engine.torch.devices import choose_device, choose_dtype
 from server.metrics import Metrics
 from server.settings import Settings
 from server.store import SummaryStore, open_store
+
+logger = logging.getLogger(__name__)
 
 QUEUE_SHARE = 4  # of the engine's line, the part that one request's documents may take
 
@@ -107,7 +110,7 @@ def build_services(
         window=window,
         expander=expander,
         preparer=Preparer(prompter, window, expander, Fuser(decoder, prompter)),
-        generator=Generator(decoder, prompter, expander),
+        generator=Generator(model, decoder, prompter, expander),
         scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
         reranker=Reranker(model, decoder, summaries, prompter, intake),
     )
@@ -130,7 +133,7 @@ def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -
     positions = compressor.positions
     # OPT's positions leave its soft prompts out, the rows of the KV pool do not
     whole = positions.max_positions * (1 if positions.counts_soft_prompt else 2)
-    return ServedModel(
+    served = ServedModel(
         name=name,
         fingerprint=compressor.fingerprint,
         config=compressor.config,
@@ -145,3 +148,10 @@ def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -
         document_limit=settings.max_document_tokens,
         is_trained=compressor.is_trained,
     )
+    if served.tokeniser.num_ids > served.vocabulary_size:
+        logger.warning(
+            "the tokenizer has ids up to %d and the model %d embeddings: a text with a token beyond those is refused",
+            served.tokeniser.num_ids - 1,
+            served.vocabulary_size,
+        )
+    return served

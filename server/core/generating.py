@@ -10,13 +10,15 @@ from server.core.prompts.expansion import Expander
 from server.core.prompts.plan import Call, Condition, Plan
 from server.core.prompts.prompting import Prompter
 from server.core.receipts import Receipt, Stopwatch, Usage
+from server.core.served_model import ServedModel
 from server.engine.protocol import Decoder, FinishReason, Prompt, SamplingParams, TokenEvent
 
 
 class Generator:
     """Begins generations."""
 
-    def __init__(self, decoder: Decoder, prompter: Prompter, expander: Expander) -> None:
+    def __init__(self, model: ServedModel, decoder: Decoder, prompter: Prompter, expander: Expander) -> None:
+        self._model = model
         self._decoder = decoder
         self._prompter = prompter
         self._expander = expander
@@ -36,13 +38,14 @@ class Generator:
             max_tokens: how many are wanted; None is as many as fit up to a fixed number.
 
         Raises:
-            InvalidRequest, TooLong, SummaryNotFound: of the prompt. And what the engine and the store raise.
+            InvalidRequest, TooLong, SummaryNotFound: of the prompt, or of `stop_token_ids`. And what the engine and the
+                store raise.
         """
         watch = Stopwatch()
         plan = await self._prompter.plan(call, condition.parts, max_vectors=condition.max_vectors)
         plan = await self._expander.conditioned(plan, condition)
         plan = self._prompter.fitted(plan, self._prompter.num_wanted(max_tokens))
-        sampling = params(self._prompter.max_tokens(plan, max_tokens))
+        sampling = self._model.stopping(params(self._prompter.max_tokens(plan, max_tokens)))
         return Generation(self._decoder, plan, await self._prompter.assemble(plan), sampling, watch)
 
 

@@ -12,12 +12,13 @@ from server.core.receipts import Receipt, Stopwatch, Usage
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.core.together import together
+from server.core.words import Words
 from server.engine.protocol import Decoder, Prompt, TokenLogprobs
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Log-probabilities, in the order of what was to be scored, the tokens by themselves, and what they cost."""
+    """Log-probabilities in the order of what was to be scored, tokens as `Words` shows them, and what they cost."""
 
     results: Sequence[TokenLogprobs]
     tokens: Sequence[tuple[str, ...]]
@@ -49,7 +50,10 @@ class Scorer:
         watch = watch or Stopwatch()
         plan = await self._prompter.plan(call, condition.parts, max_vectors=condition.max_vectors)
         continuation_ids = await asyncio.to_thread(
-            lambda: [self._model.tokenise(text, is_start=False) for text in continuations]
+            lambda: [
+                self._model.tokenise(text, is_start=False, param=f"continuations.{index}")
+                for index, text in enumerate(continuations)
+            ]
         )
         plan = await self._expander.conditioned(plan, condition)
         plan = self._prompter.fitted(plan, max(map(len, continuation_ids)))
@@ -84,9 +88,12 @@ class Scorer:
         plans, work = list[Plan](), []
         for first, own in places.items():
             call = Call(tenant, tokens=names(own[0])[0])
-            first_ids = await asyncio.to_thread(self._model.tokenise, first, is_start=True)
+            first_ids = await asyncio.to_thread(self._model.tokenise, first, is_start=True, param=call.tokens)
             plan = self._prompter.plan_tokens(call, (), first_ids)
-            seconds = [await asyncio.to_thread(self._model.tokenise, pairs[place][1], is_start=False) for place in own]
+            seconds = [
+                await asyncio.to_thread(self._model.tokenise, pairs[place][1], is_start=False, param=names(place)[1])
+                for place in own
+            ]
             for place, second in zip(own, seconds, strict=True):
                 self._prompter.require_fits(plan, second, param=names(place)[1])
             plans.append(plan)
@@ -108,5 +115,5 @@ class Scorer:
         return Scored(ordered, tokens, usage, watch.receipt(saved=0, cache=None))
 
     def _tokens(self, results: Sequence[TokenLogprobs]) -> list[tuple[str, ...]]:
-        decode = self._model.tokenizer.decode
-        return [tuple(decode([token_id]) for token_id in result.token_ids) for result in results]
+        words = Words(self._model.tokenizer)
+        return [tuple(map(words.text, result.token_ids)) for result in results]

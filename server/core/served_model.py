@@ -1,11 +1,14 @@
 """What the server knows of the model it serves, apart from its weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from model.config import SummaryConfig
 from model.positions import Positions
+from server.core.tokeniser import Tokeniser
+from server.engine.protocol import SamplingParams
 from server.errors import InvalidRequest, TooLong
 from server.limits import MAX_DOCUMENT_TOKENS
 
@@ -48,10 +51,62 @@ class ServedModel:
         """Whether the model was made to answer messages, and its tokenizer says how they are written."""
         return getattr(self.tokenizer, "chat_template", None) is not None
 
-    def tokenise(self, text: str, *, is_start: bool) -> list[int]:
-        """Token ids of a text, after the tokenizer's start token where the text is the first of its context."""
-        token_ids: list[int] = self.tokenizer(text, add_special_tokens=is_start, verbose=False)["input_ids"]
+    @cached_property
+    def tokeniser(self) -> Tokeniser:
+        """How texts are read."""
+        return Tokeniser(self.tokenizer)
+
+    def stopping(self, params: SamplingParams) -> SamplingParams:
+        """The parameters, in which control tokens whose text is a stop string stop by their id: they are not shown.
+
+        Raises:
+            InvalidRequest: one of `stop_token_ids` is outside the vocabulary.
+        """
+        self.require_known(params.stop_token_ids, param="stop_token_ids")
+        control_tokens = self.tokeniser.control_tokens if params.stop else {}
+        ids = tuple(control_tokens[stop] for stop in params.stop if stop in control_tokens)
+        return replace(params, stop_token_ids=params.stop_token_ids + ids) if ids else params
+
+    def tokenise(self, text: str, *, is_start: bool, parse_special: bool = True, param: str | None = None) -> list[int]:
+        """Token ids of a text, after the tokenizer's start token where the text is the first of its context.
+
+        An end token that the tokenizer appends is left out: what follows would begin after an end.
+
+        Args:
+            parse_special: the texts of control tokens stand for these, as in prompts; else they are text.
+            param: the field that the text came from, for errors.
+
+        Raises:
+            InvalidRequest: a token of it has no embedding, or a control token cannot be read as text.
+        """
+        try:
+            token_ids = self.tokeniser.ids(text, is_start=is_start, parse_special=parse_special)
+        except InvalidRequest as error:
+            error.param = param
+            raise
+        self.require_embedded(token_ids, param=param)
         return token_ids
+
+    def tokenise_marked(self, text: str, *, param: str | None = None) -> list[int]:
+        """As `tokenise`, of what a template made of texts that the tokeniser marked."""
+        try:
+            token_ids = self.tokeniser.ids_of_marked(text)
+        except InvalidRequest as error:
+            error.param = param
+            raise
+        self.require_embedded(token_ids, param=param)
+        return token_ids
+
+    def require_embedded(self, token_ids: Sequence[int], *, param: str | None) -> None:
+        """Refuse tokens that a tokenizer larger than the model has and the model does not know."""
+        if self.tokeniser.num_ids > self.vocabulary_size:
+            unknown = max(token_ids, default=0)
+            if unknown >= self.vocabulary_size:
+                raise InvalidRequest(
+                    f"the text has the token {self.tokenizer.convert_ids_to_tokens(unknown)!r}, id {unknown}; "
+                    f"the model has {self.vocabulary_size} embeddings",
+                    param=param,
+                )
 
     @property
     def max_segments(self) -> int | None:
@@ -74,19 +129,24 @@ class ServedModel:
         rest = self.positions.capacity(self.max_segments * self.config.summary_length, self.config.summary_length)
         return self.max_segments * self.config.segment_length + max(0, rest)
 
-    def tokenise_document(self, text: str, *, is_start: bool) -> list[int]:
-        """As `tokenise`; TooLong where a long text's beginning alone has more tokens than a document may have."""
+    def tokenise_document(self, text: str, *, is_start: bool, parse_special: bool = False) -> list[int]:
+        """As `tokenise`, control tokens being text unless they are asked for.
+
+        Raises:
+            TooLong: a long text's beginning alone has more tokens than a document may have.
+        """
+        tokenise = partial(self.tokenise, is_start=is_start, parse_special=parse_special, param="text")
         most = self.max_document_tokens
         if most is not None and len(text) > MAX_CHARACTERS_A_TOKEN * most:
             beginning = text[: MAX_CHARACTERS_A_TOKEN * most]
-            num_tokens = len(self.tokenise(beginning, is_start=is_start))
+            num_tokens = len(tokenise(beginning))
             if num_tokens > most:
                 raise TooLong(
                     f"the document has {len(text)} characters, and its first {len(beginning)} are {num_tokens} tokens; "
                     f"{self._limit} {most}",
                     param="text",
                 )
-        return self.tokenise(text, is_start=is_start)
+        return tokenise(text)
 
     @property
     def _limit(self) -> str:

@@ -19,6 +19,7 @@ class SamplingParams:
         temperature: 0 takes the most likely. seed: None draws one.
         ignore_eos: the end-of-text token does not end the generation.
         logit_bias: token ids, and what is added to their logits.
+        stop_token_ids: tokens that end the generation as the end-of-text token does, `ignore_eos` or not.
         num_logprobs: how many of the most likely tokens to report with each that is chosen.
     """
 
@@ -33,6 +34,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     num_logprobs: int = 0
 

@@ -160,6 +160,8 @@ def test_what_is_read_of_summaries_is_asked_for(drive: Drive) -> None:
     assert made.usage.thinned_vectors == 7
     kept = drive(answer(COMPRESSED | {"has_text": True}, seen=seen), "compress", "a text", keep_text=True)
     assert json.loads(seen[1].content) == {"text": "a text", "keep_text": True}
+    drive(answer(COMPRESSED, seen=(read := [])), "append", "an id", "a text", parse_special=True)
+    assert json.loads(read[0].content) == {"text": "a text", "parse_special": True}
     assert kept.has_text
     drive(answer({"id": "r", "model": "m", "results": []}, seen=seen), "rerank", "q", ["a"], max_vectors=3)
     assert json.loads(seen[2].content) == {"query": "q", "documents": ["a"], "max_vectors": 3}

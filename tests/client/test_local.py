@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from autocompressor import AsyncClient, AutocompressorError
+from server.cli.commands import documents
 from server.cli.local import LocalClient
 from server.core.build import open_core
 from server.http.app import create_app
@@ -111,6 +112,17 @@ async def test_errors_are_the_same(clients: Clients, call: Callable[[Any], Await
             await call(client)
         told.append((raised.value.message, raised.value.code, raised.value.param))
     assert told[0] == told[1]
+
+
+async def test_a_byte_order_mark_is_no_text(clients: Clients, tmp_path: Path) -> None:
+    """Of files that a command names, and of texts that a client gives."""
+    (tmp_path / "marked.txt").write_text(TEXT, encoding="utf-8-sig")
+    (tmp_path / "empty.txt").write_text("", encoding="utf-8-sig")
+    assert documents.text_of(tmp_path / "marked.txt") == TEXT
+    with pytest.raises(documents.NoText):
+        documents.Document(tmp_path / "empty.txt").text()
+    ids = {(await client.compress(text)).id for client in clients for text in (TEXT, "\ufeff" + TEXT)}
+    assert len(ids) == 1
 
 
 async def test_half_a_character_is_refused(clients: Clients) -> None:

@@ -130,6 +130,23 @@ async def test_several_files_are_refused_and_none_is_lost_unsaid(client: httpx.A
     assert "2 files" in response.json()["error"]["message"]
 
 
+async def test_a_byte_order_mark_is_no_text(client: httpx.AsyncClient) -> None:
+    """A file that was saved with one was another document, some tokens longer."""
+    plain = (await client.post("/compress", json={"text": DOCUMENT})).json()["id"]
+    marked = "\ufeff" + DOCUMENT
+    answers = [
+        await client.post("/compress", json={"text": marked}),
+        await client.post("/compress", json={"documents": [{"text": marked}]}),
+        await client.post("/compress", files={"file": DOCUMENT.encode("utf-8-sig")}),
+    ]
+    bodies = [answer.json() for answer in answers]
+    assert [body["data"][0]["id"] if "data" in body else body["id"] for body in bodies] == [plain] * 3
+    ranked = await client.post("/rerank", json={"query": "a", "documents": [marked]})
+    assert ranked.json()["results"][0]["summary_id"] == plain
+    empty = await client.post("/compress", files={"file": "".encode("utf-8-sig")})
+    assert (empty.status_code, empty.json()["error"]["code"]) == (400, "invalid_request")
+
+
 async def test_an_upload_without_a_file(client: httpx.AsyncClient) -> None:
     response = await client.post("/compress", files={"other": ("a.txt", b"a")})
     assert response.status_code == 422

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -205,11 +206,11 @@ async def test_a_stored_text_is_not_tokenised_again(store: EmbeddedStore) -> Non
     house = House(store)
     tokenised = []
 
-    def tokenizer(text: str, **_: Any) -> dict[str, list[int]]:
+    def ids(text: str, **_: Any) -> list[int]:
         tokenised.append(text)
-        return {"input_ids": list(text.encode())}
+        return list(text.encode())
 
-    object.__setattr__(house.compressor._model, "tokenizer", tokenizer)
+    object.__setattr__(house.compressor._model, "tokeniser", SimpleNamespace(ids=ids, num_ids=256))
     first = await house.compress_text("a long text")
     again = await house.compress_text("a long text", metadata={"a": "1"})
     assert tokenised == ["a long text"]
@@ -334,12 +335,12 @@ async def test_a_call_that_does_not_renew_leaves_what_is_stored(store: EmbeddedS
 async def test_of_a_text_far_too_long_the_beginning_is_enough(store: EmbeddedStore) -> None:
     house, tokenised = House(store), []
 
-    def tokenizer(text: str, **_: Any) -> dict[str, list[int]]:
+    def ids(text: str, **_: Any) -> list[int]:
         tokenised.append(len(text))
-        return {"input_ids": list(text.encode())}
+        return list(text.encode())
 
     model = house.compressor._model
-    object.__setattr__(model, "tokenizer", tokenizer)
+    object.__setattr__(model, "tokeniser", SimpleNamespace(ids=ids, num_ids=256))
     most = model.max_document_tokens
     assert most is not None
     await house.compress_text("a" * most)

@@ -115,12 +115,28 @@ async def test_echo_scores_the_prompt_as_score_does(client: httpx.AsyncClient) -
 
 
 async def test_echo_of_a_compressed_prompt_scores_what_is_read_raw(client: httpx.AsyncClient) -> None:
-    body = await complete(client, prompt=[5] * 600, echo=True, max_tokens=0, logprobs=0)
+    scoring: dict[str, Any] = {"prompt": [5] * 600, "echo": True, "max_tokens": 0, "logprobs": 0}
+    body = await complete(client, **scoring, truncate="compress")
     scores = body["choices"][0]["logprobs"]["token_logprobs"]
     num_raw = body["compression"]["raw_tokens"]
     assert len(scores) == 600
     assert scores[: 600 - num_raw + 1] == [None] * (600 - num_raw + 1)
     assert all(score is not None and math.isfinite(score) for score in scores[600 - num_raw + 1 :])
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1])
+async def test_echo_with_logprobs_over_the_window_is_refused(client: httpx.AsyncClient, max_tokens: int) -> None:
+    """Harnesses got nulls for what was compressed, or scores under a context that was not theirs without a word."""
+    asked = {"prompt": [[5] * 512, [5] * 512, [5] * 513], "echo": True, "max_tokens": max_tokens, "logprobs": 1}
+    refused = await client.post("/v1/completions", json=asked)
+    error = refused.json()["error"]
+    place = f"prompt.{0 if max_tokens else 2}"
+    assert (refused.status_code, error["code"], error["param"]) == (413, "context_length_exceeded", place)
+    for said in (str(512 if max_tokens else 513), "window of 512", "`truncate`"):
+        assert said in error["message"]
+    assert (await client.post("/v1/completions", json={**asked, "logprobs": None, "max_tokens": 1})).status_code == 200
+    for truncate in ("compress", "left"):
+        assert len((await complete(client, **{**asked, "truncate": truncate}))["choices"]) == 3
 
 
 async def test_top_logprobs_of_a_scored_prompt_do_not_depend_on_batch_mates(client: httpx.AsyncClient) -> None:

@@ -16,7 +16,8 @@ async def test_chat_has_openai_s_shape(client: httpx.AsyncClient) -> None:
     (choice,) = body["choices"]
     assert choice["message"] == {"role": "assistant", "content": choice["message"]["content"], "refusal": None}
     rendered = "System: Be short.\n\nUser: Who counts ships?\n\nAssistant:"
-    assert choice["message"]["content"] == (await complete(client, prompt=rendered))["choices"][0]["text"]
+    completed = (await complete(client, prompt=rendered))["choices"][0]["text"]
+    assert choice["message"]["content"] == completed.removeprefix(" ")
     scores = choice["logprobs"]["content"]
     assert len(scores) == 10
     for score in scores:

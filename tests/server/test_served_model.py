@@ -28,6 +28,19 @@ def test_only_the_first_text_has_the_start_token(model: ServedModel) -> None:
     assert 0 not in later
 
 
+@pytest.mark.parametrize("template", ["$A <|endoftext|>", "<|endoftext|> $A <|endoftext|>"])
+def test_no_text_ends_with_the_end_token_that_a_tokenizer_appends(model: ServedModel, template: str) -> None:
+    """Prompts ended with it, so that what was generated began after an end; and documents' last segments."""
+    copied: Any = Tokenizer.from_str(tiny_tokenizer().backend_tokenizer.to_str())
+    copied.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<|endoftext|>", 0)])
+    ending = replace(model, tokenizer=PreTrainedTokenizerFast(tokenizer_object=copied))
+    for text in ("a b", "", "a<|endoftext|>"):
+        bare = ending.tokenise(text, is_start=False)
+        expected = [0, *bare] if template.startswith("<") else bare
+        assert ending.tokenise(text, is_start=True) == expected
+    assert ending.tokenise_document("a b", is_start=True)[-1] != 0
+
+
 def test_vectors_of_a_document(model: ServedModel) -> None:
     rmt = served_model(accumulate_summary=False)
     assert (model.num_vectors_of((4, 4, 1)), rmt.num_vectors_of((4, 4, 1)), rmt.num_vectors_of(())) == (6, 2, 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autocompressor import AsyncClient, AutocompressorError
 from server.cli import terminal
+from server.text import BYTE_ORDER_MARK
 
 STANDARD_INPUT = Path("-")
 
@@ -45,7 +46,7 @@ class Document:
         if b"\x00" in data:
             raise NoText("a binary file")
         try:
-            text = data.decode()
+            text = data.decode().removeprefix(BYTE_ORDER_MARK)
         except UnicodeDecodeError as error:
             raise Unreadable(f"not UTF-8 at byte {error.start}") from None
         if not text.strip():

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from cachetools import LRUCache
 
@@ -40,8 +41,8 @@ class Compressor:
         self._metrics = metrics
         self._flights = SingleFlight()
         self._watchers = Watchers()
-        # of a tenant's root and a text's hash, the id
-        self._known_texts: LRUCache[tuple[str, bytes], str] = LRUCache(MAX_KNOWN_TEXTS)
+        # of a tenant's root, a text's hash and how it is read, the id
+        self._known_texts: LRUCache[tuple[str, bytes, bool], str] = LRUCache(MAX_KNOWN_TEXTS)
 
     async def compress(self, document: Document, report: Report | None = None) -> Compressed:
         """Compress a document, or what follows its parent; the summary is stored when this returns.
@@ -60,14 +61,16 @@ class Compressor:
             return await self._compress(document, document.token_ids, report)
         started = time.monotonic()
         text, is_whole = document.text or "", document.parent is None
-        known_as = (document.tenant.root(self._model.fingerprint), hashlib.sha256(text.encode()).digest())
+        digest = hashlib.sha256(text.encode()).digest()
+        known_as = (document.tenant.root(self._model.fingerprint), digest, document.parse_special)
         known = self._known_texts.get(known_as) if is_whole else None
         if known is not None:
             stored = await self._renewer.renew(known, document)
             if stored is not None and (stored.manifest.has_text or not document.keep_text):
                 return self._found(stored, stored.manifest.segment_tokens, report, started)
         # an empty text stays empty: a start token alone is no document
-        token_ids = await asyncio.to_thread(self._model.tokenise_document, text, is_start=is_whole) if text else []
+        tokenise = partial(self._model.tokenise_document, text, is_start=is_whole, parse_special=document.parse_special)
+        token_ids = await asyncio.to_thread(tokenise) if text else []
         tokenize_seconds = time.monotonic() - started
         done = await self._compress(document, token_ids, report)
         if is_whole:

@@ -7,6 +7,7 @@ from server.core.documents.retention import Retention
 from server.core.documents.summaries import Summary
 from server.core.receipts import Receipt
 from server.core.tenant import Tenant
+from server.text import BYTE_ORDER_MARK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Document:
         metadata: added to what an equal document has.
         keep_text: store the segments' token ids, too.
         measures: how much of the text its vectors keep is measured, whether it was stored before or not.
+        parse_special: texts of control tokens stand for these; else they are text.
         renews: whether an equal document that is stored gets life and metadata; without, it stays as it is.
         waits: for room in the engine's line, rather than being refused where it is full.
     """
@@ -30,8 +32,14 @@ class Document:
     metadata: dict[str, str] | None = None
     keep_text: bool = False
     measures: bool = False
+    parse_special: bool = False
     renews: bool = True
     waits: bool = False
+
+    def __post_init__(self) -> None:
+        """Drop a byte order mark, which some programs write at a file's start, and which is no text."""
+        if self.text is not None:
+            object.__setattr__(self, "text", self.text.removeprefix(BYTE_ORDER_MARK))
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,12 @@ class Intake:
             return document.token_ids
         if not document.text:
             return []
-        return await asyncio.to_thread(self._model.tokenise_document, document.text, is_start=document.parent is None)
+        return await asyncio.to_thread(
+            self._model.tokenise_document,
+            document.text,
+            is_start=document.parent is None,
+            parse_special=document.parse_special,
+        )
 
     async def _compress(self, document: Document, report: Report | None) -> Compressed:
         if document.ttl_seconds is None:

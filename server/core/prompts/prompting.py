@@ -36,14 +36,15 @@ class Prompter:
         A soft prompt stands before all tokens, so a text between summaries is to be compressed in its place.
 
         Raises:
-            InvalidRequest: no token follows the summaries: nothing to predict from. And as `plan_tokens`.
+            InvalidRequest: no token follows the summaries: nothing to predict from. And as `plan_tokens` and
+                `ServedModel.tokenise`.
             SummaryNotFound, ModelMismatch: of a part.
         """
         last = max((index for index, part in enumerate(parts) if isinstance(part, SummaryPart)), default=-1)
         conditioning = [part for part in parts[: last + 1] if part != TextPart("")]
         sources = tuple([await self._source(part, call.summaries) for part in conditioning])
         text = "".join(part.text for part in parts[last + 1 :] if isinstance(part, TextPart))
-        token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=not sources)
+        token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=not sources, param=call.tokens)
         return self.plan_tokens(call, sources, token_ids, max_vectors=max_vectors)
 
     def plan_tokens(
@@ -207,7 +208,7 @@ class Prompter:
     async def _source(self, part: Part, param: str) -> Source:
         if isinstance(part, SummaryPart):
             return await self._summaries.get(part.summary_id, param=param)
-        return tuple(await asyncio.to_thread(self._model.tokenise, part.text, is_start=True))
+        return tuple(await asyncio.to_thread(self._model.tokenise, part.text, is_start=True, param=param))
 
     def _segment_tokens(self, source: Source) -> tuple[int, ...]:
         if isinstance(source, Summary):

@@ -27,6 +27,7 @@ class Wish:
 
     `expanded_segments`: of what is compressed of its own tokens, so many are to be read as text again (`expanded`).
     `max_vectors`: of what is compressed of them, where vectors have an order of importance; None is as many as fit.
+    `refusal`: why what does not fit is refused, where `truncate` says so.
     """
 
     max_tokens: int | None
@@ -34,6 +35,7 @@ class Wish:
     raw_tokens: int | None = None
     expanded_segments: int = 0
     max_vectors: int | None = None
+    refusal: str = "`truncate` is 'error'"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Window:
             shorter = self._prompter.planned(plan.call, plan.sources, plan.shares, kept)
             return Fitted(shorter, given, num_dropped, self._max_tokens(shorter, wish))
         if wish.truncate == "error":
-            raise self._too_long(plan, wish, "`truncate` is 'error'")
+            raise self._too_long(plan, wish, wish.refusal)
         num_new += wish.expanded_segments * self._model.config.segment_length
         return self._thinned(plan, wish, num_new) if self._model.is_ordered else self._compressed(plan, wish, num_new)
 

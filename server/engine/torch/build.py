@@ -41,7 +41,10 @@ def build_engine(
 
 
 def end_of_text_ids(compressor: AutoCompressor) -> frozenset[int]:
-    """Every token that ends a generation: the configuration may name one or several, the tokenizer another."""
-    named = compressor.base.config.eos_token_id
-    ids = {*(named if isinstance(named, list) else [named]), getattr(compressor.tokenizer, "eos_token_id", None)}
-    return frozenset(ids - {None})
+    """Every token that ends a generation: either configuration may name one or several, the tokenizer another."""
+    base = compressor.base
+    named = [
+        getattr(each, "eos_token_id", None) for each in (base.config, base.generation_config, compressor.tokenizer)
+    ]
+    lists = [each if isinstance(each, list | tuple) else [each] for each in named]
+    return frozenset(token_id for each in lists for token_id in each if token_id is not None)

@@ -9,6 +9,7 @@ from transformers import AttentionInterface
 
 from model import AutoCompressor
 from server.engine.torch.attention import Kernels, PackedAttention, Span
+from server.engine.torch.finite import require_finite
 from server.engine.torch.kv_cache import KvPool
 from server.engine.torch.memory import let_go_of_checkpoint
 from server.engine.torch.packed_linear import pack_linear_layers
@@ -27,7 +28,7 @@ class PackedModel:
         """Take over the model's attention, and see once that its results stay what they were.
 
         Raises:
-            ValueError: an architecture whose attention the engine cannot take over.
+            ValueError: an architecture whose attention the engine cannot take over, or weights with NaN in them.
         """
         self.model = model.eval()
         self.pool = KvPool(num_rows=num_rows, max_tokens=max_tokens)
@@ -62,6 +63,7 @@ class PackedModel:
     def _take_over_attention(self) -> None:
         """Put ours in the place of the model's attention, and compare: two sequences packed, then a decode of both."""
         model, name = self.model, type(self.model.base).__name__
+        require_finite(model)
         if self._max_tokens < max(CHECK_LENGTHS):
             raise ValueError(f"max_sequence_tokens is {self._max_tokens}; at least {max(CHECK_LENGTHS)} are needed")
         vocabulary = model.base.config.vocab_size

@@ -87,7 +87,8 @@ class Generation(Request):
         """Add a token: its event, with the text that it completes, and the reason where it is the last one."""
         self.generated.append(sampled.token_id)
         reason: FinishReason | None = None
-        if sampled.token_id in end_of_text and not self.params.ignore_eos:
+        is_end = sampled.token_id in end_of_text and not self.params.ignore_eos
+        if is_end or sampled.token_id in self.params.stop_token_ids:
             reason = "stop"
         elif len(self.generated) >= self.params.max_tokens:
             reason = "length"

@@ -22,6 +22,7 @@ def document(body: schemas.Wanted, tenant: Tenant, *, within: schemas.Wanted | N
         tenant=tenant,
         ttl_seconds=ttl_seconds,
         keep_text=body.keep_text or (within is not None and within.keep_text),
+        parse_special=body.parse_special or (within is not None and within.parse_special),
         measures=body.measure or (within is not None and within.measure),
         **given,
     )

@@ -9,7 +9,8 @@ from server.core.prompts.plan import Plan
 from server.core.prompts.prepared import Prepared
 from server.core.prompts.window import Fitted, Wish
 from server.core.services import Services
-from server.http.answers.choices import Choices, Words
+from server.core.words import Words
+from server.http.answers.choices import Choices
 from server.http.answers.receipts import shown_expansion
 from server.http.schemas import openai_replies as replies
 from server.http.schemas.openai import Asked

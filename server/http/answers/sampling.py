@@ -24,7 +24,9 @@ SAME_NAMES = {
 def sampling_params(body: Sampling, max_tokens: int) -> SamplingParams:
     """Null is the default, as OpenAI's clients mean it."""
     given = body.model_dump(include=SAME_NAMES, exclude_none=True)
-    return SamplingParams(max_tokens=max_tokens, stop=body.stops, **given)
+    return SamplingParams(
+        max_tokens=max_tokens, stop=body.stops, stop_token_ids=tuple(body.stop_token_ids or ()), **given
+    )
 
 
 def with_seed_of(params: SamplingParams, index: int) -> SamplingParams:

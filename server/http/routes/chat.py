@@ -41,6 +41,8 @@ async def chat_completions(
 
     Messages may have stored summaries among their texts. All of them condition the whole conversation, in order, since
     vectors stand before all tokens.
+
+    Control tokens' texts in messages are text, unless `parse_special` says otherwise: the template alone writes others.
     """
     watch = Stopwatch()
     work = _answer(core, core.models.named(body.model), tenant, body, watch)
@@ -50,21 +52,24 @@ async def chat_completions(
 async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequest, watch: Stopwatch) -> "_Answer":
     logit_bias = biases(body, services.model)
     summaries = tuple(await services.summaries.get_many(_summary_ids(body.messages), param="messages"))
-    rendered = await asyncio.to_thread(render, services.model, [_said(message) for message in body.messages])
+    said = [_said(message) for message in body.messages]
+    rendered = await asyncio.to_thread(render, services.model, said, parse_special=body.parse_special)
     call = Call(tenant, "messages", "messages")
     plan = services.prompter.plan_tokens(call, summaries, rendered.token_ids, max_vectors=body.max_vectors)
     wish = openai.wish_of(body, body.wanted_tokens)
     fitted = await services.preparer.fit(plan, wish, query=_question(body.messages))
-    prepared = await openai.prepare(services, body, plan, fitted)
     params = sampling_params(body, max_tokens=fitted.max_tokens)
-    params = replace(
-        params,
-        stop=(*params.stop, *rendered.stop),
-        logit_bias=logit_bias,
-        num_logprobs=body.top_logprobs or 0,
+    params = services.model.stopping(
+        replace(
+            params,
+            stop=(*params.stop, *rendered.stop),
+            logit_bias=logit_bias,
+            num_logprobs=body.top_logprobs or 0,
+        )
     )
+    prepared = await openai.prepare(services, body, plan, fitted)
     work = [(prepared.prompt, with_seed_of(params, index)) for index in range(body.num_choices)]
-    choices = Choices(services.decoder, work, watch, limit=core.settings.max_running_sequences)
+    choices = Choices(services.decoder, work, watch, limit=core.settings.max_running_sequences, gap=rendered.gap)
     return _Answer(services, body, [prepared], choices, prefix="chatcmpl")
 
 

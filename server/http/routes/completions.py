@@ -27,6 +27,7 @@ from server.http.schemas.openai import CompletionRequest, SummaryContent
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_PREPARED_TOGETHER = 8
+EVERY_TOKEN = "`echo` with `logprobs` scores every token as it stands; give `truncate` to have the oldest compressed"
 NOTHING = Piece("", (), None)
 router = APIRouter(route_class=Route, tags=["openai"], responses=possible_errors())
 
@@ -44,6 +45,11 @@ async def completions(
     Of a prompt longer than the window the oldest tokens are compressed (`truncate`); where even their vectors exceed
     it, the oldest are dropped, as `compression.dropped_tokens` in the answer says.
 
+    `echo` with `logprobs` is refused there unless the request itself says how to `truncate`: what is compressed or
+    dropped has no log-probabilities, and those of the rest are others.
+
+    The texts of control tokens in a prompt stand for these, so that a prompt can be a rendered template.
+
     A prompt of parts may have stored summaries among its texts; a text before a summary is compressed in its place.
     """
     watch = Stopwatch()
@@ -57,17 +63,18 @@ async def _answer(
     """Nothing is computed before every prompt is known to fit."""
     logit_bias = biases(body, services.model)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    params = sampling_params(body, max_tokens=max_tokens)
+    params = services.model.stopping(replace(params, logit_bias=logit_bias, num_logprobs=body.logprobs or 0))
     plans = [
         await _plan(services, Call(tenant, place, place), prompt, body.max_vectors)
         for prompt, place in zip(body.prompts, body.places, strict=True)
     ]
     wish = openai.wish_of(body, max_tokens)
+    if body.echo and body.logprobs is not None and "truncate" not in body.model_fields_set:
+        wish = replace(wish, truncate="error", refusal=EVERY_TOKEN)
     fitted = [await services.preparer.fit(plan, wish) for plan in plans]
     work = [partial(openai.prepare, services, body, *each) for each in zip(plans, fitted, strict=True)]
     prepared = await together(work, limit=MAX_PREPARED_TOGETHER)
-    params = replace(
-        sampling_params(body, max_tokens=max_tokens), logit_bias=logit_bias, num_logprobs=body.logprobs or 0
-    )
     choices = [(each.prompt, with_seed_of(params, index)) for each in prepared for index in range(body.num_choices)]
     limit = core.settings.max_running_sequences
     return _Answer(services, body, prepared, Choices(services.decoder, choices, watch, limit=limit))
@@ -173,14 +180,16 @@ class _Answer(openai.Answer[CompletionRequest]):
         tokens = (*echo.tokens, *piece.tokens)
         texts = [self._words.text(token.token_id) for token in tokens]
         self._offsets[index].shift(len(echo.text))
-        echoed = self._words.offsets().of(echo.tokens)
+        prompt = self._body.prompts[index // self._body.num_choices]
+        written = echo.text if isinstance(prompt, str) else ""  # others are shown without control tokens
+        echoed = self._words.offsets(written=written).of(_ids(echo))
         return replies.CompletionLogprobs(
             tokens=texts,
             token_logprobs=[None if token.logprob is None else finite(token.logprob) for token in tokens],
             top_logprobs=[self._top(token, text) for token, text in zip(tokens, texts, strict=True)]
             if self._body.logprobs
             else None,
-            text_offset=[*echoed, *self._offsets[index].of(piece.tokens)],
+            text_offset=[*echoed, *self._offsets[index].of(_ids(piece))],
         )
 
     def _top(self, token: Scored, own_text: str) -> dict[str, float] | None:
@@ -197,3 +206,7 @@ class _Answer(openai.Answer[CompletionRequest]):
 
     def _json(self, chunk: replies.Completion) -> str:
         return chunk.model_dump_json(exclude_unset=True)
+
+
+def _ids(piece: Piece) -> list[int]:
+    return [token.token_id for token in piece.tokens]

@@ -33,6 +33,8 @@ async def generate(
 ) -> Any:
     """Continue a prompt, conditioned on stored summaries.
 
+    The texts of control tokens in a prompt stand for these.
+
     With `stream`, server-sent events: a chunk for each piece of text, the last with usage, then `[DONE]`.
     """
     services = core.models.named(body.model)

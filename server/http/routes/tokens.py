@@ -14,9 +14,18 @@ router = APIRouter(route_class=Route, responses=possible_errors())
 
 @router.post("/tokenize", tags=["tokens"])
 async def tokenize(body: schemas.TokenizeRequest, core: WithCore) -> schemas.TokenizeResponse:
-    """A text's token ids, as the server reads it at the start of a document."""
+    """A text's token ids, as /compress reads it at the start of a document.
+
+    With `parse_special`, as /generate and /v1/completions read it as a prompt.
+    """
     model = core.models.named(body.model).model
-    tokens = await asyncio.to_thread(model.tokenise, body.text, is_start=body.add_special_tokens)
+    tokens = await asyncio.to_thread(
+        model.tokenise,
+        body.text,
+        is_start=body.add_special_tokens,
+        parse_special=body.parse_special,
+        param="text",
+    )
     strings = await asyncio.to_thread(model.tokenizer.convert_ids_to_tokens, tokens)
     return schemas.TokenizeResponse(
         tokens=tokens, token_strs=strings, count=len(tokens), max_model_len=model.max_sequence_tokens

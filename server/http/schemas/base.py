@@ -26,6 +26,13 @@ Many = Annotated[list[T], Field(fail_fast=True)]
 TokenIds = Annotated[
     Many[Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]], Field(max_length=MAX_DOCUMENT_TOKENS)
 ]
+ParseSpecial = Annotated[
+    bool,
+    Field(
+        description="Have the texts of control tokens, as <|im_end|>, stand for these. Without, they are text as any "
+        "other, since whoever wrote the text may not be whoever asks."
+    ),
+]
 # a union's members by name, so that an error is about the one that was meant; no identifiers, as no field is named so
 A_TEXT, A_LIST_OF_TEXTS = "a text", "a list of texts"
 OneOrMany = Discriminator(lambda value: A_LIST_OF_TEXTS if isinstance(value, list) else A_TEXT)

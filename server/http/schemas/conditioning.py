@@ -11,6 +11,7 @@ from server.limits import (
     MAX_PENALTY,
     MAX_REPETITION_PENALTY,
     MAX_SEED,
+    MAX_STOP_TOKENS,
     MAX_STOPS,
     MAX_TEMPERATURE,
 )
@@ -117,7 +118,12 @@ class Sampling(Body):
     presence_penalty: float | None = Field(0.0, ge=-MAX_PENALTY, le=MAX_PENALTY)
     ignore_eos: bool | None = Field(default=False, description="Go on after the end-of-text token.")
     seed: int | None = Field(None, ge=0, lt=MAX_SEED + 1)
-    stop: Stops | None = None
+    stop: Stops | None = Field(
+        None, description="Texts that end the answer and are not shown; of a control token, the token itself."
+    )
+    stop_token_ids: Many[Annotated[int, Field(ge=0)]] | None = Field(
+        None, max_length=MAX_STOP_TOKENS, description="Tokens that end the answer and are not shown."
+    )
 
     @property
     def stops(self) -> tuple[str, ...]:

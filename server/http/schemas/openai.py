@@ -12,7 +12,18 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from server.core.prompts.prepared import Order
 from server.core.prompts.window import Truncate
-from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, EXAMPLE_ID, Body, Many, SummaryId, Text, TokenIds, example
+from server.http.schemas.base import (
+    A_LIST_OF_TEXTS,
+    A_TEXT,
+    EXAMPLE_ID,
+    Body,
+    Many,
+    ParseSpecial,
+    SummaryId,
+    Text,
+    TokenIds,
+    example,
+)
 from server.http.schemas.conditioning import ExpandOrNot, MaxVectors, Sampling
 from server.limits import (
     MAX_BIAS,
@@ -208,6 +219,7 @@ class ChatRequest(Asked):
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="The same by its newer name.")
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    parse_special: ParseSpecial = False
     response_format: ResponseFormat | None = None
     modalities: Annotated[Many[Literal["text"]], Field(min_length=1)] | None = None
     tools: NoItems | None = None

@@ -54,7 +54,7 @@ class ScoreRequest(Conditioned):
 class Score(BaseModel):
     index: int
     logprob: float = Field(description="Sum of the token log-probabilities, natural logarithm.")
-    tokens: list[str]
+    tokens: list[str] = Field(description="Of a part of a character its bytes, as bytes:\\xf0\\x9f.")
     token_ids: list[int]
     token_logprobs: list[float]
 

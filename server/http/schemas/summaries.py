@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Protocol
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
-from server.http.schemas.base import Body, Many, SummaryId, Text, TokenIds, example
+from server.http.schemas.base import Body, Many, ParseSpecial, SummaryId, Text, TokenIds, example
 from server.http.schemas.receipts import Receipt
 from server.limits import (
     MAX_DOCUMENTS,
@@ -32,6 +32,7 @@ class Wanted(Protocol):
     ttl_seconds: float | None
     keep_text: bool
     measure: bool
+    parse_special: bool
 
 
 class Kept(Body):
@@ -50,7 +51,8 @@ class Kept(Body):
     )
 
 
-class Measured(Body):
+class Read(Body):
+    parse_special: ParseSpecial = False
     measure: bool = Field(
         default=False,
         description="Measure what vectors keep of this text, without its parents: `retention`. It runs up to some "
@@ -58,7 +60,7 @@ class Measured(Body):
     )
 
 
-class DocumentBody(Kept, Measured):
+class DocumentBody(Kept, Read):
     """A document as text or as token ids."""
 
     text: Text | None = None
@@ -90,7 +92,7 @@ class CompressRequest(DocumentBody):
         return self
 
 
-class AppendRequest(Kept, Measured):
+class AppendRequest(Kept, Read):
     model_config = example(text=" On the third day the lamp went out.")
 
     text: Text
@@ -108,6 +110,7 @@ class Upload(BaseModel):
     metadata: Json[Metadata] | None = Field(None, description="A JSON object, kept with the summary.")
     keep_text: bool = False
     measure: bool = False
+    parse_special: ParseSpecial = False
     stream: bool = False
 
 

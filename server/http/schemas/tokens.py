@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from server.http.schemas.base import Body, Text, TokenIds, example
+from server.http.schemas.base import Body, ParseSpecial, Text, TokenIds, example
 
 
 class TokenizeRequest(Body):
@@ -11,6 +11,7 @@ class TokenizeRequest(Body):
     model: Text | None = None
     text: Text
     add_special_tokens: bool = True
+    parse_special: ParseSpecial = False
 
 
 class TokenizeResponse(BaseModel):
