@@ -98,7 +98,7 @@ class Portable:
         except CorruptRecord as error:
             raise InvalidRequest(f"the body is no exported summary: {error}") from error
         except FingerprintMismatch as error:
-            raise ModelMismatch(f"the file is of another model than the one served: {error}") from error
+            raise ModelMismatch(f"the file is of another model than the one served: {error}", param="id") from error
         self._require_consistent(summary_id, manifest, joined)
         signature = self._signature(summary_id, notes["manifest"], joined, tenant)
         if not hmac.compare_digest(notes.get("signature", ""), signature):

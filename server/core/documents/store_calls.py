@@ -10,23 +10,26 @@ from server.store.codec import CorruptRecord, FingerprintMismatch
 
 
 @asynccontextmanager
-async def store_call(metrics: Metrics, operation: str) -> AsyncIterator[None]:
-    """Around a call to the store; `MissingReferences` is the caller's to understand."""
+async def store_call(metrics: Metrics, operation: str, *, param: str | None = None) -> AsyncIterator[None]:
+    """Around a call to the store; `MissingReferences` is the caller's to understand.
+
+    `param` names the field that the id came from, for the error of a record that another model made.
+    """
     with metrics.store_seconds.labels(operation=operation).time():
         try:
             yield
         except MissingReferences:
             raise
         except FingerprintMismatch as error:  # a client's stale id, no failure of the store
-            raise _as_service_error(error) from error
+            raise ModelMismatch(
+                f"the summary is of another model than the one served: {error}", param=param
+            ) from error
         except StoreError as error:
             metrics.store_errors.labels(operation=operation).inc()
             raise _as_service_error(error) from error
 
 
 def _as_service_error(error: StoreError) -> ServiceError:
-    if isinstance(error, FingerprintMismatch):
-        return ModelMismatch(f"the summary is of another model than the one served: {error}")
     if isinstance(error, StoreFull):
         return StoreExhausted("the store has no room for another summary")
     if isinstance(error, StoreUnavailable):

@@ -77,7 +77,7 @@ class Summaries:
                 (data,) = await self._store.get_many([_manifest_key(summary_id)])
         if data is None:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
-        async with store_call(self._metrics, "decode"):
+        async with store_call(self._metrics, "decode", param=param):
             return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
 
     async def get_many(self, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
@@ -89,7 +89,7 @@ class Summaries:
         for summary_id, value in zip(summary_ids, values, strict=True):
             if value is None:
                 raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
-        async with store_call(self._metrics, "decode"):
+        async with store_call(self._metrics, "decode", param=param):
             return [
                 Summary(summary_id, decode_manifest(value, fingerprint=self._model.fingerprint))
                 for summary_id, value in zip(summary_ids, values, strict=True)
@@ -163,11 +163,12 @@ class Summaries:
         if found is None:
             return None
         data, seconds_to_live = found
-        try:
-            manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
-        except CorruptRecord:
-            logger.warning("the manifest of %s is damaged and is written anew", summary_id)
-            return None
+        async with store_call(self._metrics, "decode", param="id"):
+            try:
+                manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
+            except CorruptRecord:
+                logger.warning("the manifest of %s is damaged and is written anew", summary_id)
+                return None
         return Summary(summary_id, manifest), seconds_to_live
 
     async def put(self, summary: Summary, *, ttl_seconds: float | None) -> None:
