@@ -1,6 +1,7 @@
 """The compressor over a counting engine and a real store: what is computed, and what never again."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -358,3 +359,20 @@ async def test_a_document_of_most_tokens_is_taken_and_one_more_is_not(store: Emb
     with pytest.raises(TooLong):
         await house.compressor.require_possible(range(most + 1))
     assert served_model(accumulate_summary=False).max_document_tokens is None
+
+
+async def test_the_observed_duration_includes_tokenising(store: EmbeddedStore) -> None:
+    """`compress_duration_seconds` was observed without it, against its help."""
+    house = House(store)
+
+    def tokenizer(text: str, **_: Any) -> dict[str, list[int]]:
+        time.sleep(0.2)
+        return {"input_ids": list(text.encode())}
+
+    object.__setattr__(house.compressor._model, "tokenizer", tokenizer)
+    done = await house.compress_text("a text")
+    registry = house.compressor._metrics.registry
+    observed = registry.get_sample_value("autocompressor_compress_duration_seconds_sum")
+    assert observed == pytest.approx(done.total_seconds)
+    assert done.total_seconds >= done.tokenize_seconds >= 0.2
+    assert registry.get_sample_value("autocompressor_compress_duration_seconds_count") == 1

@@ -56,6 +56,12 @@ class Compressor:
             TooLong: more segments than the model has positions for.
             SummaryNotFound, ModelMismatch: of the parent. And what the engine and the store raise.
         """
+        done = await self._tokenised(document, report)
+        self._metrics.compress_seconds.observe(done.total_seconds)
+        return done
+
+    async def _tokenised(self, document: Document, report: Report | None) -> Compressed:
+        """As `compress`, its seconds not yet observed: tokenising is among them."""
         if document.token_ids is not None:
             return await self._compress(document, document.token_ids, report)
         started = time.monotonic()
@@ -150,7 +156,6 @@ class Compressor:
         )
 
     def _observed(self, done: Compressed, *, num_computed: int = 0) -> Compressed:
-        self._metrics.compress_seconds.observe(done.total_seconds)
         self._metrics.compression_ratio.observe(done.summary.compression_ratio)
         self._metrics.segments.labels(source="cached").inc(done.cached_segments)
         self._metrics.segments.labels(source="computed").inc(num_computed)
