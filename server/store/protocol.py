@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
+REMEMBERED_SECONDS = 86_400  # for so long a list goes on after an entry that is gone
+
+
 class StoreError(Exception):
     """The store could not do what it was asked; nothing was changed."""
 
@@ -116,7 +119,8 @@ class SummaryStore(Protocol):
         An entry put again while it lives keeps its place.
 
         Args:
-            after: begin behind this key. The result is None where it is not, or no longer, such an entry.
+            after: begin behind this key, or behind where it was: the place of an entry that is gone is remembered for
+                `REMEMBERED_SECONDS`. The result is None where there is and was no such entry.
         """
         ...
 

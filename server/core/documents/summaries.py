@@ -100,7 +100,7 @@ class Summaries:
         """Up to `limit` of a tenant's summaries, the newest first, and whether there are more.
 
         Raises:
-            SummaryNotFound: `after`, the last of the page before, is gone. And as `get`.
+            SummaryNotFound: `after`, the last of the page before, never was, or went a day ago. And as `get`.
         """
         owner = tenant.owner(self._model.fingerprint)
         found: list[Summary] = []

@@ -1,17 +1,23 @@
 """What Redis does in one go: Lua scripts, and the keys that they keep."""
 
+from server.store.protocol import REMEMBERED_SECONDS
+
 # What stands under one key of ours, `KEY`:
 #   autocompressor:value:KEY       string: the value
 #   autocompressor:references:KEY  set: what it references; expires with the value
 #   autocompressor:referrers:KEY   sorted set: what references it, scored by when the referrer expires, so that those
 #                                  gone by then are told, and removed, by score; expires with the last of them
+#   autocompressor:place:KEY       string: the score in the order that a key had which is gone, remembered for a while
 # And under one name of its own:
 #   autocompressor:order           sorted set: what references others, scored by when it was first put; expires with the
 #                                  last of them
 # Expiries are milliseconds since the epoch throughout: PEXPIREAT gives keys the very same one, where PEXPIRE counts
 # from when each command runs. A script sees every key as of its own start, so nothing expires half way through it
 # (https://redis.io/docs/latest/commands/eval/).
-COMMON = """
+COMMON = f"""
+local REMEMBERED = {1000 * REMEMBERED_SECONDS}
+"""
+COMMON += """
 local NEVER = math.huge
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -19,6 +25,14 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function named(kind, key) return 'autocompressor:' .. kind .. ':' .. key end
 
 local ORDER = 'autocompressor:order'
+
+-- out of the order, whose place is remembered
+local function depart(key)
+    local place = redis.call('ZSCORE', ORDER, key)
+    if not place then return end
+    redis.call('ZREM', ORDER, key)
+    redis.call('SET', named('place', key), place, 'PX', REMEMBERED)
+end
 
 local function later(expiry, name)
     local existing = redis.call('PEXPIRETIME', name)  -- -1 never expires, -2 is absent
@@ -101,7 +115,7 @@ end
 
 -- more than a put adds, so that the expired are a small share of the order
 for _, key in ipairs(redis.call('ZRANDMEMBER', ORDER, 4 * #request.entries)) do
-    if redis.call('EXISTS', named('value', key)) == 0 then redis.call('ZREM', ORDER, key) end
+    if redis.call('EXISTS', named('value', key)) == 0 then depart(key) end
 end
 for index, entry in ipairs(request.entries) do write(entry, ARGV[index + 1]) end
 for _, entry in ipairs(request.entries) do keep_references(entry.key, entry.expiry) end
@@ -117,7 +131,7 @@ DELETE = (
 local function remove(key)
     local references = redis.call('SMEMBERS', named('references', key))
     redis.call('DEL', named('value', key), named('references', key))
-    redis.call('ZREM', ORDER, key)
+    depart(key)
     for _, reference in ipairs(references) do
         redis.call('ZREM', named('referrers', reference), key)
         if not is_referenced(reference) then remove(reference) end
@@ -140,8 +154,9 @@ LIST_REFERRERS = (
 local limit, start = tonumber(ARGV[1]), 0
 if ARGV[2] ~= '' then
     local rank = redis.call('ZREVRANK', ORDER, ARGV[2])
-    if not rank or redis.call('EXISTS', named('value', ARGV[2])) == 0 then return false end
-    start = rank + 1
+    local place = redis.call('GET', named('place', ARGV[2]))
+    if not rank and not place then return false end
+    start = rank and rank + 1 or redis.call('ZCOUNT', ORDER, place, '+inf')
 end
 local found = {}
 while #found < limit do

@@ -25,6 +25,15 @@ CREATE TABLE reference (
 CREATE INDEX reference_referenced ON reference (referenced);
 """
 
+# What came later, in files of the same version: a program that does not know it leaves it alone. `departed` has the
+# places of referrers that are gone, so that lists go on after them.
+ADDITIONS = """
+CREATE TABLE IF NOT EXISTS departed (
+    key TEXT PRIMARY KEY, place INTEGER NOT NULL, until INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS departed_until ON departed (until);
+"""
+
 
 def connect(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
     """Open the file with the settings that make it durable; autocommit, for the thread that calls.
@@ -56,6 +65,8 @@ def _prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     elif version != SCHEMA_VERSION:
         raise StoreError(f"{path} has schema version {version}, and this program reads version {SCHEMA_VERSION}")
+    for statement in ADDITIONS.split(";"):
+        connection.execute(statement)
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout_seconds: float) -> None:

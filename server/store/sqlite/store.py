@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from server.store.protocol import (
+    REMEMBERED_SECONDS,
     Entry,
     EntryStat,
     MissingReferences,
@@ -43,13 +44,25 @@ SELECT key FROM content JOIN entry USING (key)
 WHERE {LIVE} AND content.rowid < :before AND EXISTS (SELECT 1 FROM reference WHERE referrer = content.key)
 ORDER BY content.rowid DESC LIMIT :limit
 """
-DELETE_EXPIRED = f"DELETE FROM entry WHERE expires <= :now AND key IN {LISTED}"
+# of one that is there, expired or not, or that was
+PLACE = """
+SELECT rowid FROM content WHERE key = :key AND EXISTS (SELECT 1 FROM reference WHERE referrer = :key)
+UNION ALL SELECT place FROM departed WHERE key = :key
+"""
+# Before they are removed. Referrers of what has expired have expired too, and lose what tells that they were some.
+DEPART = f"""
+INSERT OR REPLACE INTO departed SELECT key, rowid, :until FROM content
+WHERE key IN (SELECT referrer FROM reference WHERE referrer IN {LISTED} OR referenced IN {LISTED})
+"""
+DELETE = f"DELETE FROM entry WHERE key IN {LISTED}"
+EXPIRED = f"SELECT key FROM entry WHERE expires <= :now AND key IN {LISTED}"
 MAX_ROWID = 2**63 - 1
 
 # More than a put usually adds, so that expired rows never pile up; few enough that no put notices.
 SWEEP_ROWS = 64
-SWEEP = f"""
-DELETE FROM entry WHERE key IN (SELECT key FROM entry WHERE expires <= :now ORDER BY expires LIMIT {SWEEP_ROWS})
+SWEPT = f"SELECT key FROM entry WHERE expires <= :now ORDER BY expires LIMIT {SWEEP_ROWS}"
+FORGET = f"""
+DELETE FROM departed WHERE key IN (SELECT key FROM departed WHERE until <= :now ORDER BY until LIMIT {SWEEP_ROWS})
 """
 
 
@@ -136,10 +149,11 @@ def _put_many(connection: sqlite3.Connection, entries: Sequence[Entry], ttl_mill
     with writing(connection):
         now = _now()
         # first, so that what is swept makes room for what comes
-        connection.execute(SWEEP, {"now": now})
+        _sweep(connection, now)
         _require_live(connection, {reference for _, reference in references} - unique.keys(), now)
         # what has expired is not continued, its place in lists included
-        connection.execute(DELETE_EXPIRED, {"now": now, "keys": json.dumps(list(unique))})
+        expired = connection.execute(EXPIRED, {"now": now, "keys": json.dumps(list(unique))})
+        _remove(connection, [key for (key,) in expired], now)
         expires = None if ttl_milliseconds is None else now + ttl_milliseconds
         connection.executemany(
             "INSERT INTO entry VALUES (?, ?) ON CONFLICT DO UPDATE SET expires = max(expires, excluded.expires)",
@@ -152,6 +166,19 @@ def _put_many(connection: sqlite3.Connection, entries: Sequence[Entry], ttl_mill
         connection.executemany("DELETE FROM reference WHERE referrer = ?", [(key,) for key in unique])
         connection.executemany("INSERT INTO reference VALUES (?, ?)", references)
         connection.executemany(LENGTHEN_REFERENCES, [{"key": key} for key in dict(references)])
+
+
+def _sweep(connection: sqlite3.Connection, now: int) -> None:
+    _remove(connection, [key for (key,) in connection.execute(SWEPT, {"now": now})], now)
+    connection.execute(FORGET, {"now": now})
+
+
+def _remove(connection: sqlite3.Connection, keys: Sequence[str], now: int) -> None:
+    """Remove entries that no live one references."""
+    if keys:
+        listed = json.dumps(list(keys))
+        connection.execute(DEPART, {"keys": listed, "until": now + 1000 * REMEMBERED_SECONDS})
+        connection.execute(DELETE, {"keys": listed})
 
 
 def _require_live(connection: sqlite3.Connection, keys: set[str], now: int) -> None:
@@ -174,9 +201,9 @@ def _delete(connection: sqlite3.Connection, key: str) -> bool:
             raise StillReferenced(key)
         unneeded = [key]
         while unneeded:
-            removed = (unneeded.pop(),)
-            rows = connection.execute("SELECT referenced FROM reference WHERE referrer = ?", removed).fetchall()
-            connection.execute("DELETE FROM entry WHERE key = ?", removed)
+            removed = unneeded.pop()
+            rows = connection.execute("SELECT referenced FROM reference WHERE referrer = ?", (removed,)).fetchall()
+            _remove(connection, [removed], now)
             unneeded += [reference for (reference,) in rows if not _is_referenced(connection, reference, now)]
     return True
 
@@ -207,9 +234,7 @@ def _list_referrers(connection: sqlite3.Connection, limit: int, after: str | Non
     now = _now()
     before = MAX_ROWID
     if after is not None:
-        query = f"""SELECT content.rowid FROM content JOIN entry USING (key)
-            WHERE key = :key AND {LIVE} AND EXISTS (SELECT 1 FROM reference WHERE referrer = :key)"""
-        row = connection.execute(query, {"key": after, "now": now}).fetchone()
+        row = connection.execute(PLACE, {"key": after}).fetchone()
         if row is None:
             return None
         before = row[0]
