@@ -9,8 +9,9 @@ import asyncio
 import base64
 import hmac
 import io
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,7 +22,8 @@ from server.core import chain
 from server.core.documents.summaries import Summaries, Summary
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
-from server.errors import InvalidRequest, ModelMismatch, SummaryNotFound
+from server.errors import InvalidRequest, ModelMismatch, NotReady, SummaryNotFound
+from server.store import MissingReferences
 from server.store.codec import (
     CorruptRecord,
     FingerprintMismatch,
@@ -33,7 +35,10 @@ from server.store.codec import (
     encode_segment,
 )
 
+logger = logging.getLogger(__name__)
+
 IMPORTING_SECONDS = 3600.0  # how long segments wait for their manifest
+MAX_ATTEMPTS = 3  # to store one whose segments are deleted meanwhile
 
 
 class Portable:
@@ -67,23 +72,31 @@ class Portable:
 
         Raises:
             InvalidRequest: not a whole export of this summary, or of another tenant. ModelMismatch: of another model.
+            NotReady: others delete its segments as fast as they are stored.
         """
         ttl_seconds = self._default_ttl_seconds if ttl_seconds is None else ttl_seconds
         manifest, joined = await asyncio.to_thread(self._decoded, summary_id, data, tenant)
-        found = await self._summaries.find(summary_id)
-        if found is not None:
-            await self._summaries.put(found[0], ttl_seconds=ttl_seconds)
-            return found[0], False
-        is_stored = await self._summaries.segments.are_stored(manifest.segments)
-        parts = self._split(joined, manifest.segment_tokens)
-        for key, part, is_known in zip(manifest.segments, parts, is_stored, strict=True):
+        parts = dict(zip(manifest.segments, self._split(joined, manifest.segment_tokens), strict=True))
+        owned = replace(manifest, created=time.time(), tenant=tenant.owner(self._model.fingerprint))
+        for _ in range(MAX_ATTEMPTS):
+            found = await self._summaries.find(summary_id)
+            summary = Summary(summary_id, owned) if found is None else found[0]
+            if found is None:
+                await self._put_segments(parts)
+            try:
+                await self._summaries.put(summary, ttl_seconds=ttl_seconds)
+            except MissingReferences:
+                logger.info("segments of %s were deleted meanwhile; storing them again", summary_id)
+            else:
+                return summary, found is None
+        raise NotReady(f"segments of {summary_id} are deleted as fast as they are stored; try again later")
+
+    async def _put_segments(self, parts: Mapping[str, SegmentSummary]) -> None:
+        """Store those of these segments that are not stored."""
+        is_stored = await self._summaries.segments.are_stored(list(parts))
+        for (key, part), is_known in zip(parts.items(), is_stored, strict=True):
             if not is_known:
                 await self._summaries.segments.put(key, part, ttl_seconds=IMPORTING_SECONDS)
-        summary = Summary(
-            summary_id, replace(manifest, created=time.time(), tenant=tenant.owner(self._model.fingerprint))
-        )
-        await self._summaries.put(summary, ttl_seconds=ttl_seconds)
-        return summary, True
 
     def _encoded(self, summary: Summary, joined: SegmentSummary, tenant: Tenant) -> bytes:
         text = encode_manifest(replace(summary.manifest, tenant=None, has_text=False)).decode()
