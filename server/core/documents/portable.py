@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.compressors import SegmentSummary
-from server.core import chain
+from server.core.documents.imported import require_equal, require_given, require_keys
 from server.core.documents.summaries import Summaries, Summary
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
@@ -119,11 +119,9 @@ class Portable:
         return manifest, joined
 
     def _require_consistent(self, summary_id: str, manifest: Manifest, joined: SegmentSummary) -> None:
-        config, is_chain = self._model.config, not self._model.config.reads_alone
-        named = manifest.segments[-1] if manifest.segments else "none"
-        # of segments that are read alone the last key is not the summary's: the signature alone binds the id
-        if not all(map(chain.is_key, manifest.segments)) or named == "none" or (is_chain and named != summary_id):
-            raise InvalidRequest(f"the file is of summary {named!r}, not of {summary_id!r}", param="id")
+        require_given(manifest)
+        require_keys(summary_id, manifest, reads_alone=self._model.config.reads_alone)
+        config = self._model.config
         if not all(0 < tokens <= config.segment_length for tokens in manifest.segment_tokens):
             raise InvalidRequest(f"a segment of the file has not between 1 and {config.segment_length} tokens")
         expected = (sum(map(config.num_vectors, manifest.segment_tokens)), self._model.hidden_size)
@@ -133,6 +131,7 @@ class Portable:
         if self._model.is_ordered and joined.ranks is None:
             raise InvalidRequest("the file has vectors without ranks; this model's have an order of importance")
         self._model.require_segments(manifest.segment_tokens)
+        require_equal(manifest.segments, self._split(joined, manifest.segment_tokens))
 
     def _split(self, joined: SegmentSummary, segment_tokens: Sequence[int]) -> list[SegmentSummary]:
         """The summaries of segments of so many tokens, in memory of their own."""
