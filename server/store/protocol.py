@@ -91,6 +91,14 @@ class SummaryStore(Protocol):
         """
         ...
 
+    async def touch(self, keys: Sequence[str], *, ttl_seconds: float | None) -> list[bool]:
+        """Lengthen what is left of entries, and of what they reference, to at least so much, as `put_many` does.
+
+        Returns:
+            Of each key, whether there is an entry.
+        """
+        ...
+
     async def delete(self, key: str) -> bool:
         """Remove an entry and, of what it references, whatever no other live entry references.
 

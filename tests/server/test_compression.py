@@ -376,3 +376,15 @@ async def test_the_observed_duration_includes_tokenising(store: EmbeddedStore) -
     assert observed == pytest.approx(done.total_seconds)
     assert done.total_seconds >= done.tokenize_seconds >= 0.2
     assert registry.get_sample_value("autocompressor_compress_duration_seconds_count") == 1
+
+
+async def test_a_document_that_takes_longer_than_its_segments_live_is_finished(
+    store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of over an hour never was: its first segments expired before the manifest, again and again."""
+    monkeypatch.setattr("server.core.documents.work.UNFINISHED_SECONDS", 0.4)
+    house = House(store)
+    house.engine.delay_seconds = 0.1
+    done = await house.compress(range(40))
+    assert (done.is_new, house.engine.num_computed) == (True, 10)
+    assert (await house.summaries.vectors(done.summary)).shape == (10 * LENGTH, WIDTH)

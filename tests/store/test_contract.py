@@ -152,6 +152,35 @@ async def test_a_referrer_counts_for_as_long_as_its_own_referrer_makes_it_live(s
         await store.delete("c")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "result"), [(60, 600, 600), (600, 60, 600), (60, None, None), (None, 60, None)]
+)
+async def test_a_touch_lengthens_an_entry_and_what_it_references(
+    store: SummaryStore, first: float | None, second: float | None, result: float | None
+) -> None:
+    await store.put_many([Entry("m", b"1", ("s",)), Entry("s", b"2", ("t",)), Entry("t", b"3")], ttl_seconds=first)
+    assert await store.touch(["m", "absent"], ttl_seconds=second) == [True, False]
+    expected = None if result is None else pytest.approx(result, abs=5)
+    assert [await seconds_to_live(store, key) for key in "mst"] == [expected] * 3
+    assert await store.get_many(["m", "absent"]) == [b"1", None]
+
+
+async def test_a_touched_referrer_still_counts_and_is_listed(store: SummaryStore) -> None:
+    await store.put_many([Entry("s", b"1"), Entry("m", b"2", ("s",))], ttl_seconds=0.05)
+    await store.touch(["m"], ttl_seconds=60)
+    await asyncio.sleep(0.1)
+    assert await store.list_referrers(limit=2) == ["m"]
+    with pytest.raises(StillReferenced):
+        await store.delete("s")
+
+
+async def test_what_has_expired_is_not_touched(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", b"1")], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    assert await store.touch(["a"], ttl_seconds=None) == [False]
+    assert await store.get_many(["a"]) == [None]
+
+
 @pytest.mark.parametrize("ttl_seconds", [0, -1, float("nan"), float("inf")])
 async def test_a_time_to_live_that_is_none_is_refused(store: SummaryStore, ttl_seconds: float) -> None:
     with pytest.raises(ValueError, match="ttl_seconds"):

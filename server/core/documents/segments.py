@@ -63,6 +63,13 @@ class Segments:
         async with store_call(self._metrics, "put"):
             await self._store.put_many([Entry(segment_key(key), value)], ttl_seconds=ttl_seconds)
 
+    async def touch(self, keys: Sequence[str], *, ttl_seconds: float) -> None:
+        """Have those of these segments that are stored live at least so long."""
+        for start in range(0, len(keys), TOGETHER):
+            some = [segment_key(key) for key in keys[start : start + TOGETHER]]
+            async with store_call(self._metrics, "touch"):
+                await self._store.touch(some, ttl_seconds=ttl_seconds)
+
     async def put_texts(self, keys: Sequence[str], texts: Sequence[Sequence[int]], *, ttl_seconds: float) -> None:
         """Store the token ids of each of these segments."""
         for start in range(0, len(keys), TOGETHER):

@@ -48,6 +48,24 @@ local function forget_expired_referrers(key)
     redis.call('ZREMRANGEBYSCORE', named('referrers', key), '-inf', string.format('(%.0f', now))
 end
 
+local function keep_references(key, expiry)
+    for _, reference in ipairs(redis.call('SMEMBERS', named('references', key))) do
+        forget_expired_referrers(reference)
+        local referrers = named('referrers', reference)
+        local referrers_expiry = later(expiry, referrers)
+        redis.call('ZADD', referrers, 'GT', expiry == NEVER and '+inf' or expiry, key)
+        expire(referrers, referrers_expiry)
+        local value = named('value', reference)
+        local existing = redis.call('PEXPIRETIME', value)
+        if existing ~= -1 and existing < expiry then
+            expire(value, expiry)
+            expire(named('references', reference), expiry)
+            if redis.call('ZSCORE', ORDER, reference) then expire(ORDER, later(expiry, ORDER)) end
+            keep_references(reference, expiry)
+        end
+    end
+end
+
 local function is_referenced(key)
     forget_expired_referrers(key)
     return redis.call('EXISTS', named('referrers', key)) == 1
@@ -95,24 +113,6 @@ local function write(entry, value)
     if #entry.references > 0 then expire(references, entry.expiry) end
 end
 
-local function keep_references(key, expiry)
-    for _, reference in ipairs(redis.call('SMEMBERS', named('references', key))) do
-        forget_expired_referrers(reference)
-        local referrers = named('referrers', reference)
-        local referrers_expiry = later(expiry, referrers)
-        redis.call('ZADD', referrers, 'GT', expiry == NEVER and '+inf' or expiry, key)
-        expire(referrers, referrers_expiry)
-        local value = named('value', reference)
-        local existing = redis.call('PEXPIRETIME', value)
-        if existing ~= -1 and existing < expiry then
-            expire(value, expiry)
-            expire(named('references', reference), expiry)
-            if redis.call('ZSCORE', ORDER, reference) then expire(ORDER, later(expiry, ORDER)) end
-            keep_references(reference, expiry)
-        end
-    end
-end
-
 -- more than a put adds, so that the expired are a small share of the order
 for _, key in ipairs(redis.call('ZRANDMEMBER', ORDER, 4 * #request.entries)) do
     if redis.call('EXISTS', named('value', key)) == 0 then depart(key) end
@@ -120,6 +120,31 @@ end
 for index, entry in ipairs(request.entries) do write(entry, ARGV[index + 1]) end
 for _, entry in ipairs(request.entries) do keep_references(entry.key, entry.expiry) end
 return {}
+"""
+)
+
+# ARGV[1] is JSON, {ttl_milliseconds: number or absent}; ARGV[2...] the keys. It needs next to no memory.
+TOUCH = (
+    "#!lua flags=allow-oom\n"
+    + COMMON
+    + """
+local request = cjson.decode(ARGV[1])
+local wanted = request.ttl_milliseconds and now + request.ttl_milliseconds or NEVER
+local found = {}
+for index = 2, #ARGV do
+    local key = ARGV[index]
+    local name = named('value', key)
+    local is_there = redis.call('EXISTS', name) == 1
+    table.insert(found, is_there and 1 or 0)
+    if is_there then
+        local expiry = later(wanted, name)
+        expire(name, expiry)
+        expire(named('references', key), expiry)
+        if redis.call('ZSCORE', ORDER, key) then expire(ORDER, later(expiry, ORDER)) end
+        keep_references(key, expiry)
+    end
+end
+return found
 """
 )
 

@@ -17,7 +17,7 @@ from server.store.protocol import (
     StoreUnavailable,
     to_milliseconds,
 )
-from server.store.redis.scripts import DELETE, LIST_REFERRERS, PUT_MANY
+from server.store.redis.scripts import DELETE, LIST_REFERRERS, PUT_MANY, TOUCH
 
 VALUE_PREFIX = "autocompressor:value:"
 ABSENT, FOREVER = -2, -1  # what PTTL answers instead of milliseconds (https://redis.io/docs/latest/commands/pttl/)
@@ -34,6 +34,7 @@ class RedisStore:
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._put_many = client.register_script(PUT_MANY)
+        self._touch = client.register_script(TOUCH)
         self._delete = client.register_script(DELETE)
         self._list_referrers = client.register_script(LIST_REFERRERS)
 
@@ -44,14 +45,17 @@ class RedisStore:
     async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
         unique = {entry.key: entry for entry in entries}
         described = [{"key": entry.key, "references": sorted(set(entry.references))} for entry in unique.values()]
-        request: dict[str, object] = {"entries": described}
-        if (ttl_milliseconds := to_milliseconds(ttl_seconds)) is not None:
-            request["ttl_milliseconds"] = ttl_milliseconds
+        request: dict[str, object] = {"entries": described, **_described(ttl_seconds)}
         values = [entry.value for entry in unique.values()]
         with _as_store_errors():
             missing = await self._put_many(args=[json.dumps(request), *values])
         if missing:
             raise MissingReferences([key.decode() for key in missing])
+
+    async def touch(self, keys: Sequence[str], *, ttl_seconds: float | None) -> list[bool]:
+        request = json.dumps(_described(ttl_seconds))
+        with _as_store_errors():
+            return [bool(found) for found in await self._touch(args=[request, *keys])]
 
     async def delete(self, key: str) -> bool:
         with _as_store_errors():
@@ -87,6 +91,12 @@ class RedisStore:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _described(ttl_seconds: float | None) -> dict[str, object]:
+    """A time to live for a script."""
+    milliseconds = to_milliseconds(ttl_seconds)
+    return {} if milliseconds is None else {"ttl_milliseconds": milliseconds}
 
 
 def _seconds_left(milliseconds: int) -> float | None:

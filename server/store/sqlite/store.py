@@ -28,7 +28,13 @@ T = TypeVar("T")
 LIVE = "(expires IS NULL OR expires > :now)"
 # one parameter for any number of keys: SQLite limits how many there are
 LISTED = "(SELECT value FROM json_each(:keys))"
+LIVE_KEYS = f"SELECT key FROM entry WHERE {LIVE} AND key IN {LISTED}"
 
+LENGTHEN = f"""
+UPDATE entry SET expires = max(expires, :expires)
+WHERE {LIVE} AND key IN {LISTED} AND expires IS NOT NULL AND (:expires IS NULL OR expires < :expires)
+"""
+REFERRERS = f"SELECT DISTINCT referrer FROM reference JOIN entry ON key = referrer WHERE {LIVE} AND referrer IN {LISTED}"
 LENGTHEN_REFERENCES = """
 WITH RECURSIVE needed (key) AS (
     SELECT referenced FROM reference WHERE referrer = :key
@@ -105,6 +111,9 @@ class EmbeddedStore:
     async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
         await self._run(_put_many, entries, to_milliseconds(ttl_seconds))
 
+    async def touch(self, keys: Sequence[str], *, ttl_seconds: float | None) -> list[bool]:
+        return await self._run(_touch, keys, to_milliseconds(ttl_seconds))
+
     async def delete(self, key: str) -> bool:
         return await self._run(_delete, key)
 
@@ -168,6 +177,17 @@ def _put_many(connection: sqlite3.Connection, entries: Sequence[Entry], ttl_mill
         connection.executemany(LENGTHEN_REFERENCES, [{"key": key} for key in dict(references)])
 
 
+def _touch(connection: sqlite3.Connection, keys: Sequence[str], ttl_milliseconds: int | None) -> list[bool]:
+    with writing(connection):
+        now = _now()
+        listed = {"now": now, "keys": json.dumps(list(keys))}
+        live = {key for (key,) in connection.execute(LIVE_KEYS, listed)}
+        expires = None if ttl_milliseconds is None else now + ttl_milliseconds
+        connection.execute(LENGTHEN, {**listed, "expires": expires})
+        connection.executemany(LENGTHEN_REFERENCES, [{"key": key} for (key,) in connection.execute(REFERRERS, listed)])
+    return [key in live for key in keys]
+
+
 def _sweep(connection: sqlite3.Connection, now: int) -> None:
     _remove(connection, [key for (key,) in connection.execute(SWEPT, {"now": now})], now)
     connection.execute(FORGET, {"now": now})
@@ -182,10 +202,7 @@ def _remove(connection: sqlite3.Connection, keys: Sequence[str], now: int) -> No
 
 
 def _require_live(connection: sqlite3.Connection, keys: set[str], now: int) -> None:
-    rows = connection.execute(
-        f"SELECT key FROM entry WHERE {LIVE} AND key IN {LISTED}",
-        {"now": now, "keys": json.dumps(list(keys))},
-    )
+    rows = connection.execute(LIVE_KEYS, {"now": now, "keys": json.dumps(list(keys))})
     missing = keys.difference(key for (key,) in rows)
     if missing:
         raise MissingReferences(sorted(missing))
