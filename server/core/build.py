@@ -1,6 +1,7 @@
 """The composition root: builds the parts from settings and hands them on; nothing else knows them all."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,7 +34,9 @@ from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.engine.torch.devices import choose_device, choose_dtype
 from server.metrics import Metrics
 from server.settings import Settings
-from server.store import SummaryStore, open_store
+from server.store import StoreError, SummaryStore, open_store
+
+logger = logging.getLogger(__name__)
 
 QUEUE_SHARE = 4  # of the engine's line, the part that one request's documents may take
 
@@ -49,6 +52,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     compressor, served = await in_a_thread_that_ends(load_model, settings)
     store = await open_store(settings.store)
     try:
+        await warn_of_concerns(store)
         engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)
         engine.start()
         try:
@@ -62,6 +66,15 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
             await asyncio.to_thread(engine.stop)
     finally:
         await store.close()
+
+
+async def warn_of_concerns(store: SummaryStore) -> None:
+    """Log what is wrong with how the store is set up; one that cannot be reached may come later."""
+    try:
+        for concern in await store.concerns():
+            logger.warning("%s", concern)
+    except StoreError as error:
+        logger.warning("the store does not answer yet: %s", error)
 
 
 def connect(settings: Settings, served: ServedModel, engine: Engine, store: SummaryStore, metrics: Metrics) -> Core:

@@ -74,6 +74,10 @@ class SummaryStore(Protocol):
         """Return the values in the order of `keys`; None where there is no entry or it has expired."""
         ...
 
+    async def exist(self, keys: Sequence[str]) -> list[bool]:
+        """Of each key, whether there is an entry, in one round trip however many keys there are."""
+        ...
+
     async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
         """Store all entries or none, and return when they are as durable as the backend makes them.
 
@@ -130,6 +134,10 @@ class SummaryStore(Protocol):
             after: begin behind this key, or behind where it was: the place of an entry that is gone is remembered for
                 `REMEMBERED_SECONDS`. The result is None where there is and was no such entry.
         """
+        ...
+
+    async def concerns(self) -> list[str]:
+        """What is wrong with how the store is set up, in sentences for whoever runs it."""
         ...
 
     async def ping(self) -> None:

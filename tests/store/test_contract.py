@@ -39,6 +39,16 @@ async def test_thousands_of_entries_in_one_call(store: SummaryStore) -> None:
     assert not any(await is_stored(store, *keys))
 
 
+async def test_what_exists_is_told_without_being_read(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", b""), Entry("b", BINARY)])
+    await store.put_many([Entry("brief", b"1")], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    assert await store.exist(["b", "absent", "a", "brief", "b"]) == [True, False, True, False, True]
+    assert await store.exist([]) == []
+    assert await store.exist([f"{number}" for number in range(9000)]) == [False] * 9000
+    assert await store.concerns() == []
+
+
 async def test_put_replaces_the_value(store: SummaryStore) -> None:
     await store.put_many([Entry("a", b"old")])
     await store.put_many([Entry("a", b"new, first"), Entry("a", b"new, last")])

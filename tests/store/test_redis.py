@@ -165,3 +165,13 @@ async def test_replicas_write_together(store: RedisStore, redis_url: str) -> Non
     await asyncio.gather(*puts)
     assert await other.get_many([f"m{number}" for number in range(40)]) == [b"2"] * 40
     await other.close()
+
+
+async def test_a_policy_that_evicts_is_a_concern(store: RedisStore, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            (concern,) = await store.concerns()
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+    assert "maxmemory-policy allkeys-lru" in concern

@@ -80,6 +80,8 @@ class Portable:
         owned = replace(manifest, created=time.time(), tenant=tenant.owner(self._model.fingerprint))
         for _ in range(MAX_ATTEMPTS):
             found = await self._summaries.find(summary_id)
+            if found is not None and not await self._summaries.is_whole(found[0]):
+                found = None
             summary = Summary(summary_id, owned) if found is None else found[0]
             if found is None:
                 await self._put_segments(parts)

@@ -20,8 +20,13 @@ class Renewer:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def renew(self, summary_id: str, document: Document) -> Summary | None:
-        """The summary where it is stored, with the document's metadata and life where those are more; else None."""
+        """The summary where it is stored, with the document's metadata and life where those are more; else None.
+
+        One whose segments the store has lost is as good as not stored.
+        """
         found = await self._summaries.find(summary_id)
+        if found is not None and not await self._summaries.is_whole(found[0]):
+            return None
         if found is None or not document.renews or renewed(*found, document) is None:
             return None if found is None else found[0]
         async with self._lock(summary_id):

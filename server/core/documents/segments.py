@@ -44,6 +44,14 @@ class Segments:
         """As `find`, without keeping what is read."""
         return [found async for found in self._each(keys, lambda key, value: self._tolerant(key, value) is not None)]
 
+    async def are_there(self, keys: Sequence[str], *, with_texts: bool) -> bool:
+        """Whether the store has a record of each of these segments, and of its text, unread: one call to it."""
+        names = [segment_key(key) for key in dict.fromkeys(keys)]
+        if with_texts:
+            names += [text_key(key) for key in dict.fromkeys(keys)]
+        async with store_call(self._metrics, "exist"):
+            return all(await self._store.exist(names))
+
     async def read(self, keys: Sequence[str], lengths: Sequence[int]) -> list[SegmentSummary | None]:
         """The most important vectors of each of these segments, so many; None for one that is absent.
 

@@ -171,6 +171,14 @@ class Summaries:
                 return None
         return Summary(summary_id, manifest), seconds_to_live
 
+    async def is_whole(self, summary: Summary) -> bool:
+        """Whether all that its manifest names is there: a Redis that is told to evicts what it likes."""
+        manifest = summary.manifest
+        is_whole = await self.segments.are_there(manifest.segments, with_texts=manifest.has_text)
+        if not is_whole:
+            logger.warning("segments of %s are gone from the store; was its memory full?", summary.id)
+        return is_whole
+
     async def put(self, summary: Summary, *, ttl_seconds: float | None) -> None:
         """Store a manifest whose segments are stored; they live at least as long.
 

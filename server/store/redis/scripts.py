@@ -148,6 +148,17 @@ return found
 """
 )
 
+# ARGV are the keys.
+EXIST = (
+    "#!lua flags=no-writes\n"
+    + COMMON
+    + """
+local found = {}
+for index, key in ipairs(ARGV) do found[index] = redis.call('EXISTS', named('value', key)) end
+return found
+"""
+)
+
 # Removing must work when memory is full, hence the flag. ARGV[1] is the key.
 DELETE = (
     "#!lua flags=allow-oom\n"

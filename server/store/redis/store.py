@@ -17,9 +17,10 @@ from server.store.protocol import (
     StoreUnavailable,
     to_milliseconds,
 )
-from server.store.redis.scripts import DELETE, LIST_REFERRERS, PUT_MANY, TOUCH
+from server.store.redis.scripts import DELETE, EXIST, LIST_REFERRERS, PUT_MANY, TOUCH
 
 VALUE_PREFIX = "autocompressor:value:"
+NO_EVICTION = "noeviction"
 ABSENT, FOREVER = -2, -1  # what PTTL answers instead of milliseconds (https://redis.io/docs/latest/commands/pttl/)
 
 
@@ -34,6 +35,7 @@ class RedisStore:
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._put_many = client.register_script(PUT_MANY)
+        self._exist = client.register_script(EXIST)
         self._touch = client.register_script(TOUCH)
         self._delete = client.register_script(DELETE)
         self._list_referrers = client.register_script(LIST_REFERRERS)
@@ -41,6 +43,10 @@ class RedisStore:
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         with _as_store_errors():
             return cast(list[bytes | None], await self._client.mget([VALUE_PREFIX + key for key in keys]))
+
+    async def exist(self, keys: Sequence[str]) -> list[bool]:
+        with _as_store_errors():
+            return [bool(found) for found in await self._exist(args=keys)]
 
     async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
         unique = {entry.key: entry for entry in entries}
@@ -84,6 +90,14 @@ class RedisStore:
                 pipeline.pttl(VALUE_PREFIX + key)
                 answer, milliseconds_left = await pipeline.execute()
         return answer, milliseconds_left
+
+    async def concerns(self) -> list[str]:
+        # INFO, because who hosts a Redis for others often forbids CONFIG
+        with _as_store_errors():
+            policy = (await self._client.info("memory")).get("maxmemory_policy", NO_EVICTION)
+        if policy == NO_EVICTION:
+            return []
+        return [f"Redis has maxmemory-policy {policy}, which may remove summaries that live; {NO_EVICTION} keeps them"]
 
     async def ping(self) -> None:
         with _as_store_errors():

@@ -108,6 +108,9 @@ class EmbeddedStore:
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return await self._run(_get_many, keys)
 
+    async def exist(self, keys: Sequence[str]) -> list[bool]:
+        return await self._run(_exist, keys)
+
     async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
         await self._run(_put_many, entries, to_milliseconds(ttl_seconds))
 
@@ -125,6 +128,9 @@ class EmbeddedStore:
 
     async def list_referrers(self, *, limit: int, after: str | None = None) -> list[str] | None:
         return await self._run(_list_referrers, limit, after)
+
+    async def concerns(self) -> list[str]:
+        return []
 
     async def ping(self) -> None:
         await self._run(_ping)
@@ -150,6 +156,12 @@ def _get_many(connection: sqlite3.Connection, keys: Sequence[str]) -> list[bytes
     )
     values: dict[str, bytes] = dict(rows)
     return [values.get(key) for key in keys]
+
+
+def _exist(connection: sqlite3.Connection, keys: Sequence[str]) -> list[bool]:
+    rows = connection.execute(LIVE_KEYS, {"now": _now(), "keys": json.dumps(list(keys))})
+    live = {key for (key,) in rows}
+    return [key in live for key in keys]
 
 
 def _put_many(connection: sqlite3.Connection, entries: Sequence[Entry], ttl_milliseconds: int | None) -> None:
