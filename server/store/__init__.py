@@ -8,6 +8,7 @@ from pathlib import Path
 
 from server.store.protocol import (
     Entry,
+    EntryChanged,
     EntryStat,
     MissingReferences,
     StillReferenced,
@@ -23,6 +24,7 @@ from server.store.sqlite.store import EmbeddedStore
 __all__ = [
     "EmbeddedStore",
     "Entry",
+    "EntryChanged",
     "EntryStat",
     "MissingReferences",
     "RedisStore",

@@ -1,10 +1,9 @@
 """What a store of summaries promises, whichever backend keeps them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-
 
 REMEMBERED_SECONDS = 86_400  # for so long a list goes on after an entry that is gone
 
@@ -34,6 +33,14 @@ class StillReferenced(StoreError):
 
     def __init__(self, key: str) -> None:
         super().__init__(f"{key} is still referenced by another entry")
+        self.key = key
+
+
+class EntryChanged(StoreError):
+    """An entry is not what the caller expected; another client wrote it meanwhile."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key} was changed meanwhile")
         self.key = key
 
 
@@ -78,7 +85,13 @@ class SummaryStore(Protocol):
         """Of each key, whether there is an entry, in one round trip however many keys there are."""
         ...
 
-    async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
+    async def put_many(
+        self,
+        entries: Sequence[Entry],
+        *,
+        ttl_seconds: float | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> None:
         """Store all entries or none, and return when they are as durable as the backend makes them.
 
         An entry replaces the value and the references of an earlier one of the same key; of two with the same key in
@@ -87,8 +100,11 @@ class SummaryStore(Protocol):
 
         Args:
             ttl_seconds: time to live, rounded up to a millisecond; None never expires.
+            expected: of some keys what must be there, None for nothing. What this very call puts is as good: a call
+                whose reply was lost is sent again.
 
         Raises:
+            EntryChanged: something else is there than was expected.
             MissingReferences: a reference is neither live in the store nor in `entries`.
             StoreFull: there is no room.
             ValueError: `ttl_seconds` is not a positive finite number.

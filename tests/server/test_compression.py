@@ -388,3 +388,17 @@ async def test_a_document_that_takes_longer_than_its_segments_live_is_finished(
     done = await house.compress(range(40))
     assert (done.is_new, house.engine.num_computed) == (True, 10)
     assert (await house.summaries.vectors(done.summary)).shape == (10 * LENGTH, WIDTH)
+
+
+async def test_replicas_lose_none_of_each_others_metadata(store: EmbeddedStore, tmp_path: Path) -> None:
+    """Each read the manifest, added its own and wrote all of it: of two, one was lost."""
+    other = await EmbeddedStore.open(tmp_path / "store.sqlite3")
+    houses = [House(store), House(other)]
+    for round_number in range(3):  # of a document that is stored, and of one that both are about to compute
+        tokens = range(round_number, round_number + 8)
+        given = [{str(number): ""} for number in range(12)]
+        asked = [houses[number % 2].compress(tokens, metadata=each) for number, each in enumerate(given)]
+        done = await asyncio.gather(*asked)
+        stored = await houses[0].summaries.get(done[0].summary.id, param="id")
+        assert stored.manifest.metadata == {str(number): "" for number in range(12)}
+    await other.close()

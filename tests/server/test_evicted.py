@@ -33,6 +33,7 @@ async def test_what_was_evicted_is_computed_again(serve: Serve, redis_url: str) 
         again = await client.post("/compress", json={"text": DOCUMENT})
         assert (again.status_code, again.json()["id"]) == (201, made["id"])
         assert again.json()["cached_segments"] < made["segments"]
+        assert again.json()["metadata"] == {"title": "Keeper"}
         assert (await client.get(f"/summaries/{made['id']}/segments")).status_code == 200
         asked = {"summary_ids": [made["id"]], "prompt": "Who?", "max_tokens": 2}
         assert (await client.post("/generate", json=asked)).status_code == 200

@@ -24,16 +24,17 @@ async def test_an_import_races_deletes(
     """A summary that shared its segments was deleted between them and the manifest: 500."""
     summary = await compressed(client)
     data = await exported(client, summary["id"])
+    stored = await client.services.summaries.get(summary["id"], param="id")  # type: ignore[attr-defined]
     await client.delete(f"/summaries/{summary['id']}")
-    put, left = Summaries.put, [num_deletes]
+    update, left = Summaries.update, [num_deletes]
 
-    async def racing(self: Summaries, summary: Summary, *, ttl_seconds: float | None) -> None:
+    async def racing(self: Summaries, *args: Any, **kwargs: Any) -> Summary | None:
         if left[0]:
             left[0] -= 1
-            assert await client.core.store.delete(f"segment:{summary.manifest.segments[0]}")  # type: ignore[attr-defined]
-        await put(self, summary, ttl_seconds=ttl_seconds)
+            assert await client.core.store.delete(f"segment:{stored.manifest.segments[0]}")  # type: ignore[attr-defined]
+        return await update(self, *args, **kwargs)
 
-    monkeypatch.setattr(Summaries, "put", racing)
+    monkeypatch.setattr(Summaries, "update", racing)
     response = await client.put(f"/summaries/{summary['id']}", content=data)
     assert response.status_code == (201 if num_deletes < 3 else 503), response.text
     assert (await client.get(f"/summaries/{summary['id']}")).status_code == (200 if num_deletes < 3 else 404)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from server.store import Entry, EntryStat, MissingReferences, StillReferenced, SummaryStore, open_store
+from server.store import Entry, EntryChanged, EntryStat, MissingReferences, StillReferenced, SummaryStore, open_store
 
 BINARY = bytes(range(256))
 
@@ -53,6 +53,46 @@ async def test_put_replaces_the_value(store: SummaryStore) -> None:
     await store.put_many([Entry("a", b"old")])
     await store.put_many([Entry("a", b"new, first"), Entry("a", b"new, last")])
     assert await store.get_many(["a"]) == [b"new, last"]
+
+
+async def test_a_put_that_expects_something_else_changes_nothing(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", BINARY)])
+    for wrong in (None, b"", BINARY + b"\x00"):
+        with pytest.raises(EntryChanged):
+            await store.put_many([Entry("a", b"new"), Entry("b", b"1")], expected={"a": wrong})
+    with pytest.raises(EntryChanged):
+        await store.put_many([Entry("c", b"1")], expected={"c": b"1"})
+    assert await store.get_many(["a", "b", "c"]) == [BINARY, None, None]
+    await store.put_many([Entry("a", b"new"), Entry("b", b"1")], expected={"a": BINARY, "b": None})
+    await store.put_many([Entry("a", b"new")], expected={"a": BINARY})  # as if the reply had been lost
+    assert await store.get_many(["a", "b"]) == [b"new", b"1"]
+
+
+async def test_what_has_expired_is_expected_as_nothing(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", b"old")], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    with pytest.raises(EntryChanged):
+        await store.put_many([Entry("a", b"new")], expected={"a": b"old"})
+    await store.put_many([Entry("a", b"new")], expected={"a": None})
+
+
+async def test_of_many_who_change_an_entry_none_is_lost(store: SummaryStore, store_url: str) -> None:
+    other = await open_store(store_url)
+
+    async def add(each: SummaryStore, number: int) -> None:
+        while True:
+            (value,) = await each.get_many(["a"])
+            try:
+                await each.put_many([Entry("a", (value or b"") + bytes([number]))], expected={"a": value})
+            except EntryChanged:
+                continue
+            return
+
+    await asyncio.gather(*(add(other if number % 2 else store, number) for number in range(10)))
+    (value,) = await store.get_many(["a"])
+    assert value is not None
+    assert sorted(value) == list(range(10))
+    await other.close()
 
 
 async def test_a_missing_reference_changes_nothing(store: SummaryStore) -> None:

@@ -13,12 +13,14 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from model.compressors import SegmentSummary
 from server.core.documents.imported import require_equal, require_given, require_keys
+from server.core.documents.renewal import merged
 from server.core.documents.summaries import Summaries, Summary
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
@@ -77,20 +79,23 @@ class Portable:
         ttl_seconds = self._default_ttl_seconds if ttl_seconds is None else ttl_seconds
         manifest, joined = await asyncio.to_thread(self._decoded, summary_id, data, tenant)
         parts = dict(zip(manifest.segments, self._split(joined, manifest.segment_tokens), strict=True))
-        owned = replace(manifest, created=time.time(), tenant=tenant.owner(self._model.fingerprint))
+        summary = Summary(
+            summary_id, replace(manifest, created=time.time(), tenant=tenant.owner(self._model.fingerprint))
+        )
         for _ in range(MAX_ATTEMPTS):
             found = await self._summaries.find(summary_id)
-            if found is not None and not await self._summaries.is_whole(found[0]):
-                found = None
-            summary = Summary(summary_id, owned) if found is None else found[0]
-            if found is None:
+            is_new = found is None or not await self._summaries.is_whole(found[0])
+            if is_new:
                 await self._put_segments(parts)
             try:
-                await self._summaries.put(summary, ttl_seconds=ttl_seconds)
+                stored = await self._summaries.update(
+                    summary_id, partial(_beside, summary, is_new=is_new), ttl_seconds=ttl_seconds
+                )
             except MissingReferences:
                 logger.info("segments of %s were deleted meanwhile; storing them again", summary_id)
             else:
-                return summary, found is None
+                assert stored is not None
+                return stored, is_new
         raise NotReady(f"segments of {summary_id} are deleted as fast as they are stored; try again later")
 
     async def _put_segments(self, parts: Mapping[str, SegmentSummary]) -> None:
@@ -150,6 +155,13 @@ class Portable:
         return hmac.new(
             tenant.export_key(self._model.fingerprint), signed.encode() + b"\0" + b"".join(parts), "sha256"
         ).hexdigest()
+
+
+def _beside(new: Summary, found: Summary | None, _: float | None, *, is_new: bool) -> Summary:
+    """What is to be stored of an import: what is stored already, if it is whole."""
+    if found is not None and not is_new:
+        return found
+    return merged(new, found, keeps_text=False)
 
 
 def _joined(segments: Sequence[SegmentSummary]) -> SegmentSummary:

@@ -28,6 +28,11 @@ def text_key(key: str) -> str:
     return f"text:{key}"
 
 
+def is_text_key(key: str) -> bool:
+    """Whether a key of the store is `text_key`'s."""
+    return key.startswith(text_key(""))
+
+
 class Segments:
     """Reads and writes segments under their keys."""
 

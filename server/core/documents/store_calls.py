@@ -5,25 +5,23 @@ from contextlib import asynccontextmanager
 
 from server.errors import Internal, ModelMismatch, NotReady, ServiceError, StoreExhausted
 from server.metrics import Metrics
-from server.store import MissingReferences, StoreError, StoreFull, StoreUnavailable
+from server.store import EntryChanged, MissingReferences, StoreError, StoreFull, StoreUnavailable
 from server.store.codec import CorruptRecord, FingerprintMismatch
 
 
 @asynccontextmanager
 async def store_call(metrics: Metrics, operation: str, *, param: str | None = None) -> AsyncIterator[None]:
-    """Around a call to the store; `MissingReferences` is the caller's to understand.
+    """Around a call to the store; `MissingReferences` and `EntryChanged` are the caller's to understand.
 
     `param` names the field that the id came from, for the error of a record that another model made.
     """
     with metrics.store_seconds.labels(operation=operation).time():
         try:
             yield
-        except MissingReferences:
+        except (MissingReferences, EntryChanged):
             raise
         except FingerprintMismatch as error:  # a client's stale id, no failure of the store
-            raise ModelMismatch(
-                f"the summary is of another model than the one served: {error}", param=param
-            ) from error
+            raise ModelMismatch(f"the summary is of another model than the one served: {error}", param=param) from error
         except StoreError as error:
             metrics.store_errors.labels(operation=operation).inc()
             raise _as_service_error(error) from error

@@ -1,7 +1,7 @@
 """Stored summaries: records of the store as documents, its errors as the client's."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,14 @@ from server.core.documents.segments import Segments, segment_key, text_key
 from server.core.documents.store_calls import store_call
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
-from server.errors import SummaryNotFound
+from server.errors import NotReady, SummaryNotFound
 from server.metrics import Metrics
-from server.store import Entry, EntryStat, SummaryStore
+from server.store import Entry, EntryChanged, EntryStat, SummaryStore
 from server.store.codec import CorruptRecord, FingerprintMismatch, Manifest, decode_manifest, encode_manifest
 
 logger = logging.getLogger(__name__)
 
+MAX_UPDATES = 20  # of one manifest, before its others are told to be too many
 LISTED_TOGETHER = 200  # manifests read at a time for a list
 
 
@@ -54,6 +55,9 @@ class Summary:
             "has_text": self.manifest.has_text,
             "metadata": self.manifest.metadata,
         }
+
+
+Change = Callable[[Summary | None, float | None], Summary | None]
 
 
 class Summaries:
@@ -158,18 +162,23 @@ class Summaries:
 
     async def find(self, summary_id: str) -> tuple[Summary, float | None] | None:
         """A summary and its time to live, None for ever; nothing where it is absent, or damaged and to be replaced."""
+        summary, _, seconds_to_live = await self._found(summary_id)
+        return None if summary is None else (summary, seconds_to_live)
+
+    async def _found(self, summary_id: str) -> tuple[Summary | None, bytes | None, float | None]:
+        """As `find`, with the bytes as they are stored."""
         async with store_call(self._metrics, "get"):
             found = await self._store.find(_manifest_key(summary_id))
         if found is None:
-            return None
+            return None, None, None
         data, seconds_to_live = found
         async with store_call(self._metrics, "decode", param="id"):
             try:
                 manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
             except CorruptRecord:
                 logger.warning("the manifest of %s is damaged and is written anew", summary_id)
-                return None
-        return Summary(summary_id, manifest), seconds_to_live
+                return None, data, None
+        return Summary(summary_id, manifest), data, seconds_to_live
 
     async def is_whole(self, summary: Summary) -> bool:
         """Whether all that its manifest names is there: a Redis that is told to evicts what it likes."""
@@ -179,19 +188,34 @@ class Summaries:
             logger.warning("segments of %s are gone from the store; was its memory full?", summary.id)
         return is_whole
 
-    async def put(self, summary: Summary, *, ttl_seconds: float | None) -> None:
-        """Store a manifest whose segments are stored; they live at least as long.
+    async def update(self, summary_id: str, change: Change, *, ttl_seconds: float | None) -> Summary | None:
+        """Store what `change` makes of what is stored, if no other replica stored something else meanwhile; else again.
+
+        The segments of the summary are stored before; they live at least as long.
+
+        Args:
+            change: of a summary, None where there is none, and its time to live; gives None where all is well.
+
+        Returns:
+            What is stored then, None where nothing is.
 
         Raises:
             MissingReferences: a segment was deleted meanwhile; nothing was stored.
+            NotReady: others write it all the time. And what `change` raises.
         """
-        keys = tuple(dict.fromkeys(summary.manifest.segments))  # one that is read alone may stand at several places
-        references = tuple(map(segment_key, keys))
-        if summary.manifest.has_text:
-            references += tuple(map(text_key, keys))
-        entry = Entry(_manifest_key(summary.id), encode_manifest(summary.manifest), references)
-        async with store_call(self._metrics, "put"):
-            await self._store.put_many([entry], ttl_seconds=ttl_seconds)
+        for _ in range(MAX_UPDATES):
+            found, data, seconds_to_live = await self._found(summary_id)
+            summary = change(found, seconds_to_live)
+            if summary is None:
+                return found
+            entry = Entry(_manifest_key(summary_id), encode_manifest(summary.manifest), _references(summary.manifest))
+            try:
+                async with store_call(self._metrics, "put"):
+                    await self._store.put_many([entry], ttl_seconds=ttl_seconds, expected={entry.key: data})
+            except EntryChanged:
+                continue
+            return summary
+        raise NotReady(f"summary {summary_id} is changed by others all the time; try again later")
 
     async def delete(self, summary_id: str) -> None:
         """Delete a summary, and of its segments those no other summary has; SummaryNotFound where it is not there."""
@@ -203,6 +227,12 @@ class Summaries:
     async def _stat(self, summary_id: str) -> EntryStat | None:
         async with store_call(self._metrics, "stat"):
             return await self._store.stat(_manifest_key(summary_id))
+
+
+def _references(manifest: Manifest) -> tuple[str, ...]:
+    """What a manifest is of no use without."""
+    keys = tuple(dict.fromkeys(manifest.segments))  # one that is read alone may stand at several places
+    return (*map(segment_key, keys), *(map(text_key, keys) if manifest.has_text else ()))
 
 
 def _manifest_key(summary_id: str) -> str:

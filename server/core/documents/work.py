@@ -93,7 +93,9 @@ class Worker:
             while True:
                 try:
                     await self._segments.touch(keys, ttl_seconds=UNFINISHED_SECONDS)
-                except ServiceError as error:  # the next put of a segment fails for the same reason, or all is well again
+                except (
+                    ServiceError
+                ) as error:  # the next put of a segment fails for the same reason, or all is well again
                     logger.warning("segments of an unfinished document were not renewed: %s", error.message)
                 await asyncio.sleep(UNFINISHED_SECONDS / 4)
 

@@ -74,7 +74,9 @@ end
 
 # A script that starts with `#!lua` is refused as a whole when memory is over the limit, before it has written anything
 # (https://redis.io/docs/latest/develop/programmability/lua-api/#script_flags).
-# ARGV[1] is JSON, {ttl_milliseconds: number or absent, entries: [{key, references}]}; ARGV[2...] the values.
+# ARGV[1] is JSON, {ttl_milliseconds: number or absent, entries: [{key, references}], expected: [{key, place}]}, a place
+# absent where nothing is expected;
+# ARGV[2...] the values, then those that are expected, at their places.
 PUT_MANY = (
     "#!lua\n"
     + COMMON
@@ -82,8 +84,13 @@ PUT_MANY = (
 local request = cjson.decode(ARGV[1])
 local expiry = request.ttl_milliseconds and now + request.ttl_milliseconds or NEVER
 
-local in_call, missing = {}, {}
-for _, entry in ipairs(request.entries) do in_call[entry.key] = true end
+local in_call, missing = {}, {'missing'}
+for index, entry in ipairs(request.entries) do in_call[entry.key] = ARGV[index + 1] end
+for _, each in ipairs(request.expected) do
+    local current = redis.call('GET', named('value', each.key))
+    local wanted = each.place and ARGV[each.place] or false
+    if current ~= wanted and (not current or current ~= in_call[each.key]) then return {'changed', each.key} end
+end
 for _, entry in ipairs(request.entries) do
     for _, reference in ipairs(entry.references) do
         if not in_call[reference] and redis.call('EXISTS', named('value', reference)) == 0 then
@@ -91,7 +98,7 @@ for _, entry in ipairs(request.entries) do
         end
     end
 end
-if #missing > 0 then return missing end
+if #missing > 1 then return missing end
 
 local function write(entry, value)
     local name = named('value', entry.key)

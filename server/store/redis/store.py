@@ -1,7 +1,7 @@
 """The store in Redis: shared by every replica, as durable as the server is told to be."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from server.store.protocol import (
     Entry,
+    EntryChanged,
     EntryStat,
     MissingReferences,
     StillReferenced,
@@ -48,15 +49,31 @@ class RedisStore:
         with _as_store_errors():
             return [bool(found) for found in await self._exist(args=keys)]
 
-    async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
+    async def put_many(
+        self,
+        entries: Sequence[Entry],
+        *,
+        ttl_seconds: float | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> None:
         unique = {entry.key: entry for entry in entries}
         described = [{"key": entry.key, "references": sorted(set(entry.references))} for entry in unique.values()]
-        request: dict[str, object] = {"entries": described, **_described(ttl_seconds)}
         values = [entry.value for entry in unique.values()]
+        places: list[dict[str, object]] = []
+        for key, value in (expected or {}).items():
+            if value is None:
+                places.append({"key": key})
+            else:
+                values.append(value)
+                places.append({"key": key, "place": len(values) + 1})
+        request = {"entries": described, "expected": places, **_described(ttl_seconds)}
         with _as_store_errors():
-            missing = await self._put_many(args=[json.dumps(request), *values])
-        if missing:
-            raise MissingReferences([key.decode() for key in missing])
+            outcome = await self._put_many(args=[json.dumps(request), *values])
+        keys = [key.decode() for key in outcome[1:]]
+        if outcome[:1] == [b"changed"]:
+            raise EntryChanged(keys[0])
+        if outcome[:1] == [b"missing"]:
+            raise MissingReferences(keys)
 
     async def touch(self, keys: Sequence[str], *, ttl_seconds: float | None) -> list[bool]:
         request = json.dumps(_described(ttl_seconds))
