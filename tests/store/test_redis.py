@@ -175,3 +175,13 @@ async def test_a_policy_that_evicts_is_a_concern(store: RedisStore, redis_url: s
         finally:
             client.config_set("maxmemory-policy", "noeviction")
     assert "maxmemory-policy allkeys-lru" in concern
+
+
+async def test_an_error_repeats_no_password(tmp_path: Path) -> None:
+    """A server that does not know AUTH answers with all that was sent."""
+    with running_redis(tmp_path, arguments=["--rename-command", "AUTH", ""]) as url:
+        store = await open_store(url.replace("redis://", "redis://someone:hidden-word@") + "?protocol=2")
+        with pytest.raises(StoreUnavailable, match="AUTH") as caught:
+            await store.ping()
+        await store.close()
+    assert "hidden-word" not in str(caught.value)

@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
 from model.compressors import SegmentSummary
-from server.core.documents.store_calls import store_call
+from server.core.documents.store_calls import StoreCalls
 from server.core.served_model import ServedModel
-from server.metrics import Metrics
 from server.store import Entry, SummaryStore
 from server.store.codec import CorruptRecord, decode_segment, decode_text, encode_segment, encode_text
 
@@ -36,10 +35,10 @@ def is_text_key(key: str) -> bool:
 class Segments:
     """Reads and writes segments under their keys."""
 
-    def __init__(self, model: ServedModel, store: SummaryStore, metrics: Metrics) -> None:
+    def __init__(self, model: ServedModel, store: SummaryStore, calls: StoreCalls) -> None:
         self._fingerprint = model.fingerprint
         self._store = store
-        self._metrics = metrics
+        self._calls = calls
 
     async def find(self, keys: Sequence[str]) -> list[SegmentSummary | None]:
         """The summary of each of these segments; None for one that is absent, or damaged and to be replaced."""
@@ -54,7 +53,7 @@ class Segments:
         names = [segment_key(key) for key in dict.fromkeys(keys)]
         if with_texts:
             names += [text_key(key) for key in dict.fromkeys(keys)]
-        async with store_call(self._metrics, "exist"):
+        async with self._calls("exist"):
             return all(await self._store.exist(names))
 
     async def read(self, keys: Sequence[str], lengths: Sequence[int]) -> list[SegmentSummary | None]:
@@ -73,14 +72,14 @@ class Segments:
 
     async def put(self, key: str, summary: SegmentSummary, *, ttl_seconds: float) -> None:
         value = await asyncio.to_thread(encode_segment, summary, fingerprint=self._fingerprint)
-        async with store_call(self._metrics, "put"):
+        async with self._calls("put"):
             await self._store.put_many([Entry(segment_key(key), value)], ttl_seconds=ttl_seconds)
 
     async def touch(self, keys: Sequence[str], *, ttl_seconds: float) -> None:
         """Have those of these segments that are stored live at least so long."""
         for start in range(0, len(keys), TOGETHER):
             some = [segment_key(key) for key in keys[start : start + TOGETHER]]
-            async with store_call(self._metrics, "touch"):
+            async with self._calls("touch"):
                 await self._store.touch(some, ttl_seconds=ttl_seconds)
 
     async def put_texts(self, keys: Sequence[str], texts: Sequence[Sequence[int]], *, ttl_seconds: float) -> None:
@@ -90,7 +89,7 @@ class Segments:
                 Entry(text_key(key), encode_text(token_ids, fingerprint=self._fingerprint))
                 for key, token_ids in zip(keys[start : start + TOGETHER], texts[start : start + TOGETHER], strict=True)
             ]
-            async with store_call(self._metrics, "put"):
+            async with self._calls("put"):
                 await self._store.put_many(entries, ttl_seconds=ttl_seconds)
 
     async def texts(self, keys: Sequence[str]) -> list[tuple[int, ...] | None]:
@@ -108,12 +107,18 @@ class Segments:
         *,
         name: Callable[[str], str] = segment_key,
     ) -> AsyncIterator[T]:
+        def named(key: str, value: bytes | None) -> T:
+            try:
+                return decode(key, value)
+            except CorruptRecord as error:
+                raise CorruptRecord(f"{name(key)} is {error}") from error
+
         for start in range(0, len(keys), TOGETHER):
             some = keys[start : start + TOGETHER]
-            async with store_call(self._metrics, "get"):
+            async with self._calls("get"):
                 values = await self._store.get_many([name(key) for key in some])
-            async with store_call(self._metrics, "decode"):
-                decoded = await asyncio.to_thread(lambda: list(map(decode, some, values)))  # noqa: B023  # awaited here
+            async with self._calls("decode"):
+                decoded = await asyncio.to_thread(lambda: list(map(named, some, values)))  # noqa: B023  # awaited here
             for each in decoded:
                 yield each
 

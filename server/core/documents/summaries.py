@@ -11,7 +11,7 @@ from torch import Tensor
 from model.compressors import SegmentSummary
 from server.core import chain
 from server.core.documents.segments import Segments, segment_key, text_key
-from server.core.documents.store_calls import store_call
+from server.core.documents.store_calls import StoreCalls
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.errors import NotReady, SummaryNotFound
@@ -66,8 +66,8 @@ class Summaries:
     def __init__(self, model: ServedModel, store: SummaryStore, metrics: Metrics) -> None:
         self._model = model
         self._store = store
-        self._metrics = metrics
-        self.segments = Segments(model, store, metrics)
+        self._calls = StoreCalls(metrics)
+        self.segments = Segments(model, store, self._calls)
 
     async def get(self, summary_id: str, *, param: str) -> Summary:
         """What is stored under an id; `param` names the field it came from in errors.
@@ -77,28 +77,34 @@ class Summaries:
         """
         data = None
         if chain.is_key(summary_id):
-            async with store_call(self._metrics, "get"):
+            async with self._calls("get"):
                 (data,) = await self._store.get_many([_manifest_key(summary_id)])
         if data is None:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
-        async with store_call(self._metrics, "decode", param=param):
-            return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
+        async with self._calls("decode", param=param):
+            return self._decoded(summary_id, data)
 
     async def get_many(self, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
         """As `get`, of several in one call to the store; of none without one."""
         if not summary_ids:
             return []
-        async with store_call(self._metrics, "get"):
+        async with self._calls("get"):
             values = await self._store.get_many([_manifest_key(summary_id) for summary_id in summary_ids])
         for summary_id, value in zip(summary_ids, values, strict=True):
             if value is None:
                 raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
-        async with store_call(self._metrics, "decode", param=param):
+        async with self._calls("decode", param=param):
             return [
-                Summary(summary_id, decode_manifest(value, fingerprint=self._model.fingerprint))
+                self._decoded(summary_id, value)
                 for summary_id, value in zip(summary_ids, values, strict=True)
                 if value is not None
             ]
+
+    def _decoded(self, summary_id: str, data: bytes) -> Summary:
+        try:
+            return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
+        except CorruptRecord as error:
+            raise CorruptRecord(f"{_manifest_key(summary_id)} is {error}") from error
 
     async def page(self, tenant: Tenant, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
         """Up to `limit` of a tenant's summaries, the newest first, and whether there are more.
@@ -110,7 +116,7 @@ class Summaries:
         found: list[Summary] = []
         last = None if after is None else _manifest_key(after)
         while len(found) <= limit:
-            async with store_call(self._metrics, "list"):
+            async with self._calls("list"):
                 keys = await self._store.list_referrers(limit=LISTED_TOGETHER, after=last)
                 if keys is None:
                     raise SummaryNotFound(f"there is no summary {after!r} to go on after", param="after")
@@ -167,12 +173,12 @@ class Summaries:
 
     async def _found(self, summary_id: str) -> tuple[Summary | None, bytes | None, float | None]:
         """As `find`, with the bytes as they are stored."""
-        async with store_call(self._metrics, "get"):
+        async with self._calls("get"):
             found = await self._store.find(_manifest_key(summary_id))
         if found is None:
             return None, None, None
         data, seconds_to_live = found
-        async with store_call(self._metrics, "decode", param="id"):
+        async with self._calls("decode", param="id"):
             try:
                 manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
             except CorruptRecord:
@@ -210,7 +216,7 @@ class Summaries:
                 return found
             entry = Entry(_manifest_key(summary_id), encode_manifest(summary.manifest), _references(summary.manifest))
             try:
-                async with store_call(self._metrics, "put"):
+                async with self._calls("put"):
                     await self._store.put_many([entry], ttl_seconds=ttl_seconds, expected={entry.key: data})
             except EntryChanged:
                 continue
@@ -219,13 +225,18 @@ class Summaries:
 
     async def delete(self, summary_id: str) -> None:
         """Delete a summary, and of its segments those no other summary has; SummaryNotFound where it is not there."""
-        async with store_call(self._metrics, "delete"):
+        async with self._calls("delete"):
             was_there = chain.is_key(summary_id) and await self._store.delete(_manifest_key(summary_id))
         if not was_there:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
 
+    async def ping(self) -> None:
+        """Return if the store answers and has room; NotReady, StoreExhausted if not."""
+        async with self._calls("ping"):
+            await self._store.ping()
+
     async def _stat(self, summary_id: str) -> EntryStat | None:
-        async with store_call(self._metrics, "stat"):
+        async with self._calls("stat"):
             return await self._store.stat(_manifest_key(summary_id))
 
 

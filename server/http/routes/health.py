@@ -6,9 +6,9 @@ from typing import Any
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from server.errors import ServiceError, StoreExhausted
 from server.http.answers.dependencies import WithCore
 from server.http.schemas import models as schemas
-from server.store import StoreError
 
 router = APIRouter(tags=["health"])
 PING_SECONDS = 2.0  # a probe gives up sooner than a request does
@@ -36,8 +36,10 @@ async def readyz(response: Response, core: WithCore) -> schemas.Health:
     }
     try:
         async with asyncio.timeout(PING_SECONDS):
-            await core.store.ping()
-    except (StoreError, TimeoutError):
+            await core.models.default.summaries.ping()
+    except StoreExhausted:
+        checks["store"] = "full"
+    except (ServiceError, TimeoutError):
         checks["store"] = "unreachable"
     is_ok = all(check == "ok" for check in checks.values())
     response.status_code = 200 if is_ok else 503

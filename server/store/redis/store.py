@@ -18,7 +18,9 @@ from server.store.protocol import (
     StoreUnavailable,
     to_milliseconds,
 )
+from server.store.redis.connect import secrets_of
 from server.store.redis.scripts import DELETE, EXIST, LIST_REFERRERS, PUT_MANY, TOUCH
+from server.store.urls import without
 
 VALUE_PREFIX = "autocompressor:value:"
 NO_EVICTION = "noeviction"
@@ -35,6 +37,7 @@ class RedisStore:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
+        self._secrets = secrets_of(client)
         self._put_many = client.register_script(PUT_MANY)
         self._exist = client.register_script(EXIST)
         self._touch = client.register_script(TOUCH)
@@ -42,11 +45,11 @@ class RedisStore:
         self._list_referrers = client.register_script(LIST_REFERRERS)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        with _as_store_errors():
+        with self._as_store_errors():
             return cast(list[bytes | None], await self._client.mget([VALUE_PREFIX + key for key in keys]))
 
     async def exist(self, keys: Sequence[str]) -> list[bool]:
-        with _as_store_errors():
+        with self._as_store_errors():
             return [bool(found) for found in await self._exist(args=keys)]
 
     async def put_many(
@@ -67,7 +70,7 @@ class RedisStore:
                 values.append(value)
                 places.append({"key": key, "place": len(values) + 1})
         request = {"entries": described, "expected": places, **_described(ttl_seconds)}
-        with _as_store_errors():
+        with self._as_store_errors():
             outcome = await self._put_many(args=[json.dumps(request), *values])
         keys = [key.decode() for key in outcome[1:]]
         if outcome[:1] == [b"changed"]:
@@ -77,11 +80,11 @@ class RedisStore:
 
     async def touch(self, keys: Sequence[str], *, ttl_seconds: float | None) -> list[bool]:
         request = json.dumps(_described(ttl_seconds))
-        with _as_store_errors():
+        with self._as_store_errors():
             return [bool(found) for found in await self._touch(args=[request, *keys])]
 
     async def delete(self, key: str) -> bool:
-        with _as_store_errors():
+        with self._as_store_errors():
             outcome = await self._delete(args=[key])
         if outcome == b"referenced":
             raise StillReferenced(key)
@@ -96,12 +99,12 @@ class RedisStore:
         return None if milliseconds_left == ABSENT else EntryStat(size_bytes, _seconds_left(milliseconds_left))
 
     async def list_referrers(self, *, limit: int, after: str | None = None) -> list[str] | None:
-        with _as_store_errors():
+        with self._as_store_errors():
             keys = await self._list_referrers(args=[limit, after or ""])
         return None if keys is None else [key.decode() for key in keys]
 
     async def _with_time_to_live(self, command: str, key: str) -> tuple[Any, int]:
-        with _as_store_errors():
+        with self._as_store_errors():
             async with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.execute_command(command, VALUE_PREFIX + key)
                 pipeline.pttl(VALUE_PREFIX + key)
@@ -110,15 +113,24 @@ class RedisStore:
 
     async def concerns(self) -> list[str]:
         # INFO, because who hosts a Redis for others often forbids CONFIG
-        with _as_store_errors():
+        with self._as_store_errors():
             policy = (await self._client.info("memory")).get("maxmemory_policy", NO_EVICTION)
         if policy == NO_EVICTION:
             return []
         return [f"Redis has maxmemory-policy {policy}, which may remove summaries that live; {NO_EVICTION} keeps them"]
 
     async def ping(self) -> None:
-        with _as_store_errors():
+        with self._as_store_errors():
             await self._client.ping()
+
+    @contextmanager
+    def _as_store_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OutOfMemoryError as error:
+            raise StoreFull(f"Redis is at its memory limit: {without(str(error), self._secrets)}") from error
+        except RedisError as error:
+            raise StoreUnavailable(f"Redis failed: {without(str(error), self._secrets)}") from error
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -132,13 +144,3 @@ def _described(ttl_seconds: float | None) -> dict[str, object]:
 
 def _seconds_left(milliseconds: int) -> float | None:
     return None if milliseconds == FOREVER else milliseconds / 1000
-
-
-@contextmanager
-def _as_store_errors() -> Iterator[None]:
-    try:
-        yield
-    except OutOfMemoryError as error:
-        raise StoreFull(f"Redis is at its memory limit: {error}") from error
-    except RedisError as error:
-        raise StoreUnavailable(f"Redis failed: {error}") from error
