@@ -157,7 +157,7 @@ class SummaryStore(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Return if the store answers, and raise StoreUnavailable if not."""
+        """Return if the store answers and has room; raise StoreUnavailable, or StoreFull since a put found it full."""
         ...
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
@@ -59,3 +60,14 @@ def test_the_log_of_failures_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog:
     monkeypatch.setattr(store_calls, "SECONDS_BETWEEN", 0.0)
     calls._log("put", StoreFull("no room"))
     assert "999 more" in store_lines(caplog)[-1]
+
+
+async def test_readiness_tells_of_a_full_store(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It said ok while every document was refused."""
+
+    async def ping() -> None:
+        raise StoreFull("the store's disk is full")
+
+    monkeypatch.setattr(client.core.store, "ping", ping)  # type: ignore[attr-defined]
+    ready = await client.get("/readyz")
+    assert (ready.status_code, ready.json()["checks"]["store"]) == (503, "full")

@@ -108,9 +108,12 @@ async def test_a_server_at_its_memory_limit_is_store_full_and_changes_nothing(tm
             client.config_set("maxmemory", "1mb")
             with pytest.raises(StoreFull):
                 await store.put_many([Entry("a", b"new"), Entry("b", b"3")], ttl_seconds=60)
+            with pytest.raises(StoreFull):
+                await store.ping()
             assert await store.get_many(["a", "b", "s"]) == [b"old", None, b"1"]
             assert await store.delete("m")
             client.config_set("maxmemory", "0")
+        await store.ping()
         await store.put_many([Entry("b", b"3")])
         await store.close()
 

@@ -27,7 +27,7 @@ async def livez() -> schemas.Health:
 @router.get("/health", responses=UNAVAILABLE)
 @router.get("/readyz", responses=UNAVAILABLE)
 async def readyz(response: Response, core: WithCore) -> schemas.Health:
-    """The engine runs and takes requests, and the store answers; else 503."""
+    """The engine runs and takes requests, and the store answers and has room; else 503."""
     engines = [engine for each in core.models.by_name.values() for engine in (each.encoder, each.decoder)]
     checks = {
         "engine": "ok" if all(engine.is_ready for engine in engines) else "not running",

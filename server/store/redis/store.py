@@ -38,6 +38,7 @@ class RedisStore:
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._secrets = secrets_of(client)
+        self._is_full = False  # since a put was refused
         self._put_many = client.register_script(PUT_MANY)
         self._exist = client.register_script(EXIST)
         self._touch = client.register_script(TOUCH)
@@ -121,13 +122,20 @@ class RedisStore:
 
     async def ping(self) -> None:
         with self._as_store_errors():
-            await self._client.ping()
+            if not self._is_full:
+                await self._client.ping()
+                return
+            memory = await self._client.info("memory")
+        if memory["maxmemory"] and memory["used_memory"] >= memory["maxmemory"]:
+            raise StoreFull("Redis is at its memory limit")
+        self._is_full = False
 
     @contextmanager
     def _as_store_errors(self) -> Iterator[None]:
         try:
             yield
         except OutOfMemoryError as error:
+            self._is_full = True
             raise StoreFull(f"Redis is at its memory limit: {without(str(error), self._secrets)}") from error
         except RedisError as error:
             raise StoreUnavailable(f"Redis failed: {without(str(error), self._secrets)}") from error

@@ -44,7 +44,8 @@ def connect(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
     commit, where NORMAL may lose the last ones with the power (https://sqlite.org/pragma.html#pragma_synchronous).
     """
     path.parent.mkdir(mode=OWN_FOLDER, parents=True, exist_ok=True)
-    # only one that is new: to close any other would give up the locks that this process has on it (sqlite.org/howtocorrupt)
+    # only one that is new: to close any other would give up the locks that this process has on it
+    # (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWN_FILE))
     connection = sqlite3.connect(path, timeout=busy_timeout_seconds, isolation_level=None)

@@ -3,7 +3,8 @@
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from server.store.protocol import (
     REMEMBERED_SECONDS,
@@ -121,9 +122,49 @@ def touch(connection: sqlite3.Connection, keys: Sequence[str], ttl_milliseconds:
     return [key in live for key in keys]
 
 
-def _sweep(connection: sqlite3.Connection, now: int) -> None:
-    _remove(connection, [key for (key,) in connection.execute(SWEPT, {"now": now})], now)
+def sweep_all(connection: sqlite3.Connection) -> int:
+    """Remove everything that has expired, and say how many entries."""
+    num_removed = 0
+    while True:
+        with writing(connection):
+            num_swept = _sweep(connection, _now())
+        num_removed += num_swept
+        if num_swept < SWEEP_ROWS:
+            return num_removed
+
+
+def empty_log(connection: sqlite3.Connection) -> None:
+    """Write the log back to the file and cut it off, if nobody reads it just now."""
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+@contextmanager
+def of_the_same_size(connection: sqlite3.Connection) -> Iterator[None]:
+    """While the body runs the file does not grow: what needs more pages fails as on a full disk."""
+    (most,), (pages,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("max_page_count", "page_count"))
+    connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA max_page_count = {most}").fetchall()
+
+
+def free_bytes(connection: sqlite3.Connection) -> int:
+    """In the file, where entries were removed."""
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0]) * page_bytes(connection)
+
+
+def page_bytes(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA page_size").fetchone()[0])
+
+
+def _sweep(connection: sqlite3.Connection, now: int) -> int:
+    """Remove some of what has expired, and say how many entries."""
+    keys = [key for (key,) in connection.execute(SWEPT, {"now": now})]
+    _remove(connection, keys, now)
     connection.execute(FORGET, {"now": now})
+    return len(keys)
 
 
 def _remove(connection: sqlite3.Connection, keys: Sequence[str], now: int) -> None:
