@@ -40,6 +40,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.documents.renewal"},
         {"server.core.documents.document", "server.core.documents.work"},
         {
+            "server.core.documents.export_secret",
             "server.core.documents.imported",
             "server.core.documents.retention",
             "server.core.documents.summaries",

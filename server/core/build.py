@@ -10,9 +10,11 @@ from model import AutoCompressor
 from server.core.checkpoints import open_checkpoint
 from server.core.core import Core
 from server.core.documents.compression import Compressor
+from server.core.documents.export_secret import ExportSecret
 from server.core.documents.intake import Intake
 from server.core.documents.portable import Portable
 from server.core.documents.retention import Retainer
+from server.core.documents.store_calls import StoreCalls
 from server.core.documents.summaries import Summaries
 from server.core.generating import Generator
 from server.core.jobs import Jobs
@@ -115,7 +117,13 @@ def build_services(
         summaries=summaries,
         compressor=compressor,
         intake=intake,
-        portable=Portable(model, summaries, default_ttl_seconds=settings.default_ttl_seconds),
+        portable=Portable(
+            model,
+            summaries,
+            ExportSecret(store, StoreCalls(metrics), settings.export_secret),
+            takes_any=settings.imports == "any",
+            default_ttl_seconds=settings.default_ttl_seconds,
+        ),
         prompter=prompter,
         window=window,
         expander=expander,

@@ -30,12 +30,12 @@ async def exported(client: httpx.AsyncClient, summary_id: str) -> bytes:
 
 
 async def test_an_export_is_the_same_summary_on_another_server(serve: Serve, tmp_path: Path) -> None:
-    async with serve() as client:
+    async with serve(export_secret="a word") as client:
         summary = await compressed(client, metadata={"title": "Keeper"})
         data = await exported(client, summary["id"])
         answer = (await client.post("/generate", json={"summary_ids": [summary["id"]], **GREEDY})).json()["text"]
     assert safetensors.torch.load(data)["vectors"].shape[0] == summary["vectors"]
-    async with serve(store=f"sqlite:{tmp_path}/other.sqlite3") as other:
+    async with serve(store=f"sqlite:{tmp_path}/other.sqlite3", export_secret="a word") as other:
         put = await other.put(f"/summaries/{summary['id']}", content=data, params={"ttl_seconds": 600})
         assert put.status_code == 201, put.text
         assert put.json()["metadata"] == {"title": "Keeper"}
