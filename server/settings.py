@@ -48,6 +48,17 @@ class Settings(BaseSettings):
         "sqlite:summaries.sqlite3", description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, rediss://…"
     )
     tenant_salt: str = Field("", description="Part of every summary id: other salts, other ids for equal documents.")
+    export_secret: str | None = Field(
+        None,
+        repr=False,
+        description="Signs exported summaries, so that servers with other stores take them; none is one that the store "
+        "keeps.",
+    )
+    imports: Literal["own", "any"] = Field(
+        "own",
+        description="Which exported summaries are taken: 'own' are those this server's secret signed, 'any' those of "
+        "whoever sends them, whose vectors then answer for the text.",
+    )
     default_ttl_seconds: PositiveInt | None = Field(
         None, le=MAX_TTL_SECONDS, description="How long a summary lives when /compress does not say; none is for ever."
     )

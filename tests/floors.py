@@ -40,7 +40,12 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.documents.compression"},
         {"server.core.documents.renewal"},
         {"server.core.documents.document", "server.core.documents.work"},
-        {"server.core.documents.retention", "server.core.documents.summaries"},
+        {
+            "server.core.documents.export_secret",
+            "server.core.documents.imported",
+            "server.core.documents.retention",
+            "server.core.documents.summaries",
+        },
         {"server.core.documents.segments"},
         {"server.core.documents.store_calls"},
         {"server.core.receipts", "server.core.tenant", "server.core.served_model", "server.core.jobs"},

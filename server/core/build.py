@@ -10,9 +10,11 @@ from model import AutoCompressor
 from server.core.checkpoints import open_checkpoint
 from server.core.core import Core
 from server.core.documents.compression import Compressor
+from server.core.documents.export_secret import ExportSecret
 from server.core.documents.intake import Intake
 from server.core.documents.portable import Portable
 from server.core.documents.retention import Retainer
+from server.core.documents.store_calls import StoreCalls
 from server.core.documents.summaries import Summaries
 from server.core.generating import Generator
 from server.core.jobs import Jobs
@@ -34,7 +36,9 @@ from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.engine.torch.devices import choose_device, choose_dtype
 from server.metrics import Metrics
 from server.settings import Settings
-from server.store import SummaryStore, open_store
+from server.store import StoreError, SummaryStore, open_store
+
+logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     compressor, served = await in_a_thread_that_ends(load_model, settings)
     store = await open_store(settings.store)
     try:
+        await warn_of_concerns(store)
         engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)
         engine.start()
         try:
@@ -65,6 +70,15 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
             await asyncio.to_thread(engine.stop)
     finally:
         await store.close()
+
+
+async def warn_of_concerns(store: SummaryStore) -> None:
+    """Log what is wrong with how the store is set up; one that cannot be reached may come later."""
+    try:
+        for concern in await store.concerns():
+            logger.warning("%s", concern)
+    except StoreError as error:
+        logger.warning("the store does not answer yet: %s", error)
 
 
 def connect(settings: Settings, served: ServedModel, engine: Engine, store: SummaryStore, metrics: Metrics) -> Core:
@@ -105,7 +119,13 @@ def build_services(
         summaries=summaries,
         compressor=compressor,
         intake=intake,
-        portable=Portable(model, summaries, default_ttl_seconds=settings.default_ttl_seconds),
+        portable=Portable(
+            model,
+            summaries,
+            ExportSecret(store, StoreCalls(metrics), settings.export_secret),
+            takes_any=settings.imports == "any",
+            default_ttl_seconds=settings.default_ttl_seconds,
+        ),
         prompter=prompter,
         window=window,
         expander=expander,

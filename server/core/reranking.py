@@ -15,7 +15,7 @@ from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.core.together import together
 from server.engine.protocol import Decoder
-from server.errors import InvalidRequest, ServiceError, SummaryNotFound
+from server.errors import InvalidRequest, ModelMismatch, ServiceError, SummaryNotFound
 
 SEPARATOR = "\n"  # between passage and query; the model needs a token to predict the query's first from
 READ_TOGETHER = 128  # passages whose vectors are in memory at a time
@@ -138,11 +138,11 @@ class Reranker:
         return summaries, any(is_new for _, is_new in made)
 
     async def _stored(self, passages: Sequence[Passage]) -> dict[str, Summary]:
-        """The stored ones by id, in one call to the store; one by one where one is not there, to name its place."""
+        """The stored ones by id, in one call to the store; one by one where one is no good, to name its place."""
         places = {passage.summary_id: place for place, passage in enumerate(passages) if passage.summary_id is not None}
         try:
             return dict(zip(places, await self._summaries.get_many(list(places), param="documents"), strict=True))
-        except SummaryNotFound:
+        except (SummaryNotFound, ModelMismatch):
             for summary_id, place in places.items():
                 await self._summaries.get(summary_id, param=f"documents.{place}")
             raise

@@ -1,5 +1,6 @@
 """Whose documents: part of all their ids, given with each call."""
 
+import hmac
 from dataclasses import dataclass
 
 from server.core import chain
@@ -19,6 +20,6 @@ class Tenant:
         """Whose list a summary is in, as manifests name it; tells nothing of the salt."""
         return chain.derived_key(self.root(fingerprint), "tenant")
 
-    def export_key(self, fingerprint: str) -> bytes:
-        """What signs exported summaries."""
-        return chain.derived_key(self.root(fingerprint), "export").encode()
+    def export_key(self, fingerprint: str, secret: bytes) -> bytes:
+        """What signs exported summaries: nobody without the secret can make it, though the salt be empty."""
+        return hmac.digest(secret, chain.derived_key(self.root(fingerprint), "export").encode(), "sha256")

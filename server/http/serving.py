@@ -16,7 +16,7 @@ from server.core.build import open_core
 from server.core.core import Core
 from server.http.app import create_app
 from server.settings import LOOPBACK, Settings
-from server.store import StoreError
+from server.store import StoreError, shown_url
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,7 @@ async def _serve(settings: Settings) -> None:
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
         model = core.models.default.model
-        store = settings.store.rsplit("@", maxsplit=1)[-1]
-        logger.info("%s on %s in %s, summaries in %s", model.name, model.device, model.dtype, store)
+        logger.info("%s on %s in %s, summaries in %s", model.name, model.device, model.dtype, shown_url(settings.store))
         listener.listen(BACKLOG)
         logger.info("ready in %.1f s at http://%s:%d", time.monotonic() - started, *listener.getsockname()[:2])
         if settings.hosts is None and settings.host not in LOOPBACK:

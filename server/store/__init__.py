@@ -8,6 +8,7 @@ from pathlib import Path
 
 from server.store.protocol import (
     Entry,
+    EntryChanged,
     EntryStat,
     MissingReferences,
     StillReferenced,
@@ -19,10 +20,12 @@ from server.store.protocol import (
 from server.store.redis.connect import connect
 from server.store.redis.store import RedisStore
 from server.store.sqlite.store import EmbeddedStore
+from server.store.urls import shown_url
 
 __all__ = [
     "EmbeddedStore",
     "Entry",
+    "EntryChanged",
     "EntryStat",
     "MissingReferences",
     "RedisStore",
@@ -32,6 +35,7 @@ __all__ = [
     "StoreUnavailable",
     "SummaryStore",
     "open_store",
+    "shown_url",
 ]
 
 
@@ -55,5 +59,6 @@ async def open_store(url: str) -> SummaryStore:
     # redis-py reads a database that is no number as 0
     if re.fullmatch(r"rediss?://[^/?]+(/\d*)?(\?.*)?|unix://.+", url):
         return RedisStore(connect(url))
-    shown = re.sub(r"//[^/]*@", "//***@", url)
-    raise ValueError(f"a store is sqlite:PATH, redis://HOST:PORT/DB, rediss://... or unix://PATH, not {shown!r}")
+    raise ValueError(
+        f"a store is sqlite:PATH, redis://HOST:PORT/DB, rediss://... or unix://PATH, not {shown_url(url)!r}"
+    )

@@ -24,6 +24,8 @@ RANKED_FORMAT = "autocompressor-ranked-vectors-1"  # with marks beside them
 TEXT_FORMAT = "autocompressor-text-1"
 MANIFEST_FORMAT = "autocompressor-manifest-1"
 
+MAX_HEADER_BYTES = 2**20  # an export's has its manifest: metadata, and some 60 bytes a segment
+
 # the names of https://github.com/huggingface/safetensors#format
 DTYPES = MappingProxyType({"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32})
 MARKS, MARK_DTYPE = ("ranks", "anchors"), "I32"
@@ -101,14 +103,11 @@ def decode_segment(data: bytes, *, fingerprint: str) -> SegmentSummary:
         CorruptRecord: `data` is not what `encode_segment` made.
         FingerprintMismatch: it is of another model than `fingerprint`.
     """
-    # The header is read here: safetensors.torch.load leaves out the metadata, and raises errors of many kinds.
-    # It is 8 bytes of length and a JSON text; the tensors fill the rest.
-    start = 8 + int.from_bytes(data[:8], "little")
     with _as_corrupt("a record of summary vectors"):
-        header = json.loads(data[8:start])
+        header, payload = _opened(data)
         metadata = header.pop("__metadata__")
         stored = _text(metadata["fingerprint"])
-        parts = _parts(header, data[start:])
+        parts = _parts(header, payload)
         version = VECTORS_FORMAT if len(parts) == 1 else RANKED_FORMAT
         _require(metadata["format"] == version, f"the format is not {version}")
         _require(metadata["sha256"] == _checksum(parts, stored), "the checksum differs")
@@ -132,6 +131,17 @@ class _Part:
     dtype: str
     shape: tuple[int, ...]
     payload: bytes
+
+
+def _opened(data: bytes) -> tuple[Any, bytes]:
+    """The header and the tensors' bytes of a safetensors file, its length bounded before anything of it is parsed.
+
+    It is read here: safetensors.torch.load leaves out the metadata, and raises errors of many kinds.
+    """
+    # 8 bytes of length and a JSON text; the tensors fill the rest
+    length = int.from_bytes(data[:8], "little")
+    _require(length <= MAX_HEADER_BYTES, f"the header has {length} bytes; the limit is {MAX_HEADER_BYTES}")
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
 def _parts(header: Any, payload: bytes) -> list[_Part]:
@@ -179,7 +189,7 @@ def _bytes(tensor: Tensor) -> bytes:
 def decode_notes(data: bytes) -> dict[str, str]:
     """The metadata of an encoded file of vectors, its notes among it; CorruptRecord where there is none."""
     with _as_corrupt("a file of summary vectors"):
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header, _ = _opened(data)
         return {_text(name): _text(value) for name, value in header["__metadata__"].items()}
 
 

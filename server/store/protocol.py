@@ -1,9 +1,11 @@
 """What a store of summaries promises, whichever backend keeps them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+REMEMBERED_SECONDS = 86_400  # for so long a list goes on after an entry that is gone
 
 
 class StoreError(Exception):
@@ -31,6 +33,14 @@ class StillReferenced(StoreError):
 
     def __init__(self, key: str) -> None:
         super().__init__(f"{key} is still referenced by another entry")
+        self.key = key
+
+
+class EntryChanged(StoreError):
+    """An entry is not what the caller expected; another client wrote it meanwhile."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key} was changed meanwhile")
         self.key = key
 
 
@@ -71,7 +81,17 @@ class SummaryStore(Protocol):
         """Return the values in the order of `keys`; None where there is no entry or it has expired."""
         ...
 
-    async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
+    async def exist(self, keys: Sequence[str]) -> list[bool]:
+        """Of each key, whether there is an entry, in one round trip however many keys there are."""
+        ...
+
+    async def put_many(
+        self,
+        entries: Sequence[Entry],
+        *,
+        ttl_seconds: float | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> None:
         """Store all entries or none, and return when they are as durable as the backend makes them.
 
         An entry replaces the value and the references of an earlier one of the same key; of two with the same key in
@@ -80,11 +100,22 @@ class SummaryStore(Protocol):
 
         Args:
             ttl_seconds: time to live, rounded up to a millisecond; None never expires.
+            expected: of some keys what must be there, None for nothing. What this very call puts is as good: a call
+                whose reply was lost is sent again.
 
         Raises:
+            EntryChanged: something else is there than was expected.
             MissingReferences: a reference is neither live in the store nor in `entries`.
             StoreFull: there is no room.
             ValueError: `ttl_seconds` is not a positive finite number.
+        """
+        ...
+
+    async def touch(self, keys: Sequence[str], *, ttl_seconds: float | None) -> list[bool]:
+        """Lengthen what is left of entries, and of what they reference, to at least so much, as `put_many` does.
+
+        Returns:
+            Of each key, whether there is an entry.
         """
         ...
 
@@ -116,12 +147,17 @@ class SummaryStore(Protocol):
         An entry put again while it lives keeps its place.
 
         Args:
-            after: begin behind this key. The result is None where it is not, or no longer, such an entry.
+            after: begin behind this key, or behind where it was: the place of an entry that is gone is remembered for
+                `REMEMBERED_SECONDS`. The result is None where there is and was no such entry.
         """
         ...
 
+    async def concerns(self) -> list[str]:
+        """What is wrong with how the store is set up, in sentences for whoever runs it."""
+        ...
+
     async def ping(self) -> None:
-        """Return if the store answers, and raise StoreUnavailable if not."""
+        """Return if the store answers and has room; raise StoreUnavailable, or StoreFull since a put found it full."""
         ...
 
     async def close(self) -> None:

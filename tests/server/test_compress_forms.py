@@ -163,7 +163,9 @@ async def test_summaries_are_listed_in_pages(client: httpx.AsyncClient) -> None:
     assert not rest["has_more"]
     assert rest["data"][-1]["metadata"] == {"title": "first"}
     await client.delete(f"/summaries/{ids[2]}")
-    assert (await client.get("/summaries", params={"after": ids[2]})).status_code == 404
+    after_gone = (await client.get("/summaries", params={"limit": 3, "after": ids[2]})).json()
+    assert [each["id"] for each in after_gone["data"]] == ids[1::-1]
+    assert (await client.get("/summaries", params={"after": "0" * 40})).status_code == 404
     assert (await client.get("/summaries", params={"limit": 0})).status_code == 422
 
 

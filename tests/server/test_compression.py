@@ -1,6 +1,7 @@
 """The compressor over a counting engine and a real store: what is computed, and what never again."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -359,3 +360,46 @@ async def test_a_document_of_most_tokens_is_taken_and_one_more_is_not(store: Emb
     with pytest.raises(TooLong):
         await house.compressor.require_possible(range(most + 1))
     assert served_model(accumulate_summary=False).max_document_tokens is None
+
+
+async def test_the_observed_duration_includes_tokenising(store: EmbeddedStore) -> None:
+    """`compress_duration_seconds` was observed without it, against its help."""
+    house = House(store)
+
+    def tokenizer(text: str, **_: Any) -> dict[str, list[int]]:
+        time.sleep(0.2)
+        return {"input_ids": list(text.encode())}
+
+    object.__setattr__(house.compressor._model, "tokenizer", tokenizer)
+    done = await house.compress_text("a text")
+    registry = house.compressor._metrics.registry
+    observed = registry.get_sample_value("autocompressor_compress_duration_seconds_sum")
+    assert observed == pytest.approx(done.total_seconds)
+    assert done.total_seconds >= done.tokenize_seconds >= 0.2
+    assert registry.get_sample_value("autocompressor_compress_duration_seconds_count") == 1
+
+
+async def test_a_document_that_takes_longer_than_its_segments_live_is_finished(
+    store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of over an hour never was: its first segments expired before the manifest, again and again."""
+    monkeypatch.setattr("server.core.documents.work.UNFINISHED_SECONDS", 0.4)
+    house = House(store)
+    house.engine.delay_seconds = 0.1
+    done = await house.compress(range(40))
+    assert (done.is_new, house.engine.num_computed) == (True, 10)
+    assert (await house.summaries.vectors(done.summary)).shape == (10 * LENGTH, WIDTH)
+
+
+async def test_replicas_lose_none_of_each_others_metadata(store: EmbeddedStore, tmp_path: Path) -> None:
+    """Each read the manifest, added its own and wrote all of it: of two, one was lost."""
+    other = await EmbeddedStore.open(tmp_path / "store.sqlite3")
+    houses = [House(store), House(other)]
+    for round_number in range(3):  # of a document that is stored, and of one that both are about to compute
+        tokens = range(round_number, round_number + 8)
+        given = [{str(number): ""} for number in range(12)]
+        asked = [houses[number % 2].compress(tokens, metadata=each) for number, each in enumerate(given)]
+        done = await asyncio.gather(*asked)
+        stored = await houses[0].summaries.get(done[0].summary.id, param="id")
+        assert stored.manifest.metadata == {str(number): "" for number in range(12)}
+    await other.close()

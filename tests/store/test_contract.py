@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from server.store import Entry, EntryStat, MissingReferences, StillReferenced, SummaryStore, open_store
+from server.store import Entry, EntryChanged, EntryStat, MissingReferences, StillReferenced, SummaryStore, open_store
 
 BINARY = bytes(range(256))
 
@@ -39,10 +39,60 @@ async def test_thousands_of_entries_in_one_call(store: SummaryStore) -> None:
     assert not any(await is_stored(store, *keys))
 
 
+async def test_what_exists_is_told_without_being_read(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", b""), Entry("b", BINARY)])
+    await store.put_many([Entry("brief", b"1")], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    assert await store.exist(["b", "absent", "a", "brief", "b"]) == [True, False, True, False, True]
+    assert await store.exist([]) == []
+    assert await store.exist([f"{number}" for number in range(9000)]) == [False] * 9000
+    assert await store.concerns() == []
+
+
 async def test_put_replaces_the_value(store: SummaryStore) -> None:
     await store.put_many([Entry("a", b"old")])
     await store.put_many([Entry("a", b"new, first"), Entry("a", b"new, last")])
     assert await store.get_many(["a"]) == [b"new, last"]
+
+
+async def test_a_put_that_expects_something_else_changes_nothing(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", BINARY)])
+    for wrong in (None, b"", BINARY + b"\x00"):
+        with pytest.raises(EntryChanged):
+            await store.put_many([Entry("a", b"new"), Entry("b", b"1")], expected={"a": wrong})
+    with pytest.raises(EntryChanged):
+        await store.put_many([Entry("c", b"1")], expected={"c": b"1"})
+    assert await store.get_many(["a", "b", "c"]) == [BINARY, None, None]
+    await store.put_many([Entry("a", b"new"), Entry("b", b"1")], expected={"a": BINARY, "b": None})
+    await store.put_many([Entry("a", b"new")], expected={"a": BINARY})  # as if the reply had been lost
+    assert await store.get_many(["a", "b"]) == [b"new", b"1"]
+
+
+async def test_what_has_expired_is_expected_as_nothing(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", b"old")], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    with pytest.raises(EntryChanged):
+        await store.put_many([Entry("a", b"new")], expected={"a": b"old"})
+    await store.put_many([Entry("a", b"new")], expected={"a": None})
+
+
+async def test_of_many_who_change_an_entry_none_is_lost(store: SummaryStore, store_url: str) -> None:
+    other = await open_store(store_url)
+
+    async def add(each: SummaryStore, number: int) -> None:
+        while True:
+            (value,) = await each.get_many(["a"])
+            try:
+                await each.put_many([Entry("a", (value or b"") + bytes([number]))], expected={"a": value})
+            except EntryChanged:
+                continue
+            return
+
+    await asyncio.gather(*(add(other if number % 2 else store, number) for number in range(10)))
+    (value,) = await store.get_many(["a"])
+    assert value is not None
+    assert sorted(value) == list(range(10))
+    await other.close()
 
 
 async def test_a_missing_reference_changes_nothing(store: SummaryStore) -> None:
@@ -150,6 +200,35 @@ async def test_a_referrer_counts_for_as_long_as_its_own_referrer_makes_it_live(s
     await asyncio.sleep(0.1)
     with pytest.raises(StillReferenced):
         await store.delete("c")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "result"), [(60, 600, 600), (600, 60, 600), (60, None, None), (None, 60, None)]
+)
+async def test_a_touch_lengthens_an_entry_and_what_it_references(
+    store: SummaryStore, first: float | None, second: float | None, result: float | None
+) -> None:
+    await store.put_many([Entry("m", b"1", ("s",)), Entry("s", b"2", ("t",)), Entry("t", b"3")], ttl_seconds=first)
+    assert await store.touch(["m", "absent"], ttl_seconds=second) == [True, False]
+    expected = None if result is None else pytest.approx(result, abs=5)
+    assert [await seconds_to_live(store, key) for key in "mst"] == [expected] * 3
+    assert await store.get_many(["m", "absent"]) == [b"1", None]
+
+
+async def test_a_touched_referrer_still_counts_and_is_listed(store: SummaryStore) -> None:
+    await store.put_many([Entry("s", b"1"), Entry("m", b"2", ("s",))], ttl_seconds=0.05)
+    await store.touch(["m"], ttl_seconds=60)
+    await asyncio.sleep(0.1)
+    assert await store.list_referrers(limit=2) == ["m"]
+    with pytest.raises(StillReferenced):
+        await store.delete("s")
+
+
+async def test_what_has_expired_is_not_touched(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", b"1")], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    assert await store.touch(["a"], ttl_seconds=None) == [False]
+    assert await store.get_many(["a"]) == [None]
 
 
 @pytest.mark.parametrize("ttl_seconds", [0, -1, float("nan"), float("inf")])
@@ -270,7 +349,7 @@ async def test_referrers_are_listed_latest_first(store: SummaryStore) -> None:
     assert await store.list_referrers(limit=2, after="m0") == []
     await store.delete("m3")
     assert await store.list_referrers(limit=2) == ["m4", "m2"]
-    for no_referrer in ("m3", "s1", "absent"):
+    for no_referrer in ("s3", "s1", "absent"):
         assert await store.list_referrers(limit=2, after=no_referrer) is None
 
 
@@ -279,6 +358,32 @@ async def test_what_has_expired_is_not_listed_and_comes_back_as_new(store: Summa
     await store.put_many([Entry("t", b"1"), Entry("m", b"2", ("t",))])
     await asyncio.sleep(0.1)
     assert await store.list_referrers(limit=10) == ["m"]
-    assert await store.list_referrers(limit=10, after="old") is None
     await store.put_many([Entry("s", b"1"), Entry("old", b"2", ("s",))])
     assert await store.list_referrers(limit=10) == ["old", "m"]
+
+
+async def test_a_list_goes_on_after_what_is_gone(store: SummaryStore) -> None:
+    """Whoever deletes what a page shows got 404 for the next page."""
+    for number in range(6):
+        segment = Entry(f"s{number}", b"1")
+        await store.put_many([segment, Entry(f"m{number}", b"2", (segment.key,))])
+    for gone in ("m3", "m5", "m0"):
+        await store.delete(gone)
+    assert await store.list_referrers(limit=2, after="m3") == ["m2", "m1"]
+    assert await store.list_referrers(limit=2, after="m5") == ["m4", "m2"]
+    assert await store.list_referrers(limit=2, after="m0") == []
+    await store.put_many([Entry("s3", b"1"), Entry("m3", b"again", ("s3",))])
+    assert await store.list_referrers(limit=5, after="m3") == ["m4", "m2", "m1"]
+    assert await store.list_referrers(limit=2, after="never") is None
+
+
+async def test_a_list_goes_on_after_what_has_expired(store: SummaryStore) -> None:
+    for number, ttl_seconds in enumerate([None, None, 0.05, None]):
+        segments = [Entry(f"s{number}.{each}", b"1") for each in range(70)]  # more than one sweep takes
+        manifest = Entry(f"m{number}", b"2", tuple(segment.key for segment in segments))
+        await store.put_many([*segments, manifest], ttl_seconds=ttl_seconds)
+    await asyncio.sleep(0.1)
+    assert await store.list_referrers(limit=5, after="m2") == ["m1", "m0"]
+    for number in range(10):
+        await store.put_many([Entry(f"sweeps {number}", b"")])
+    assert await store.list_referrers(limit=5, after="m2") == ["m1", "m0"]

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,47 @@ async def test_a_file_locked_for_too_long_is_unavailable_and_the_loop_goes_on(pa
     other.execute("ROLLBACK")
     other.close()
     await store.put_many([Entry("a", b"1")])
+    await store.close()
+
+
+async def test_reads_do_not_wait_behind_writes_to_a_locked_file(path: Path) -> None:
+    """Eight puts in line waited five seconds each, and every read behind them for all."""
+    store = await EmbeddedStore.open(path, busy_timeout_seconds=0.5)
+    await store.put_many([Entry("s", b"0"), Entry("a", b"1", ("s",))])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+    puts = [asyncio.create_task(store.put_many([Entry(f"{number}", b"2")])) for number in range(8)]
+    await asyncio.sleep(0)
+    assert await store.get_many(["a", "0"]) == [b"1", None]
+    assert await store.find("a") == (b"1", None)
+    assert await store.list_referrers(limit=1) == ["a"]
+    assert await store.exist(["a"]) == [True]
+    await store.ping()
+    assert time.monotonic() - started < 0.3
+    outcomes = await asyncio.gather(*puts, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 8
+    assert 0.4 < time.monotonic() - started < 1.5
+    other.execute("ROLLBACK")
+    other.close()
+    await store.put_many([Entry("a", b"3")])
+    assert await store.get_many(["a"]) == [b"3"]
+    await store.close()
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_what_is_stored_is_for_this_user_alone(tmp_path: Path, is_made: bool) -> None:
+    """The file and its log were readable for everyone, under the usual umask; earlier versions made such."""
+    path = tmp_path / "data" / "summaries.sqlite3"
+    if is_made:
+        path.parent.mkdir(mode=0o755)
+        path.touch(0o644)
+    store = await EmbeddedStore.open(path)
+    await store.put_many([Entry("a", b"1")])
+    modes = {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
+    assert {f"{path.name}-wal", f"{path.name}-shm"} < modes.keys()
+    assert set(modes.values()) == {0o600}
+    assert path.parent.stat().st_mode & 0o777 == (0o755 if is_made else 0o700)
     await store.close()
 
 

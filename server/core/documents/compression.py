@@ -13,7 +13,8 @@ from cachetools import LRUCache
 from server.core import chain
 from server.core.documents.document import Compressed, Document
 from server.core.documents.progress import Progress, Report, Watchers
-from server.core.documents.renewal import Renewer, require_few
+from server.core.documents.renewal import Renewer, merged, require_few
+from server.core.documents.segments import is_text_key
 from server.core.documents.single_flight import SingleFlight
 from server.core.documents.summaries import Summaries, Summary
 from server.core.documents.work import Work, Worker
@@ -57,6 +58,12 @@ class Compressor:
             TooLong: more segments than the model has positions for.
             SummaryNotFound, ModelMismatch: of the parent. And what the engine and the store raise.
         """
+        done = await self._tokenised(document, report)
+        self._metrics.compress_seconds.observe(done.total_seconds)
+        return done
+
+    async def _tokenised(self, document: Document, report: Report | None) -> Compressed:
+        """As `compress`, its seconds not yet observed: tokenising is among them."""
         if document.token_ids is not None:
             return await self._compress(document, document.token_ids, report)
         started = time.monotonic()
@@ -98,10 +105,14 @@ class Compressor:
         work = Work(segments, keys, parent_keys, document.keep_text, document.waits)
         summary = Summary(chained[-1], self._manifest(work, parent, document))
 
+        async def complete() -> None:
+            nonlocal summary
+            summary = await self._complete(summary, work, document.ttl_seconds)
+
         while (stored := await self._renewer.stored(summary.id, work, document)) is None:
             with self._watchers.watching(summary.id, report):
                 try:
-                    if await self._flights.run(summary.id, lambda: self._complete(summary, work, document.ttl_seconds)):
+                    if await self._flights.run(summary.id, complete):
                         return self._done(summary, work, started)
                 except Overloaded:  # of a call that does not wait, and was on its way
                     if not document.waits or work.is_begun:
@@ -153,7 +164,6 @@ class Compressor:
         )
 
     def _observed(self, done: Compressed, *, num_computed: int = 0) -> Compressed:
-        self._metrics.compress_seconds.observe(done.total_seconds)
         self._metrics.compression_ratio.observe(done.summary.compression_ratio)
         self._metrics.segments.labels(source="cached").inc(done.cached_segments)
         self._metrics.segments.labels(source="computed").inc(num_computed)
@@ -175,17 +185,24 @@ class Compressor:
             has_text=work.keeps_text,
         )
 
-    async def _complete(self, summary: Summary, work: Work, ttl_seconds: float | None) -> None:
-        """Compute the segments that are not stored, and store the manifest."""
+    async def _complete(self, summary: Summary, work: Work, ttl_seconds: float | None) -> Summary:
+        """Compute the segments that are not stored, and store the manifest; beside what others stored of it."""
+        keeps_text = True  # what was stored of the text, where it was
+
+        def beside(found: Summary | None, _: float | None) -> Summary:
+            return merged(summary, found, keeps_text=keeps_text)
+
         try:
             for _ in range(MAX_ATTEMPTS):
                 await self._worker.finish(work, lambda progress: self._watchers.tell(summary.id, progress))
                 try:
-                    await self._summaries.put(summary, ttl_seconds=ttl_seconds)
-                except MissingReferences:
+                    stored = await self._summaries.update(summary.id, beside, ttl_seconds=ttl_seconds)
+                except MissingReferences as error:
                     logger.info("segments of %s were deleted meanwhile; computing them again", summary.id)
+                    keeps_text = keeps_text and not any(map(is_text_key, error.keys))
                 else:
-                    return
+                    assert stored is not None  # it is what `beside` gave
+                    return stored
         finally:
             self._watchers.forget(summary.id)
         raise NotReady(f"segments of {summary.id} are deleted as fast as they are computed; try again later")

@@ -1,27 +1,33 @@
 """Summaries as files: to another server of the same model, or to another engine.
 
 An export is one safetensors file: the vectors of all segments, (N, D), with their ranks and anchors where they have
-some, and in its metadata the manifest and a signature of all. The signature's key comes from the tenant's salt: a
-server with another takes no file of this one, and without the salt, where it is secret, nobody can make one.
+some, and in its metadata the manifest and a signature of all. The signature's key comes from a secret of the store's
+and from the tenant's salt: a server with others takes no file of this one, unless it is told to take any. Vectors that
+are taken answer for their text as if they had been computed here.
 """
 
 import asyncio
 import base64
 import hmac
 import io
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from model.compressors import SegmentSummary
-from server.core import chain
+from server.core.documents.export_secret import ExportSecret
+from server.core.documents.imported import require_equal, require_given, require_keys
+from server.core.documents.renewal import merged
 from server.core.documents.summaries import Summaries, Summary
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
-from server.errors import InvalidRequest, ModelMismatch, SummaryNotFound
+from server.errors import InvalidRequest, ModelMismatch, NotReady, SummaryNotFound
+from server.store import MissingReferences
 from server.store.codec import (
     CorruptRecord,
     FingerprintMismatch,
@@ -33,16 +39,30 @@ from server.store.codec import (
     encode_segment,
 )
 
+logger = logging.getLogger(__name__)
+
 IMPORTING_SECONDS = 3600.0  # how long segments wait for their manifest
+MAX_ATTEMPTS = 3  # to store one whose segments are deleted meanwhile
 
 
 class Portable:
     """Exports and imports."""
 
-    def __init__(self, model: ServedModel, summaries: Summaries, *, default_ttl_seconds: float | None) -> None:
+    def __init__(
+        self,
+        model: ServedModel,
+        summaries: Summaries,
+        secret: ExportSecret,
+        *,
+        takes_any: bool,
+        default_ttl_seconds: float | None,
+    ) -> None:
+        """`takes_any`: files of any server of the same model, signed or not."""
         self._default_ttl_seconds = default_ttl_seconds
         self._model = model
         self._summaries = summaries
+        self._secret = secret
+        self._takes_any = takes_any
 
     async def export(self, summary: Summary, tenant: Tenant) -> bytes:
         """A safetensors file that `take` takes; SummaryNotFound where the summary was deleted since it was read."""
@@ -50,7 +70,7 @@ class Portable:
         segments = [part for part in found if part is not None]
         if len(segments) < len(summary.manifest.segments):
             raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired", param="id")
-        return await asyncio.to_thread(self._encoded, summary, _joined(segments), tenant)
+        return await asyncio.to_thread(self._encoded, summary, _joined(segments), await self._key(tenant))
 
     async def prompt_embeds(self, summary: Summary) -> bytes:
         """The soft prompt, (P, D), as vLLM takes it: base64 of what torch.save writes (docs.vllm.ai, prompt_embeds)."""
@@ -67,50 +87,71 @@ class Portable:
 
         Raises:
             InvalidRequest: not a whole export of this summary, or of another tenant. ModelMismatch: of another model.
+            NotReady: others delete its segments as fast as they are stored.
         """
         ttl_seconds = self._default_ttl_seconds if ttl_seconds is None else ttl_seconds
-        manifest, joined = await asyncio.to_thread(self._decoded, summary_id, data, tenant)
-        found = await self._summaries.find(summary_id)
-        if found is not None:
-            await self._summaries.put(found[0], ttl_seconds=ttl_seconds)
-            return found[0], False
-        is_stored = await self._summaries.segments.are_stored(manifest.segments)
-        parts = self._split(joined, manifest.segment_tokens)
-        for key, part, is_known in zip(manifest.segments, parts, is_stored, strict=True):
-            if not is_known:
-                await self._summaries.segments.put(key, part, ttl_seconds=IMPORTING_SECONDS)
+        manifest, joined = await asyncio.to_thread(self._decoded, summary_id, data, await self._key(tenant))
+        parts = dict(zip(manifest.segments, self._split(joined, manifest.segment_tokens), strict=True))
         summary = Summary(
             summary_id, replace(manifest, created=time.time(), tenant=tenant.owner(self._model.fingerprint))
         )
-        await self._summaries.put(summary, ttl_seconds=ttl_seconds)
-        return summary, True
+        for _ in range(MAX_ATTEMPTS):
+            found = await self._summaries.find(summary_id)
+            is_new = found is None or not await self._summaries.is_whole(found[0])
+            if is_new:
+                await self._put_segments(parts)
+            try:
+                stored = await self._summaries.update(
+                    summary_id, partial(_beside, summary, is_new=is_new), ttl_seconds=ttl_seconds
+                )
+            except MissingReferences:
+                logger.info("segments of %s were deleted meanwhile; storing them again", summary_id)
+            else:
+                assert stored is not None
+                return stored, is_new
+        raise NotReady(f"segments of {summary_id} are deleted as fast as they are stored; try again later")
 
-    def _encoded(self, summary: Summary, joined: SegmentSummary, tenant: Tenant) -> bytes:
-        text = encode_manifest(replace(summary.manifest, tenant=None, has_text=False)).decode()
-        notes = {"manifest": text, "signature": self._signature(summary.id, text, joined, tenant)}
+    async def _put_segments(self, parts: Mapping[str, SegmentSummary]) -> None:
+        """Store those of these segments that are not stored."""
+        is_stored = await self._summaries.segments.are_stored(list(parts))
+        for (key, part), is_known in zip(parts.items(), is_stored, strict=True):
+            if not is_known:
+                await self._summaries.segments.put(key, part, ttl_seconds=IMPORTING_SECONDS)
+
+    async def _key(self, tenant: Tenant) -> bytes:
+        """What signs the tenant's files."""
+        return tenant.export_key(self._model.fingerprint, await self._secret.get())
+
+    def _encoded(self, summary: Summary, joined: SegmentSummary, key: bytes) -> bytes:
+        manifest = encode_manifest(replace(summary.manifest, tenant=None, has_text=False))
+        notes = {"manifest": manifest.decode(), "signature": self._signature(summary.id, manifest, joined, key)}
         return encode_segment(joined, fingerprint=summary.manifest.fingerprint, notes=notes)
 
-    def _decoded(self, summary_id: str, data: bytes, tenant: Tenant) -> tuple[Manifest, SegmentSummary]:
+    def _decoded(self, summary_id: str, data: bytes, key: bytes) -> tuple[Manifest, SegmentSummary]:
         try:
             joined = decode_segment(data, fingerprint=self._model.fingerprint)
             notes = decode_notes(data)
-            manifest = decode_manifest(notes.get("manifest", "").encode(), fingerprint=self._model.fingerprint)
+            # JSON can carry half of a surrogate pair, which no encoding takes
+            encoded = notes.get("manifest", "").encode(errors="replace")
+            manifest = decode_manifest(encoded, fingerprint=self._model.fingerprint)
         except CorruptRecord as error:
             raise InvalidRequest(f"the body is no exported summary: {error}") from error
         except FingerprintMismatch as error:
-            raise ModelMismatch(f"the file is of another model than the one served: {error}") from error
+            raise ModelMismatch(f"the file is of another model than the one served: {error}", param="id") from error
         self._require_consistent(summary_id, manifest, joined)
-        signature = self._signature(summary_id, notes["manifest"], joined, tenant)
-        if not hmac.compare_digest(notes.get("signature", ""), signature):
-            raise InvalidRequest("the file's signature differs: it is changed, or of a server with another tenant_salt")
+        signature = self._signature(summary_id, encoded, joined, key)
+        given = notes.get("signature", "").encode(errors="replace")
+        if not (self._takes_any or hmac.compare_digest(given, signature.encode())):
+            raise InvalidRequest(
+                "the file's signature differs: it is changed, or of a server with another tenant_salt, or with another "
+                "store and not the same export_secret"
+            )
         return manifest, joined
 
     def _require_consistent(self, summary_id: str, manifest: Manifest, joined: SegmentSummary) -> None:
-        config, is_chain = self._model.config, not self._model.config.reads_alone
-        named = manifest.segments[-1] if manifest.segments else "none"
-        # of segments that are read alone the last key is not the summary's: the signature alone binds the id
-        if not all(map(chain.is_key, manifest.segments)) or named == "none" or (is_chain and named != summary_id):
-            raise InvalidRequest(f"the file is of summary {named!r}, not of {summary_id!r}", param="id")
+        require_given(manifest)
+        require_keys(summary_id, manifest, reads_alone=self._model.config.reads_alone)
+        config = self._model.config
         if not all(0 < tokens <= config.segment_length for tokens in manifest.segment_tokens):
             raise InvalidRequest(f"a segment of the file has not between 1 and {config.segment_length} tokens")
         expected = (sum(map(config.num_vectors, manifest.segment_tokens)), self._model.hidden_size)
@@ -120,6 +161,7 @@ class Portable:
         if self._model.is_ordered and joined.ranks is None:
             raise InvalidRequest("the file has vectors without ranks; this model's have an order of importance")
         self._model.require_segments(manifest.segment_tokens)
+        require_equal(manifest.segments, self._split(joined, manifest.segment_tokens))
 
     def _split(self, joined: SegmentSummary, segment_tokens: Sequence[int]) -> list[SegmentSummary]:
         """The summaries of segments of so many tokens, in memory of their own."""
@@ -130,12 +172,17 @@ class Portable:
         )
         return [SegmentSummary(*parts) for parts in zip(vectors, ranks, anchors, strict=True)]
 
-    def _signature(self, summary_id: str, manifest: str, joined: SegmentSummary, tenant: Tenant) -> str:
+    def _signature(self, summary_id: str, manifest: bytes, joined: SegmentSummary, key: bytes) -> str:
         parts = [_bytes(part) for part in (joined.vectors, joined.ranks, joined.anchors) if part is not None]
-        signed = f"{manifest}\0{summary_id}" if self._model.config.reads_alone else manifest
-        return hmac.new(
-            tenant.export_key(self._model.fingerprint), signed.encode() + b"\0" + b"".join(parts), "sha256"
-        ).hexdigest()
+        signed = b"\0".join((manifest, summary_id.encode())) if self._model.config.reads_alone else manifest
+        return hmac.new(key, signed + b"\0" + b"".join(parts), "sha256").hexdigest()
+
+
+def _beside(new: Summary, found: Summary | None, _: float | None, *, is_new: bool) -> Summary:
+    """What is to be stored of an import: what is stored already, if it is whole."""
+    if found is not None and not is_new:
+        return found
+    return merged(new, found, keeps_text=False)
 
 
 def _joined(segments: Sequence[SegmentSummary]) -> SegmentSummary:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from server.core.documents.document import Document
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import Change, Summaries, Summary
 from server.core.documents.work import UNFINISHED_SECONDS, Work
 from server.errors import InvalidRequest
 from server.limits import MAX_METADATA
@@ -13,46 +13,66 @@ from server.store import MissingReferences
 
 
 class Renewer:
-    """Changes one manifest at a time, or what one call adds would be lost to another."""
+    """Changes manifests so that what one call adds is not lost to another, here or on another replica."""
 
     def __init__(self, summaries: Summaries) -> None:
         self._summaries = summaries
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def renew(self, summary_id: str, document: Document) -> Summary | None:
-        """The summary where it is stored, with the document's metadata and life where those are more; else None."""
+        """The summary where it is stored, with the document's metadata and life where those are more; else None.
+
+        One whose segments the store has lost is as good as not stored.
+        """
         found = await self._summaries.find(summary_id)
+        if found is not None and not await self._summaries.is_whole(found[0]):
+            return None
         if found is None or not document.renews or renewed(*found, document) is None:
             return None if found is None else found[0]
-        async with self._lock(summary_id):
-            found = await self._summaries.find(summary_id)
-            better = None if found is None else renewed(*found, document)
-            if found is None or better is None:
-                return None if found is None else found[0]
-            return await self._put(better, document)
+        return await self._update(
+            summary_id, lambda current, left: None if current is None else renewed(current, left, document), document
+        )
 
     async def stored(self, summary_id: str, work: Work, document: Document) -> Summary | None:
         """As `renew`, and its text where it is to be kept and was not."""
         found = await self.renew(summary_id, document)
         if found is None or found.manifest.has_text or not document.keep_text:
             return found
-        async with self._lock(summary_id):
-            await self._summaries.segments.put_texts(work.keys, work.segments, ttl_seconds=UNFINISHED_SECONDS)
-            current = await self._summaries.find(summary_id)
-            if current is None:
+        await self._summaries.segments.put_texts(work.keys, work.segments, ttl_seconds=UNFINISHED_SECONDS)
+        return await self._update(
+            summary_id,
+            lambda current, _: (
+                None if current is None else replace(current, manifest=replace(current.manifest, has_text=True))
+            ),
+            document,
+        )
+
+    async def _update(self, summary_id: str, change: Change, document: Document) -> Summary | None:
+        # replicas are told apart by the store; calls of this one wait here rather than try again and again
+        async with self._locks.setdefault(summary_id, asyncio.Lock()):
+            try:
+                return await self._summaries.update(summary_id, change, ttl_seconds=document.ttl_seconds)
+            except MissingReferences:
                 return None
-            manifest = replace(current[0].manifest, has_text=True)
-            return await self._put(replace(current[0], manifest=manifest), document)
 
-    def _lock(self, summary_id: str) -> asyncio.Lock:
-        return self._locks.setdefault(summary_id, asyncio.Lock())
 
-    async def _put(self, better: Summary, document: Document) -> Summary | None:
-        try:
-            await self._summaries.put(better, ttl_seconds=document.ttl_seconds)
-        except MissingReferences:
-            return None
-        return better
+def merged(new: Summary, found: Summary | None, *, keeps_text: bool) -> Summary:
+    """What is to be stored of a document that was computed or imported, beside what others stored of it meanwhile.
+
+    Args:
+        keeps_text: whether the text that was stored of it is there.
+
+    Raises:
+        InvalidRequest: it would have more metadata than a summary may have.
+    """
+    if found is None:
+        return new
+    metadata = found.manifest.metadata | new.manifest.metadata
+    require_few(metadata)
+    has_text = new.manifest.has_text or (found.manifest.has_text and keeps_text)
+    return replace(
+        new, manifest=replace(new.manifest, created=found.manifest.created, metadata=metadata, has_text=has_text)
+    )
 
 
 def renewed(summary: Summary, seconds_left: float | None, document: Document) -> Summary | None:

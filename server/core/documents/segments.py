@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
 from model.compressors import SegmentSummary
-from server.core.documents.store_calls import store_call
+from server.core.documents.store_calls import StoreCalls
 from server.core.served_model import ServedModel
-from server.metrics import Metrics
 from server.store import Entry, SummaryStore
 from server.store.codec import CorruptRecord, decode_segment, decode_text, encode_segment, encode_text
 
@@ -28,13 +27,18 @@ def text_key(key: str) -> str:
     return f"text:{key}"
 
 
+def is_text_key(key: str) -> bool:
+    """Whether a key of the store is `text_key`'s."""
+    return key.startswith(text_key(""))
+
+
 class Segments:
     """Reads and writes segments under their keys."""
 
-    def __init__(self, model: ServedModel, store: SummaryStore, metrics: Metrics) -> None:
+    def __init__(self, model: ServedModel, store: SummaryStore, calls: StoreCalls) -> None:
         self._fingerprint = model.fingerprint
         self._store = store
-        self._metrics = metrics
+        self._calls = calls
 
     async def find(self, keys: Sequence[str]) -> list[SegmentSummary | None]:
         """The summary of each of these segments; None for one that is absent, or damaged and to be replaced."""
@@ -43,6 +47,14 @@ class Segments:
     async def are_stored(self, keys: Sequence[str]) -> list[bool]:
         """As `find`, without keeping what is read."""
         return [found async for found in self._each(keys, lambda key, value: self._tolerant(key, value) is not None)]
+
+    async def are_there(self, keys: Sequence[str], *, with_texts: bool) -> bool:
+        """Whether the store has a record of each of these segments, and of its text, unread: one call to it."""
+        names = [segment_key(key) for key in dict.fromkeys(keys)]
+        if with_texts:
+            names += [text_key(key) for key in dict.fromkeys(keys)]
+        async with self._calls("exist"):
+            return all(await self._store.exist(names))
 
     async def read(self, keys: Sequence[str], lengths: Sequence[int]) -> list[SegmentSummary | None]:
         """The most important vectors of each of these segments, so many; None for one that is absent.
@@ -60,8 +72,15 @@ class Segments:
 
     async def put(self, key: str, summary: SegmentSummary, *, ttl_seconds: float) -> None:
         value = await asyncio.to_thread(encode_segment, summary, fingerprint=self._fingerprint)
-        async with store_call(self._metrics, "put"):
+        async with self._calls("put"):
             await self._store.put_many([Entry(segment_key(key), value)], ttl_seconds=ttl_seconds)
+
+    async def touch(self, keys: Sequence[str], *, ttl_seconds: float) -> None:
+        """Have those of these segments that are stored live at least so long."""
+        for start in range(0, len(keys), TOGETHER):
+            some = [segment_key(key) for key in keys[start : start + TOGETHER]]
+            async with self._calls("touch"):
+                await self._store.touch(some, ttl_seconds=ttl_seconds)
 
     async def put_texts(self, keys: Sequence[str], texts: Sequence[Sequence[int]], *, ttl_seconds: float) -> None:
         """Store the token ids of each of these segments."""
@@ -70,7 +89,7 @@ class Segments:
                 Entry(text_key(key), encode_text(token_ids, fingerprint=self._fingerprint))
                 for key, token_ids in zip(keys[start : start + TOGETHER], texts[start : start + TOGETHER], strict=True)
             ]
-            async with store_call(self._metrics, "put"):
+            async with self._calls("put"):
                 await self._store.put_many(entries, ttl_seconds=ttl_seconds)
 
     async def texts(self, keys: Sequence[str]) -> list[tuple[int, ...] | None]:
@@ -88,12 +107,18 @@ class Segments:
         *,
         name: Callable[[str], str] = segment_key,
     ) -> AsyncIterator[T]:
+        def named(key: str, value: bytes | None) -> T:
+            try:
+                return decode(key, value)
+            except CorruptRecord as error:
+                raise CorruptRecord(f"{name(key)} is {error}") from error
+
         for start in range(0, len(keys), TOGETHER):
             some = keys[start : start + TOGETHER]
-            async with store_call(self._metrics, "get"):
+            async with self._calls("get"):
                 values = await self._store.get_many([name(key) for key in some])
-            async with store_call(self._metrics, "decode"):
-                decoded = await asyncio.to_thread(lambda: list(map(decode, some, values)))  # noqa: B023  # awaited here
+            async with self._calls("decode"):
+                decoded = await asyncio.to_thread(lambda: list(map(named, some, values)))  # noqa: B023  # awaited here
             for each in decoded:
                 yield each
 

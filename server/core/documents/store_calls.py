@@ -1,32 +1,61 @@
-"""Calls to the store: timed, and their errors said as the client is to hear them."""
+"""Calls to the store: timed, their failures logged, and told as the client is to hear them."""
 
+import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from server.errors import Internal, ModelMismatch, NotReady, ServiceError, StoreExhausted
 from server.metrics import Metrics
-from server.store import MissingReferences, StoreError, StoreFull, StoreUnavailable
+from server.store import EntryChanged, MissingReferences, StoreError, StoreFull, StoreUnavailable
 from server.store.codec import CorruptRecord, FingerprintMismatch
 
+logger = logging.getLogger(__name__)
 
-@asynccontextmanager
-async def store_call(metrics: Metrics, operation: str) -> AsyncIterator[None]:
-    """Around a call to the store; `MissingReferences` is the caller's to understand."""
-    with metrics.store_seconds.labels(operation=operation).time():
-        try:
-            yield
-        except MissingReferences:
-            raise
-        except FingerprintMismatch as error:  # a client's stale id, no failure of the store
-            raise _as_service_error(error) from error
-        except StoreError as error:
-            metrics.store_errors.labels(operation=operation).inc()
-            raise _as_service_error(error) from error
+SECONDS_BETWEEN = 10.0  # two lines of one kind of failure
+
+
+class StoreCalls:
+    """Stands around each call to the store."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._logged_at: dict[tuple[str, str], float] = {}
+        self._num_unsaid: dict[tuple[str, str], int] = {}
+
+    @asynccontextmanager
+    async def __call__(self, operation: str, *, param: str | None = None) -> AsyncIterator[None]:
+        """Around one call; `MissingReferences` and `EntryChanged` are the caller's to understand.
+
+        `param` names the field that the id came from, for the error of a record that another model made.
+        """
+        with self._metrics.store_seconds.labels(operation=operation).time():
+            try:
+                yield
+            except (MissingReferences, EntryChanged):
+                raise
+            except FingerprintMismatch as error:  # a client's stale id, no failure of the store
+                raise ModelMismatch(
+                    f"the summary is of another model than the one served: {error}", param=param
+                ) from error
+            except StoreError as error:
+                self._metrics.store_errors.labels(operation=operation).inc()
+                self._log(operation, error)
+                raise _as_service_error(error) from error
+
+    def _log(self, operation: str, error: StoreError) -> None:
+        """Say why a call failed, unless one of its kind was told just now: those are counted for the next line."""
+        kind = (operation, type(error).__name__)
+        now = time.monotonic()
+        if now - self._logged_at.get(kind, -SECONDS_BETWEEN) < SECONDS_BETWEEN:
+            self._num_unsaid[kind] = self._num_unsaid.get(kind, 0) + 1
+            return
+        self._logged_at[kind] = now
+        num_unsaid = self._num_unsaid.pop(kind, 0)
+        logger.warning("the store failed to %s: %s (%d more not told)", operation, error, num_unsaid)
 
 
 def _as_service_error(error: StoreError) -> ServiceError:
-    if isinstance(error, FingerprintMismatch):
-        return ModelMismatch(f"the summary is of another model than the one served: {error}")
     if isinstance(error, StoreFull):
         return StoreExhausted("the store has no room for another summary")
     if isinstance(error, StoreUnavailable):

@@ -1,7 +1,7 @@
 """Stored summaries: records of the store as documents, its errors as the client's."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,17 @@ from torch import Tensor
 from model.compressors import SegmentSummary
 from server.core import chain
 from server.core.documents.segments import Segments, segment_key, text_key
-from server.core.documents.store_calls import store_call
+from server.core.documents.store_calls import StoreCalls
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
-from server.errors import SummaryNotFound
+from server.errors import NotReady, SummaryNotFound
 from server.metrics import Metrics
-from server.store import Entry, EntryStat, SummaryStore
+from server.store import Entry, EntryChanged, EntryStat, SummaryStore
 from server.store.codec import CorruptRecord, FingerprintMismatch, Manifest, decode_manifest, encode_manifest
 
 logger = logging.getLogger(__name__)
 
+MAX_UPDATES = 20  # of one manifest, before its others are told to be too many
 LISTED_TOGETHER = 200  # manifests read at a time for a list
 
 
@@ -56,14 +57,17 @@ class Summary:
         }
 
 
+Change = Callable[[Summary | None, float | None], Summary | None]
+
+
 class Summaries:
     """Reads and writes manifests, one record each, under keys of the chain; `segments` does what they name."""
 
     def __init__(self, model: ServedModel, store: SummaryStore, metrics: Metrics) -> None:
         self._model = model
         self._store = store
-        self._metrics = metrics
-        self.segments = Segments(model, store, metrics)
+        self._calls = StoreCalls(metrics)
+        self.segments = Segments(model, store, self._calls)
 
     async def get(self, summary_id: str, *, param: str) -> Summary:
         """What is stored under an id; `param` names the field it came from in errors.
@@ -73,40 +77,46 @@ class Summaries:
         """
         data = None
         if chain.is_key(summary_id):
-            async with store_call(self._metrics, "get"):
+            async with self._calls("get"):
                 (data,) = await self._store.get_many([_manifest_key(summary_id)])
         if data is None:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
-        async with store_call(self._metrics, "decode"):
-            return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
+        async with self._calls("decode", param=param):
+            return self._decoded(summary_id, data)
 
     async def get_many(self, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
         """As `get`, of several in one call to the store; of none without one."""
         if not summary_ids:
             return []
-        async with store_call(self._metrics, "get"):
+        async with self._calls("get"):
             values = await self._store.get_many([_manifest_key(summary_id) for summary_id in summary_ids])
         for summary_id, value in zip(summary_ids, values, strict=True):
             if value is None:
                 raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
-        async with store_call(self._metrics, "decode"):
+        async with self._calls("decode", param=param):
             return [
-                Summary(summary_id, decode_manifest(value, fingerprint=self._model.fingerprint))
+                self._decoded(summary_id, value)
                 for summary_id, value in zip(summary_ids, values, strict=True)
                 if value is not None
             ]
+
+    def _decoded(self, summary_id: str, data: bytes) -> Summary:
+        try:
+            return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
+        except CorruptRecord as error:
+            raise CorruptRecord(f"{_manifest_key(summary_id)} is {error}") from error
 
     async def page(self, tenant: Tenant, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
         """Up to `limit` of a tenant's summaries, the newest first, and whether there are more.
 
         Raises:
-            SummaryNotFound: `after`, the last of the page before, is gone. And as `get`.
+            SummaryNotFound: `after`, the last of the page before, never was, or went a day ago. And as `get`.
         """
         owner = tenant.owner(self._model.fingerprint)
         found: list[Summary] = []
         last = None if after is None else _manifest_key(after)
         while len(found) <= limit:
-            async with store_call(self._metrics, "list"):
+            async with self._calls("list"):
                 keys = await self._store.list_referrers(limit=LISTED_TOGETHER, after=last)
                 if keys is None:
                     raise SummaryNotFound(f"there is no summary {after!r} to go on after", param="after")
@@ -158,42 +168,82 @@ class Summaries:
 
     async def find(self, summary_id: str) -> tuple[Summary, float | None] | None:
         """A summary and its time to live, None for ever; nothing where it is absent, or damaged and to be replaced."""
-        async with store_call(self._metrics, "get"):
+        summary, _, seconds_to_live = await self._found(summary_id)
+        return None if summary is None else (summary, seconds_to_live)
+
+    async def _found(self, summary_id: str) -> tuple[Summary | None, bytes | None, float | None]:
+        """As `find`, with the bytes as they are stored."""
+        async with self._calls("get"):
             found = await self._store.find(_manifest_key(summary_id))
         if found is None:
-            return None
+            return None, None, None
         data, seconds_to_live = found
-        try:
-            manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
-        except CorruptRecord:
-            logger.warning("the manifest of %s is damaged and is written anew", summary_id)
-            return None
-        return Summary(summary_id, manifest), seconds_to_live
+        async with self._calls("decode", param="id"):
+            try:
+                manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
+            except CorruptRecord:
+                logger.warning("the manifest of %s is damaged and is written anew", summary_id)
+                return None, data, None
+        return Summary(summary_id, manifest), data, seconds_to_live
 
-    async def put(self, summary: Summary, *, ttl_seconds: float | None) -> None:
-        """Store a manifest whose segments are stored; they live at least as long.
+    async def is_whole(self, summary: Summary) -> bool:
+        """Whether all that its manifest names is there: a Redis that is told to evicts what it likes."""
+        manifest = summary.manifest
+        is_whole = await self.segments.are_there(manifest.segments, with_texts=manifest.has_text)
+        if not is_whole:
+            logger.warning("segments of %s are gone from the store; was its memory full?", summary.id)
+        return is_whole
+
+    async def update(self, summary_id: str, change: Change, *, ttl_seconds: float | None) -> Summary | None:
+        """Store what `change` makes of what is stored, if no other replica stored something else meanwhile; else again.
+
+        The segments of the summary are stored before; they live at least as long.
+
+        Args:
+            change: of a summary, None where there is none, and its time to live; gives None where all is well.
+
+        Returns:
+            What is stored then, None where nothing is.
 
         Raises:
             MissingReferences: a segment was deleted meanwhile; nothing was stored.
+            NotReady: others write it all the time. And what `change` raises.
         """
-        keys = tuple(dict.fromkeys(summary.manifest.segments))  # one that is read alone may stand at several places
-        references = tuple(map(segment_key, keys))
-        if summary.manifest.has_text:
-            references += tuple(map(text_key, keys))
-        entry = Entry(_manifest_key(summary.id), encode_manifest(summary.manifest), references)
-        async with store_call(self._metrics, "put"):
-            await self._store.put_many([entry], ttl_seconds=ttl_seconds)
+        for _ in range(MAX_UPDATES):
+            found, data, seconds_to_live = await self._found(summary_id)
+            summary = change(found, seconds_to_live)
+            if summary is None:
+                return found
+            entry = Entry(_manifest_key(summary_id), encode_manifest(summary.manifest), _references(summary.manifest))
+            try:
+                async with self._calls("put"):
+                    await self._store.put_many([entry], ttl_seconds=ttl_seconds, expected={entry.key: data})
+            except EntryChanged:
+                continue
+            return summary
+        raise NotReady(f"summary {summary_id} is changed by others all the time; try again later")
 
     async def delete(self, summary_id: str) -> None:
         """Delete a summary, and of its segments those no other summary has; SummaryNotFound where it is not there."""
-        async with store_call(self._metrics, "delete"):
+        async with self._calls("delete"):
             was_there = chain.is_key(summary_id) and await self._store.delete(_manifest_key(summary_id))
         if not was_there:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
 
+    async def ping(self) -> None:
+        """Return if the store answers and has room; NotReady, StoreExhausted if not."""
+        async with self._calls("ping"):
+            await self._store.ping()
+
     async def _stat(self, summary_id: str) -> EntryStat | None:
-        async with store_call(self._metrics, "stat"):
+        async with self._calls("stat"):
             return await self._store.stat(_manifest_key(summary_id))
+
+
+def _references(manifest: Manifest) -> tuple[str, ...]:
+    """What a manifest is of no use without."""
+    keys = tuple(dict.fromkeys(manifest.segments))  # one that is read alone may stand at several places
+    return (*map(segment_key, keys), *(map(text_key, keys) if manifest.has_text else ()))
 
 
 def _manifest_key(summary_id: str) -> str:

@@ -6,10 +6,10 @@ from typing import Any
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from server.errors import ServiceError, StoreExhausted
 from server.http.answers.dependencies import WithCore
 from server.http.routing import Route
 from server.http.schemas import models as schemas
-from server.store import StoreError
 
 router = APIRouter(route_class=Route, tags=["health"])
 PING_SECONDS = 2.0  # a probe gives up sooner than a request does
@@ -28,7 +28,7 @@ async def livez() -> schemas.Health:
 @router.get("/health", responses=UNAVAILABLE)
 @router.get("/readyz", responses=UNAVAILABLE)
 async def readyz(response: Response, core: WithCore) -> schemas.Health:
-    """The engine runs and takes requests, and the store answers; else 503."""
+    """The engine runs and takes requests, and the store answers and has room; else 503."""
     engines = [engine for each in core.models.by_name.values() for engine in (each.encoder, each.decoder)]
     checks = {
         "engine": "ok" if all(engine.is_ready for engine in engines) else "not running",
@@ -38,8 +38,10 @@ async def readyz(response: Response, core: WithCore) -> schemas.Health:
     }
     try:
         async with asyncio.timeout(PING_SECONDS):
-            await core.store.ping()
-    except (StoreError, TimeoutError):
+            await core.models.default.summaries.ping()
+    except StoreExhausted:
+        checks["store"] = "full"
+    except (ServiceError, TimeoutError):
         checks["store"] = "unreachable"
     # a full queue is load, not a fault to be restarted for
     is_ok = all(check == "ok" for name, check in checks.items() if name != "queue")

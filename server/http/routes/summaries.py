@@ -37,8 +37,8 @@ async def get_summary(
 ) -> Any:
     """Describe a stored summary, or export it.
 
-    `safetensors` is a file that PUT takes on a server of the same model and tenant_salt; `prompt_embeds` is what vLLM
-    takes under that name, base64 of a saved tensor.
+    `safetensors` is a file that PUT takes on a server of the same model, tenant_salt and store or export_secret;
+    `prompt_embeds` is what vLLM takes under that name, base64 of a saved tensor.
     """
     summary = await services.summaries.get(summary_id, param="id")
     if asked.format == "safetensors":
@@ -97,7 +97,7 @@ async def put_summary(
     tenant: WithTenant,
     asked: Annotated[schemas.PutParameters, Query()],
 ) -> schemas.SummaryResponse:
-    """Import a summary that a server of the same model and tenant_salt exported."""
+    """Import a summary that a server of the same model, tenant_salt and store or export_secret exported."""
     summary, is_new = await services.portable.take(
         summary_id, await request.body(), tenant=tenant, ttl_seconds=asked.ttl_seconds
     )

@@ -1,7 +1,7 @@
 """The store in Redis: shared by every replica, as durable as the server is told to be."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from server.store.protocol import (
     Entry,
+    EntryChanged,
     EntryStat,
     MissingReferences,
     StillReferenced,
@@ -17,9 +18,12 @@ from server.store.protocol import (
     StoreUnavailable,
     to_milliseconds,
 )
-from server.store.redis.scripts import DELETE, LIST_REFERRERS, PUT_MANY
+from server.store.redis.connect import secrets_of
+from server.store.redis.scripts import DELETE, EXIST, LIST_REFERRERS, PUT_MANY, TOUCH
+from server.store.urls import without
 
 VALUE_PREFIX = "autocompressor:value:"
+NO_EVICTION = "noeviction"
 ABSENT, FOREVER = -2, -1  # what PTTL answers instead of milliseconds (https://redis.io/docs/latest/commands/pttl/)
 
 
@@ -33,28 +37,55 @@ class RedisStore:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
+        self._secrets = secrets_of(client)
+        self._is_full = False  # since a put was refused
         self._put_many = client.register_script(PUT_MANY)
+        self._exist = client.register_script(EXIST)
+        self._touch = client.register_script(TOUCH)
         self._delete = client.register_script(DELETE)
         self._list_referrers = client.register_script(LIST_REFERRERS)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        with _as_store_errors():
+        with self._as_store_errors():
             return cast(list[bytes | None], await self._client.mget([VALUE_PREFIX + key for key in keys]))
 
-    async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
+    async def exist(self, keys: Sequence[str]) -> list[bool]:
+        with self._as_store_errors():
+            return [bool(found) for found in await self._exist(args=keys)]
+
+    async def put_many(
+        self,
+        entries: Sequence[Entry],
+        *,
+        ttl_seconds: float | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> None:
         unique = {entry.key: entry for entry in entries}
         described = [{"key": entry.key, "references": sorted(set(entry.references))} for entry in unique.values()]
-        request: dict[str, object] = {"entries": described}
-        if (ttl_milliseconds := to_milliseconds(ttl_seconds)) is not None:
-            request["ttl_milliseconds"] = ttl_milliseconds
         values = [entry.value for entry in unique.values()]
-        with _as_store_errors():
-            missing = await self._put_many(args=[json.dumps(request), *values])
-        if missing:
-            raise MissingReferences([key.decode() for key in missing])
+        places: list[dict[str, object]] = []
+        for key, value in (expected or {}).items():
+            if value is None:
+                places.append({"key": key})
+            else:
+                values.append(value)
+                places.append({"key": key, "place": len(values) + 1})
+        request = {"entries": described, "expected": places, **_described(ttl_seconds)}
+        with self._as_store_errors():
+            outcome = await self._put_many(args=[json.dumps(request), *values])
+        keys = [key.decode() for key in outcome[1:]]
+        if outcome[:1] == [b"changed"]:
+            raise EntryChanged(keys[0])
+        if outcome[:1] == [b"missing"]:
+            raise MissingReferences(keys)
+
+    async def touch(self, keys: Sequence[str], *, ttl_seconds: float | None) -> list[bool]:
+        request = json.dumps(_described(ttl_seconds))
+        with self._as_store_errors():
+            return [bool(found) for found in await self._touch(args=[request, *keys])]
 
     async def delete(self, key: str) -> bool:
-        with _as_store_errors():
+        with self._as_store_errors():
             outcome = await self._delete(args=[key])
         if outcome == b"referenced":
             raise StillReferenced(key)
@@ -69,35 +100,55 @@ class RedisStore:
         return None if milliseconds_left == ABSENT else EntryStat(size_bytes, _seconds_left(milliseconds_left))
 
     async def list_referrers(self, *, limit: int, after: str | None = None) -> list[str] | None:
-        with _as_store_errors():
+        with self._as_store_errors():
             keys = await self._list_referrers(args=[limit, after or ""])
         return None if keys is None else [key.decode() for key in keys]
 
     async def _with_time_to_live(self, command: str, key: str) -> tuple[Any, int]:
-        with _as_store_errors():
+        with self._as_store_errors():
             async with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.execute_command(command, VALUE_PREFIX + key)
                 pipeline.pttl(VALUE_PREFIX + key)
                 answer, milliseconds_left = await pipeline.execute()
         return answer, milliseconds_left
 
+    async def concerns(self) -> list[str]:
+        # INFO, because who hosts a Redis for others often forbids CONFIG
+        with self._as_store_errors():
+            policy = (await self._client.info("memory")).get("maxmemory_policy", NO_EVICTION)
+        if policy == NO_EVICTION:
+            return []
+        return [f"Redis has maxmemory-policy {policy}, which may remove summaries that live; {NO_EVICTION} keeps them"]
+
     async def ping(self) -> None:
-        with _as_store_errors():
-            await self._client.ping()
+        with self._as_store_errors():
+            if not self._is_full:
+                await self._client.ping()
+                return
+            memory = await self._client.info("memory")
+        if memory["maxmemory"] and memory["used_memory"] >= memory["maxmemory"]:
+            raise StoreFull("Redis is at its memory limit")
+        self._is_full = False
+
+    @contextmanager
+    def _as_store_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OutOfMemoryError as error:
+            self._is_full = True
+            raise StoreFull(f"Redis is at its memory limit: {without(str(error), self._secrets)}") from error
+        except RedisError as error:
+            raise StoreUnavailable(f"Redis failed: {without(str(error), self._secrets)}") from error
 
     async def close(self) -> None:
         await self._client.aclose()
 
 
+def _described(ttl_seconds: float | None) -> dict[str, object]:
+    """A time to live for a script."""
+    milliseconds = to_milliseconds(ttl_seconds)
+    return {} if milliseconds is None else {"ttl_milliseconds": milliseconds}
+
+
 def _seconds_left(milliseconds: int) -> float | None:
     return None if milliseconds == FOREVER else milliseconds / 1000
-
-
-@contextmanager
-def _as_store_errors() -> Iterator[None]:
-    try:
-        yield
-    except OutOfMemoryError as error:
-        raise StoreFull(f"Redis is at its memory limit: {error}") from error
-    except RedisError as error:
-        raise StoreUnavailable(f"Redis failed: {error}") from error

@@ -1,14 +1,16 @@
 """The SQLite file of the embedded store: how it is opened, what is in it, and how it is written."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from server.store.protocol import StoreError
 
 SCHEMA_VERSION = 1
+OWN_FILE, OWN_FOLDER = 0o600, 0o700
 
 # Values stand apart from expiries: an UPDATE rewrites its whole row, and lengthening a document's segments must not
 # write all of its vectors again. `expires` is in milliseconds since the epoch; NULL never expires, and max() of SQLite
@@ -25,6 +27,15 @@ CREATE TABLE reference (
 CREATE INDEX reference_referenced ON reference (referenced);
 """
 
+# What came later, in files of the same version: a program that does not know it leaves it alone. `departed` has the
+# places of referrers that are gone, so that lists go on after them.
+ADDITIONS = """
+CREATE TABLE IF NOT EXISTS departed (
+    key TEXT PRIMARY KEY, place INTEGER NOT NULL, until INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS departed_until ON departed (until);
+"""
+
 
 def connect(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
     """Open the file with the settings that make it durable; autocommit, for the thread that calls.
@@ -32,12 +43,17 @@ def connect(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
     In WAL mode readers and a writer do not wait for one another; `synchronous=FULL` then syncs the log at every
     commit, where NORMAL may lose the last ones with the power (https://sqlite.org/pragma.html#pragma_synchronous).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=OWN_FOLDER, parents=True, exist_ok=True)
+    # only one that is new: to close any other would give up the locks that this process has on it
+    # (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWN_FILE))
     connection = sqlite3.connect(path, timeout=busy_timeout_seconds, isolation_level=None)
     try:
         # one write transaction: of two processes that open a new file, one creates the tables and the other finds them
         with writing(connection):
             _prepare_schema(connection, path)
+        _make_private(path)
         _use_write_ahead_log(connection, busy_timeout_seconds)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -45,6 +61,28 @@ def connect(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def connect_to_read(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
+    """Open the file that `connect` has prepared, for reads alone: in WAL mode none of them waits for a writer."""
+    connection = sqlite3.connect(path, timeout=busy_timeout_seconds, isolation_level=None)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def is_full(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error is that of a full disk."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    # the low byte is the primary result code (https://sqlite.org/rescode.html)
+    return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
+def _make_private(path: Path) -> None:
+    """Of files that an earlier version made, too: documents are in them. SQLite gives the log the mode of its file."""
+    for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with suppress(FileNotFoundError, PermissionError):  # another user's, who shares it with us
+            if each.stat().st_mode & 0o077:
+                each.chmod(OWN_FILE)
 
 
 def _prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
@@ -56,6 +94,8 @@ def _prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     elif version != SCHEMA_VERSION:
         raise StoreError(f"{path} has schema version {version}, and this program reads version {SCHEMA_VERSION}")
+    for statement in ADDITIONS.split(";"):
+        connection.execute(statement)
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout_seconds: float) -> None:

@@ -1,242 +1,93 @@
 """The store in one SQLite file: durable, and no server needed."""
 
-import asyncio
-import json
-import sqlite3
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
 
-from server.store.protocol import (
-    Entry,
-    EntryStat,
-    MissingReferences,
-    StillReferenced,
-    StoreFull,
-    StoreUnavailable,
-    to_milliseconds,
-)
-from server.store.sqlite.file import connect, writing
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-LIVE = "(expires IS NULL OR expires > :now)"
-# one parameter for any number of keys: SQLite limits how many there are
-LISTED = "(SELECT value FROM json_each(:keys))"
-
-LENGTHEN_REFERENCES = """
-WITH RECURSIVE needed (key) AS (
-    SELECT referenced FROM reference WHERE referrer = :key
-    UNION SELECT referenced FROM reference JOIN needed ON referrer = needed.key
-)
-UPDATE entry SET expires = max(expires, (SELECT own.expires FROM entry AS own WHERE own.key = :key))
-WHERE key IN needed
-"""
-
-# The rows of `content` are numbered as they were first put; an upsert keeps the number. Segments are referrers of none.
-LIST_REFERRERS = f"""
-SELECT key FROM content JOIN entry USING (key)
-WHERE {LIVE} AND content.rowid < :before AND EXISTS (SELECT 1 FROM reference WHERE referrer = content.key)
-ORDER BY content.rowid DESC LIMIT :limit
-"""
-DELETE_EXPIRED = f"DELETE FROM entry WHERE expires <= :now AND key IN {LISTED}"
-MAX_ROWID = 2**63 - 1
-
-# More than a put usually adds, so that expired rows never pile up; few enough that no put notices.
-SWEEP_ROWS = 64
-SWEEP = f"""
-DELETE FROM entry WHERE key IN (SELECT key FROM entry WHERE expires <= :now ORDER BY expires LIMIT {SWEEP_ROWS})
-"""
+from server.store.protocol import Entry, EntryStat, StoreFull, to_milliseconds
+from server.store.sqlite import operations
+from server.store.sqlite.file import connect, connect_to_read
+from server.store.sqlite.lane import Lane
+from server.store.sqlite.reserve import RESERVE_BYTES
+from server.store.sqlite.room import Room
 
 
 class EmbeddedStore:
     """A `SummaryStore` in a file of this host; several processes may share it.
 
     A put that has returned survives the end of the process and of the power. The file does not shrink: the space of
-    removed entries is used again. Opened with `open`; its one thread owns the connection.
+    removed entries is used again. Opened with `open`; reads have a connection of their own, so that none waits behind
+    a write.
     """
 
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
-        self._connection = connection
-        self._thread = thread
+    def __init__(self, writer: Lane, reader: Lane, room: Room) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._room = room
 
     @classmethod
-    async def open(cls, path: Path, *, busy_timeout_seconds: float = 5.0) -> "EmbeddedStore":
-        """Open or create the file and its folder.
+    async def open(
+        cls, path: Path, *, busy_timeout_seconds: float = 5.0, reserve_bytes: int = RESERVE_BYTES
+    ) -> "EmbeddedStore":
+        """Open or create the file and its folder, which are then for this user alone.
 
         Args:
             busy_timeout_seconds: how long a call waits for another process's write before it is StoreUnavailable.
+            reserve_bytes: taken on the disk, so that deletion works when it is full.
 
         Raises:
             StoreUnavailable: the file cannot be opened.
             StoreError: the file is of another program or of another version of this one.
         """
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        writer = await Lane.open(connect, path, busy_timeout_seconds)
         try:
-            with _as_store_errors():
-                connection = await asyncio.get_running_loop().run_in_executor(
-                    thread, connect, path, busy_timeout_seconds
-                )
+            reader = await Lane.open(connect_to_read, path, busy_timeout_seconds)
         except BaseException:
-            thread.shutdown(wait=False)
+            await writer.close()
             raise
-        return cls(connection, thread)
+        room = Room(path, reserve_bytes)
+        await writer.run(room.prepare)
+        return cls(writer, reader, room)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return await self._run(_get_many, keys)
+        return await self._reader.run(operations.get_many, keys)
 
-    async def put_many(self, entries: Sequence[Entry], *, ttl_seconds: float | None = None) -> None:
-        await self._run(_put_many, entries, to_milliseconds(ttl_seconds))
+    async def exist(self, keys: Sequence[str]) -> list[bool]:
+        return await self._reader.run(operations.exist, keys)
+
+    async def put_many(
+        self,
+        entries: Sequence[Entry],
+        *,
+        ttl_seconds: float | None = None,
+        expected: Mapping[str, bytes | None] | None = None,
+    ) -> None:
+        await self._writer.run(
+            self._room.taking, operations.put_many, entries, to_milliseconds(ttl_seconds), expected or {}
+        )
+
+    async def touch(self, keys: Sequence[str], *, ttl_seconds: float | None) -> list[bool]:
+        return await self._writer.run(self._room.taking, operations.touch, keys, to_milliseconds(ttl_seconds))
 
     async def delete(self, key: str) -> bool:
-        return await self._run(_delete, key)
+        return await self._writer.run(self._room.making, operations.delete, key)
 
     async def find(self, key: str) -> tuple[bytes, float | None] | None:
-        return await self._run(_find, key)
+        return await self._reader.run(operations.find, key)
 
     async def stat(self, key: str) -> EntryStat | None:
-        return await self._run(_stat, key)
+        return await self._reader.run(operations.stat, key)
 
     async def list_referrers(self, *, limit: int, after: str | None = None) -> list[str] | None:
-        return await self._run(_list_referrers, limit, after)
+        return await self._reader.run(operations.list_referrers, limit, after)
+
+    async def concerns(self) -> list[str]:
+        return []
 
     async def ping(self) -> None:
-        await self._run(_ping)
+        await self._reader.run(operations.ping)
+        if self._room.is_full and not await self._writer.run(self._room.has_room):
+            raise StoreFull("the store's disk is full")
 
     async def close(self) -> None:
-        await self._run(sqlite3.Connection.close)
-        self._thread.shutdown()
-
-    async def _run(
-        self, operation: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        def on_thread() -> T:
-            return operation(self._connection, *args, **kwargs)
-
-        with _as_store_errors():
-            return await asyncio.get_running_loop().run_in_executor(self._thread, on_thread)
-
-
-def _get_many(connection: sqlite3.Connection, keys: Sequence[str]) -> list[bytes | None]:
-    rows = connection.execute(
-        f"SELECT key, data FROM entry JOIN content USING (key) WHERE {LIVE} AND key IN {LISTED}",
-        {"now": _now(), "keys": json.dumps(list(keys))},
-    )
-    values: dict[str, bytes] = dict(rows)
-    return [values.get(key) for key in keys]
-
-
-def _put_many(connection: sqlite3.Connection, entries: Sequence[Entry], ttl_milliseconds: int | None) -> None:
-    unique = {entry.key: entry for entry in entries}
-    references = [(entry.key, reference) for entry in unique.values() for reference in set(entry.references)]
-    with writing(connection):
-        now = _now()
-        # first, so that what is swept makes room for what comes
-        connection.execute(SWEEP, {"now": now})
-        _require_live(connection, {reference for _, reference in references} - unique.keys(), now)
-        # what has expired is not continued, its place in lists included
-        connection.execute(DELETE_EXPIRED, {"now": now, "keys": json.dumps(list(unique))})
-        expires = None if ttl_milliseconds is None else now + ttl_milliseconds
-        connection.executemany(
-            "INSERT INTO entry VALUES (?, ?) ON CONFLICT DO UPDATE SET expires = max(expires, excluded.expires)",
-            [(key, expires) for key in unique],
-        )
-        connection.executemany(
-            "INSERT INTO content VALUES (?, ?) ON CONFLICT DO UPDATE SET data = excluded.data",
-            [(entry.key, entry.value) for entry in unique.values()],
-        )
-        connection.executemany("DELETE FROM reference WHERE referrer = ?", [(key,) for key in unique])
-        connection.executemany("INSERT INTO reference VALUES (?, ?)", references)
-        connection.executemany(LENGTHEN_REFERENCES, [{"key": key} for key in dict(references)])
-
-
-def _require_live(connection: sqlite3.Connection, keys: set[str], now: int) -> None:
-    rows = connection.execute(
-        f"SELECT key FROM entry WHERE {LIVE} AND key IN {LISTED}",
-        {"now": now, "keys": json.dumps(list(keys))},
-    )
-    missing = keys.difference(key for (key,) in rows)
-    if missing:
-        raise MissingReferences(sorted(missing))
-
-
-def _delete(connection: sqlite3.Connection, key: str) -> bool:
-    with writing(connection):
-        now = _now()
-        live = connection.execute(f"SELECT 1 FROM entry WHERE key = :key AND {LIVE}", {"key": key, "now": now})
-        if live.fetchone() is None:
-            return False
-        if _is_referenced(connection, key, now):
-            raise StillReferenced(key)
-        unneeded = [key]
-        while unneeded:
-            removed = (unneeded.pop(),)
-            rows = connection.execute("SELECT referenced FROM reference WHERE referrer = ?", removed).fetchall()
-            connection.execute("DELETE FROM entry WHERE key = ?", removed)
-            unneeded += [reference for (reference,) in rows if not _is_referenced(connection, reference, now)]
-    return True
-
-
-def _is_referenced(connection: sqlite3.Connection, key: str, now: int) -> bool:
-    query = f"SELECT 1 FROM reference JOIN entry ON key = referrer WHERE referenced = :key AND {LIVE} LIMIT 1"
-    return connection.execute(query, {"key": key, "now": now}).fetchone() is not None
-
-
-def _find(connection: sqlite3.Connection, key: str) -> tuple[bytes, float | None] | None:
-    now = _now()
-    query = f"SELECT data, expires FROM entry JOIN content USING (key) WHERE key = :key AND {LIVE}"
-    row = connection.execute(query, {"key": key, "now": now}).fetchone()
-    return None if row is None else (row[0], _seconds_left(row[1], now))
-
-
-def _stat(connection: sqlite3.Connection, key: str) -> EntryStat | None:
-    now = _now()
-    query = f"SELECT length(data), expires FROM entry JOIN content USING (key) WHERE key = :key AND {LIVE}"
-    row = connection.execute(query, {"key": key, "now": now}).fetchone()
-    if row is None:
-        return None
-    size_bytes, expires = row
-    return EntryStat(size_bytes, _seconds_left(expires, now))
-
-
-def _list_referrers(connection: sqlite3.Connection, limit: int, after: str | None) -> list[str] | None:
-    now = _now()
-    before = MAX_ROWID
-    if after is not None:
-        query = f"""SELECT content.rowid FROM content JOIN entry USING (key)
-            WHERE key = :key AND {LIVE} AND EXISTS (SELECT 1 FROM reference WHERE referrer = :key)"""
-        row = connection.execute(query, {"key": after, "now": now}).fetchone()
-        if row is None:
-            return None
-        before = row[0]
-    rows = connection.execute(LIST_REFERRERS, {"now": now, "before": before, "limit": limit})
-    return [key for (key,) in rows]
-
-
-def _seconds_left(expires: int | None, now: int) -> float | None:
-    return None if expires is None else (expires - now) / 1000
-
-
-def _ping(connection: sqlite3.Connection) -> None:
-    connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
-@contextmanager
-def _as_store_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        # the low byte is the primary result code (https://sqlite.org/rescode.html)
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-            raise StoreFull(f"the store's disk is full: {error}") from error
-        raise StoreUnavailable(f"the store's file failed: {error}") from error
-    except OSError as error:
-        raise StoreUnavailable(f"the store's file cannot be opened: {error}") from error
+        await self._reader.close()
+        await self._writer.close()
