@@ -42,7 +42,7 @@ async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
 @pytest.fixture
 async def anchored(serve: Serve, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     tiny_anchored(max_positions=256).save_pretrained(tmp_path / "anchored")
-    async with serve(model=str(tmp_path / "anchored")) as client:
+    async with serve(model=str(tmp_path / "anchored"), export_secret="a word") as client:
         yield client
 
 
@@ -259,7 +259,9 @@ async def test_an_anchored_summary_is_exported_and_imported(
     asked = {"summary_ids": [summary["id"]], "prompt": "Who?", "max_vectors": 5, **GREEDY}
     answer = await post(anchored, "/generate", **asked)
     data = (await anchored.get(f"/summaries/{summary['id']}", params={"format": "safetensors"})).content
-    async with serve(model=str(tmp_path / "anchored"), store=f"sqlite:{tmp_path}/other.sqlite3") as other:
+    async with serve(
+        model=str(tmp_path / "anchored"), store=f"sqlite:{tmp_path}/other.sqlite3", export_secret="a word"
+    ) as other:
         other_id = "0" * 40
         assert (await other.put(f"/summaries/{other_id}", content=data)).status_code == 400
         taken = await other.put(f"/summaries/{summary['id']}", content=data)

@@ -1,5 +1,6 @@
 """Which stores a URL can name."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,7 @@ def test_what_is_no_secret_is_shown() -> None:
 
 @pytest.mark.parametrize("url", [url for url in SPELLED if not url.startswith("sqlite:")])
 async def test_no_error_shows_them_either(url: str) -> None:
+    url = re.sub("host(:6379)?", "127.0.0.1:1", url)  # where nothing listens, and no name is to be looked up
     with pytest.raises((ValueError, StoreUnavailable)) as caught:
         await (await open_store(url)).ping()
     assert "secret" not in str(caught.value)

@@ -70,9 +70,7 @@ def merged(new: Summary, found: Summary | None, *, keeps_text: bool) -> Summary:
     metadata = found.manifest.metadata | new.manifest.metadata
     require_few(metadata)
     has_text = new.manifest.has_text or (found.manifest.has_text and keeps_text)
-    return replace(
-        new, manifest=replace(new.manifest, created=found.manifest.created, metadata=metadata, has_text=has_text)
-    )
+    return replace(found, manifest=replace(found.manifest, metadata=metadata, has_text=has_text))
 
 
 def renewed(summary: Summary, seconds_left: float | None, document: Document) -> Summary | None:
