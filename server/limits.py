@@ -24,6 +24,8 @@ MAX_EXPANDED = 64  # segments that are read as text
 MAX_MESSAGES = 10_000
 MAX_PROMPTS = 128  # of one request, times its choices
 
+MAX_TOKENIZED = 1_000_000  # characters of a text whose tokens are told
+
 # answers
 MAX_NEW_TOKENS = 1_000_000
 MAX_CHOICES = 16

@@ -42,7 +42,7 @@ class Generator:
                 store raise.
         """
         watch = Stopwatch()
-        plan = await self._prompter.plan(call, condition.parts, max_vectors=condition.max_vectors)
+        plan = await self._prompter.plan(call, condition.parts, max_vectors=condition.max_vectors, is_bounded=True)
         plan = await self._expander.conditioned(plan, condition)
         plan = self._prompter.fitted(plan, self._prompter.num_wanted(max_tokens))
         sampling = self._model.stopping(params(self._prompter.max_tokens(plan, max_tokens)))

@@ -48,10 +48,10 @@ class Scorer:
                 store raise.
         """
         watch = watch or Stopwatch()
-        plan = await self._prompter.plan(call, condition.parts, max_vectors=condition.max_vectors)
+        plan = await self._prompter.plan(call, condition.parts, max_vectors=condition.max_vectors, is_bounded=True)
         continuation_ids = await asyncio.to_thread(
             lambda: [
-                self._model.tokenise(text, is_start=False, param=f"continuations.{index}")
+                self._model.tokenise_within(text, is_start=False, param=f"continuations.{index}")
                 for index, text in enumerate(continuations)
             ]
         )

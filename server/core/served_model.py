@@ -1,6 +1,6 @@
 """What the server knows of the model it serves, apart from its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -136,16 +136,14 @@ class ServedModel:
             TooLong: a long text's beginning alone has more tokens than a document may have.
         """
         tokenise = partial(self.tokenise, is_start=is_start, parse_special=parse_special, param="text")
-        most = self.max_document_tokens
-        if most is not None and len(text) > MAX_CHARACTERS_A_TOKEN * most:
-            beginning = text[: MAX_CHARACTERS_A_TOKEN * most]
-            num_tokens = len(tokenise(beginning))
-            if num_tokens > most:
-                raise TooLong(
-                    f"the document has {len(text)} characters, and its first {len(beginning)} are {num_tokens} tokens; "
-                    f"{self._limit} {most}",
-                    param="text",
-                )
+        if (most := self.max_document_tokens) is not None:
+            require_possible(text, most, tokenise, what="the document", limit=self._limit, param="text")
+        return tokenise(text)
+
+    def tokenise_within(self, text: str, *, is_start: bool, param: str) -> list[int]:
+        """As `tokenise`, of what has to fit the window; TooLong where a long text's beginning alone does not."""
+        tokenise = partial(self.tokenise, is_start=is_start, param=param)
+        require_possible(text, self.window, tokenise, what=param, limit="the window has", param=param)
         return tokenise(text)
 
     @property
@@ -213,3 +211,16 @@ class ServedModel:
                 raise InvalidRequest(
                     f"token id {token_id} is outside the vocabulary of {self.vocabulary_size}", param=param
                 )
+
+
+def require_possible(
+    text: str, most: int, tokenise: Callable[[str], list[int]], *, what: str, limit: str, param: str
+) -> None:
+    """Refuse a text that must have more tokens than `most` by its beginning: the whole of it would take a minute."""
+    if len(text) <= MAX_CHARACTERS_A_TOKEN * most:
+        return
+    beginning = text[: MAX_CHARACTERS_A_TOKEN * most]
+    num_tokens = len(tokenise(beginning))
+    if num_tokens > most:
+        told = f"{len(text)} characters, and its first {len(beginning)} are {num_tokens} tokens"
+        raise TooLong(f"{what} has {told}; {limit} {most}", param=param)

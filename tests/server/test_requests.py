@@ -91,11 +91,39 @@ async def test_of_many_faults_the_first_is_told(
     assert sum(counts) <= 2
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/generate", {"prompt": TEXT * 50_000}, "prompt"),
+        ("/score", {"prompt": TEXT * 50_000, "continuations": ["a"]}, "prompt"),
+        ("/score", {"prompt": "a", "continuations": [TEXT * 50_000]}, "continuations.0"),
+        ("/tokenize", {"text": TEXT * 50_000}, "text"),
+    ],
+)
+async def test_what_cannot_fit_is_not_tokenised_whole(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], param: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = client.services.model  # type: ignore[attr-defined]
+    lengths: list[int] = []
+    tokenise = type(model).tokenise
+
+    def counted(self: Any, text: str, **how: Any) -> list[int]:
+        lengths.append(len(text))
+        ids: list[int] = tokenise(self, text, **how)
+        return ids
+
+    monkeypatch.setattr(type(model), "tokenise", counted)
+    refused = await posted(client, path, **body)
+    assert refused.status_code in (413, 422)
+    assert refused.json()["error"]["param"] == param
+    assert max(lengths, default=0) <= 16 * model.window
+
+
 async def test_a_large_body_says_as_much_as_a_small_one(client: httpx.AsyncClient) -> None:
-    text = TEXT + " " * LARGE_BODY
-    ids = [(await posted(client, "/tokenize", text=each)).json()["count"] for each in (TEXT, text)]
-    assert ids[0] < ids[1]
-    broken = (json.dumps({"text": text})[:-1]).encode()
+    made = [(await posted(client, "/compress", token_ids=[7] * number)).json() for number in (100, 400_000)]
+    assert made[0]["tokens"] == 100
+    assert "400000 tokens" in made[1]["error"]["message"]
+    broken = (json.dumps({"text": TEXT + " " * LARGE_BODY})[:-1]).encode()
     refused = await client.post("/tokenize", content=broken, headers={"Content-Type": "application/json"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_json")
 

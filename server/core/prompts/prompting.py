@@ -30,12 +30,18 @@ class Prompter:
         """Positions of a prompt and what follows it."""
         return self._model.window
 
-    async def plan(self, call: Call, parts: Sequence[Part], *, max_vectors: int | None = None) -> Plan:
+    async def plan(
+        self, call: Call, parts: Sequence[Part], *, max_vectors: int | None = None, is_bounded: bool = False
+    ) -> Plan:
         """Look up the summaries and tokenise the texts; nothing is computed or stored yet.
 
         A soft prompt stands before all tokens, so a text between summaries is to be compressed in its place.
 
+        Args:
+            is_bounded: the texts after the last summary have to fit the window as they are.
+
         Raises:
+            TooLong: they are bounded, and their beginning alone does not fit.
             InvalidRequest: no token follows the summaries: nothing to predict from. And as `plan_tokens` and
                 `ServedModel.tokenise`.
             SummaryNotFound, ModelMismatch: of a part.
@@ -44,7 +50,8 @@ class Prompter:
         conditioning = [part for part in parts[: last + 1] if part != TextPart("")]
         sources = tuple([await self._source(part, call.summaries) for part in conditioning])
         text = "".join(part.text for part in parts[last + 1 :] if isinstance(part, TextPart))
-        token_ids = await asyncio.to_thread(self._model.tokenise, text, is_start=not sources, param=call.tokens)
+        tokenise = self._model.tokenise_within if is_bounded else self._model.tokenise
+        token_ids = await asyncio.to_thread(tokenise, text, is_start=not sources, param=call.tokens)
         return self.plan_tokens(call, sources, token_ids, max_vectors=max_vectors)
 
     def plan_tokens(

@@ -1,15 +1,18 @@
 """Texts to token ids and back."""
 
-from pydantic import BaseModel
+from typing import Annotated
+
+from pydantic import BaseModel, Field
 
 from server.http.schemas.base import Body, ParseSpecial, Text, TokenIds, example
+from server.limits import MAX_TOKENIZED
 
 
 class TokenizeRequest(Body):
     model_config = example(text="The lighthouse keeper")
 
     model: Text | None = None
-    text: Text
+    text: Annotated[Text, Field(max_length=MAX_TOKENIZED)]
     add_special_tokens: bool = True
     parse_special: ParseSpecial = False
 
