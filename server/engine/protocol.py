@@ -157,7 +157,7 @@ class Decoder(Ready, Protocol):
         ...
 
     def generate(
-        self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None
+        self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None, waits: bool = False
     ) -> AsyncGenerator[TokenEvent]:
         """Yield tokens until one has a finish reason."""
         ...

@@ -67,7 +67,7 @@ class CountingEngine:
         raise NotImplementedError
 
     def generate(
-        self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None
+        self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None, waits: bool = False
     ) -> AsyncGenerator[TokenEvent]:
         raise NotImplementedError
 
@@ -366,11 +366,11 @@ async def test_the_observed_duration_includes_tokenising(store: EmbeddedStore) -
     """`compress_duration_seconds` was observed without it, against its help."""
     house = House(store)
 
-    def tokenizer(text: str, **_: Any) -> dict[str, list[int]]:
+    def ids(text: str, **_: Any) -> list[int]:
         time.sleep(0.2)
-        return {"input_ids": list(text.encode())}
+        return list(text.encode())
 
-    object.__setattr__(house.compressor._model, "tokenizer", tokenizer)
+    object.__setattr__(house.compressor._model, "tokeniser", SimpleNamespace(ids=ids, num_ids=256))
     done = await house.compress_text("a text")
     registry = house.compressor._metrics.registry
     observed = registry.get_sample_value("autocompressor_compress_duration_seconds_sum")

@@ -71,7 +71,8 @@ async def test_unknown_and_many_stop_token_ids_are_refused(client: httpx.AsyncCl
     refused = await client.post(path, json={**said, "stop_token_ids": [320]})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stop_token_ids")
     assert "320 is outside the vocabulary of 320" in refused.json()["error"]["message"]
-    assert (await client.post(path, json={**said, "stop_token_ids": [1] * 129})).status_code == 422
+    many = await client.post(path, json={**said, "stop_token_ids": [1] * 129})
+    assert many.status_code == (400 if path.startswith("/v1/") else 422)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -131,7 +131,7 @@ async def test_echo_with_logprobs_over_the_window_is_refused(client: httpx.Async
     refused = await client.post("/v1/completions", json=asked)
     error = refused.json()["error"]
     place = f"prompt.{0 if max_tokens else 2}"
-    assert (refused.status_code, error["code"], error["param"]) == (413, "context_length_exceeded", place)
+    assert (refused.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", place)
     for said in (str(512 if max_tokens else 513), "window of 512", "`truncate`"):
         assert said in error["message"]
     assert (await client.post("/v1/completions", json={**asked, "logprobs": None, "max_tokens": 1})).status_code == 200
@@ -156,3 +156,12 @@ async def test_more_choices_than_rows_are_answered_in_turns(serve: Serve) -> Non
         body = await complete(client, prompt=["a b"] * 12, n=2, echo=True, logprobs=1)
         assert len(body["choices"]) == 24
         assert len({choice["text"] for choice in body["choices"]}) == 1
+
+
+async def test_choices_that_were_taken_wait_for_room(serve: Serve) -> None:
+    """A request of more choices than the engine has places is answered whole, not refused half way."""
+    async with serve(max_requests=2) as client:
+        body = {"prompt": "The", "n": 6, "max_tokens": 3, "seed": 1}
+        answer = await client.post("/v1/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["choices"]) == 6

@@ -103,7 +103,7 @@ class TorchEngine:
                 yield summary
 
     async def generate(
-        self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None
+        self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None, waits: bool = False
     ) -> AsyncGenerator[TokenEvent]:
         self._require_room(prompt, params.max_tokens)
         mailbox = Mailbox()
@@ -119,7 +119,7 @@ class TorchEngine:
             lengths=prompt.key_lengths,
             meter=meter,
         )
-        async with self._running(request):
+        async with self._running(request, waits=waits):
             is_finished = False
             while not is_finished:
                 event: TokenEvent = await mailbox.get()

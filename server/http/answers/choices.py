@@ -70,7 +70,8 @@ class Choices:
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
         """Each with the index of its choice; the last of a choice has a finish reason."""
-        streams = [self._pieces(prompt, params) for prompt, params in self._work]
+        # the first is refused where there is no room, and with it the request; of one that was taken the others wait
+        streams = [self._pieces(*each, waits=place > 0) for place, each in enumerate(self._work)]
         started, before = time.monotonic(), self.watch.engine_seconds
         async with aclosing(merged(streams, limit=self.limit)) as pieces:
             async for index, piece in pieces:
@@ -84,13 +85,13 @@ class Choices:
                 choices[index].add(piece)
         return choices
 
-    async def _pieces(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Piece]:
+    async def _pieces(self, prompt: Prompt, params: SamplingParams, *, waits: bool) -> AsyncGenerator[Piece]:
         if params.max_tokens == 0:
             yield Piece("", (), "length")
             return
         tokens: list[Scored] = []
         gap = self._gap
-        async with aclosing(self._decoder.generate(prompt, params, meter=self.watch.meter)) as events:
+        async with aclosing(self._decoder.generate(prompt, params, meter=self.watch.meter, waits=waits)) as events:
             async for event in events:
                 self.num_generated += 1
                 tokens.append(_scored(event))

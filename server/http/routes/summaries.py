@@ -97,7 +97,10 @@ async def put_summary(
     tenant: WithTenant,
     asked: Annotated[schemas.PutParameters, Query()],
 ) -> schemas.SummaryResponse:
-    """Import a summary that a server of the same model, tenant_salt and store or export_secret exported."""
+    """Import a summary that a server of the same model, tenant_salt and store or export_secret exported.
+
+    It lives as `/compress` would have it: `ttl_seconds`, else the server's default, and never shorter than before.
+    """
     summary, is_new = await services.portable.take(
         summary_id, await request.body(), tenant=tenant, ttl_seconds=asked.ttl_seconds
     )
