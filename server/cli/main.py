@@ -68,7 +68,7 @@ def serve(**flags: Any) -> None:
     except ValueError as error:
         terminal.stop(terminal.as_sentence(error))
     # oneDNN keeps what it compiled for each shape of a matrix: a thousand by itself, most of a gigabyte after a while
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     # not at the top: the server brings torch, which takes seconds, and other commands do without it
     serving = importlib.import_module("server.http.serving")
     try:
