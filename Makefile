@@ -38,7 +38,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "$(PYTHON) is $$($(PYTHON) --version); Python 3.11 or later is needed: make PYTHON=python3.12 setup" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@echo "installing into .venv: a few minutes, most of them for torch"
-	@$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]' \
+	@# modules are compiled when they are first imported: compiling all of torch's and its companions' takes as long again
+	@$(BIN)/pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(EXTRAS)]' \
 	  2> >($(WARNINGS) >&2) | $(PROGRESS)
 	@touch $@
 
