@@ -42,6 +42,24 @@ class JobNotFound(ServiceError):
     code = "job_not_found"
 
 
+class ResponseNotFound(ServiceError):
+    """No such response, or no longer: deleted, not stored, or its time to live is over."""
+
+    code = "not_found"
+
+
+class PreviousResponseNotFound(ServiceError):
+    """A response to go on from that is not there, or one before it."""
+
+    code = "previous_response_not_found"
+
+
+class CompactionExpired(ServiceError):
+    """A compaction item that is whole, and whose vectors the store no longer has."""
+
+    code = "compaction_expired"
+
+
 class IdempotencyMismatch(ServiceError):
     """An Idempotency-Key that was used for another request."""
 

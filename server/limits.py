@@ -40,3 +40,12 @@ MAX_REPETITION_PENALTY = 10
 MAX_PENALTY = 2  # of frequency and presence; as much below 0
 MAX_BIAS = 100  # of a logit; as much below 0
 MAX_SEED = 2**63 - 1
+
+# responses
+MAX_SEALED = 10_485_760  # characters of a compaction's encrypted_content, as Open Responses has it
+MAX_ITEMS = 10_000  # of one request
+MAX_TOOLS = 128
+MAX_TOOL_NAME = 64  # characters
+MAX_LISTED_ITEMS = 100  # of a page
+MIN_OUTPUT_TOKENS = 16  # as OpenAI has it
+MAX_CHAIN = 10_000  # responses that go on from one another, between two compactions

@@ -62,6 +62,17 @@ class Settings(BaseSettings):
     default_ttl_seconds: PositiveInt | None = Field(
         None, le=MAX_TTL_SECONDS, description="How long a summary lives when /compress does not say; none is for ever."
     )
+    response_ttl_seconds: PositiveInt | None = Field(
+        30 * 86400,
+        le=MAX_TTL_SECONDS,
+        description="How long responses are kept, and what was compacted of their conversations; none is for ever.",
+    )
+    compaction_keys: str | None = Field(
+        None,
+        repr=False,
+        description="Secrets that seal compaction items, with commas between, so that servers with other stores read "
+        "them: the first seals, all open. None is one that the store keeps.",
+    )
     max_running_sequences: PositiveInt = Field(
         32, description="Generations that decode together: rows of the KV pool, taken when the server starts."
     )
@@ -105,6 +116,10 @@ class Settings(BaseSettings):
     @property
     def origins(self) -> list[str]:
         return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @property
+    def compaction_secrets(self) -> list[str]:
+        return [key.strip() for key in (self.compaction_keys or "").split(",") if key.strip()]
 
     @model_validator(mode="after")
     def _salt_is_text(self) -> "Settings":

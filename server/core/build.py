@@ -10,11 +10,11 @@ from model import AutoCompressor
 from server.core.checkpoints import open_checkpoint
 from server.core.core import Core
 from server.core.documents.compression import Compressor
-from server.core.documents.export_secret import ExportSecret
 from server.core.documents.intake import Intake
 from server.core.documents.portable import Portable
 from server.core.documents.retention import Retainer
 from server.core.documents.store_calls import StoreCalls
+from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import Summaries
 from server.core.generating import Generator
 from server.core.jobs import Jobs
@@ -26,6 +26,10 @@ from server.core.prompts.prepared import Preparer
 from server.core.prompts.prompting import Prompter
 from server.core.prompts.window import Window
 from server.core.reranking import Reranker
+from server.core.responses.compacting import Compactor
+from server.core.responses.records import Records
+from server.core.responses.responding import Responder
+from server.core.responses.sealing import Sealer
 from server.core.scoring import Scorer
 from server.core.served_model import ServedModel
 from server.core.services import Services
@@ -89,6 +93,7 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
         settings=settings,
         models=Models({served.name: services}),
         store=store,
+        records=Records(store, StoreCalls(metrics), ttl_seconds=settings.response_ttl_seconds),
         jobs=Jobs(),
         metrics=metrics,
         tenant=Tenant(settings.tenant_salt),
@@ -112,6 +117,8 @@ def build_services(
         default_ttl_seconds=settings.default_ttl_seconds,
         max_together=max_together,
     )
+    preparer = Preparer(prompter, window, expander, Fuser(decoder, prompter))
+    sealer = Sealer(StoredSecret(store, StoreCalls(metrics), "compaction", None), settings.compaction_secrets)
     return Services(
         model=model,
         encoder=encoder,
@@ -122,14 +129,22 @@ def build_services(
         portable=Portable(
             model,
             summaries,
-            ExportSecret(store, StoreCalls(metrics), settings.export_secret),
+            StoredSecret(store, StoreCalls(metrics), "export", settings.export_secret),
             takes_any=settings.imports == "any",
             default_ttl_seconds=settings.default_ttl_seconds,
         ),
         prompter=prompter,
         window=window,
         expander=expander,
-        preparer=Preparer(prompter, window, expander, Fuser(decoder, prompter)),
+        preparer=preparer,
+        responder=Responder(
+            model,
+            Compactor(model, encoder, compressor, summaries, sealer),
+            prompter,
+            preparer,
+            expander,
+            ttl_seconds=settings.response_ttl_seconds,
+        ),
         generator=Generator(model, decoder, prompter, expander),
         scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
         reranker=Reranker(model, decoder, summaries, prompter, intake),

@@ -5,6 +5,7 @@ from threading import Event
 
 from server.core.jobs import Jobs
 from server.core.models import Models
+from server.core.responses.records import Records
 from server.core.tenant import Tenant
 from server.metrics import Metrics
 from server.settings import Settings
@@ -23,6 +24,7 @@ class Core:
     settings: Settings
     models: Models
     store: SummaryStore
+    records: Records
     jobs: Jobs
     metrics: Metrics
     tenant: Tenant

@@ -20,6 +20,15 @@ class Tenant:
         """Whose list a summary is in, as manifests name it; tells nothing of the salt."""
         return chain.derived_key(self.root(fingerprint), "tenant")
 
+    @property
+    def account(self) -> str:
+        """Under which what is of no model is kept; tells nothing of the salt."""
+        return chain.derived_key(self.root(""), "account")
+
     def export_key(self, fingerprint: str, secret: bytes) -> bytes:
         """What signs exported summaries: nobody without the secret can make it, though the salt be empty."""
         return hmac.digest(secret, chain.derived_key(self.root(fingerprint), "export").encode(), "sha256")
+
+    def sealing_key(self, secret: bytes) -> bytes:
+        """What seals this tenant's compacted conversations, 32 bytes: the same whichever model they are of."""
+        return hmac.digest(secret, b"compaction\0" + self.salt.encode(), "sha256")

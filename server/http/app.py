@@ -22,12 +22,16 @@ from server.http.routes import (
     models,
     page,
     rerank,
+    responses,
+    responses_socket,
     score,
     summaries,
     tokens,
 )
 
-ROUTES = (compress, summaries, generate, score, rerank, jobs, tokens, info, completions, chat, models, health, page)
+NATIVE = (compress, summaries, generate, score, rerank, jobs, tokens, info)
+STANDARD = (completions, chat, responses, responses_socket, models)
+ROUTES = (*NATIVE, *STANDARD, health, page)
 
 
 def create_app(core: Core) -> FastAPI:

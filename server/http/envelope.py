@@ -22,6 +22,7 @@ HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"
 SHOWN_CHARACTERS = 60  # of a value that is refused, in the error
 NAMED_BY_CLIENTS = frozenset({"metadata", "logit_bias"})  # fields with names in them that need not be identifiers
 OPENAI_ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/models")
+RESPONSES = re.compile(r"(/v1)?/responses(/|$)")
 CLIENT_LEFT = 499  # nginx's status for it; nobody is there to read it
 
 
@@ -34,9 +35,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        answer = _validation_envelope(error)
-        answer.status_code = _status(request, answer.status_code)
-        return answer
+        status, detail = validation_detail(error)
+        return _answer(_status(request, status), detail)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -63,8 +63,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def _status(request: Request, status: int) -> int:
     """What OpenAI's routes answer: its clients know 400 as the request's fault, where others tell more."""
-    is_openai = request.url.path.startswith(OPENAI_ROUTES)
-    return 400 if is_openai and status in (413, 422) else status
+    path = request.url.path
+    if RESPONSES.match(path):
+        return 400 if status in (409, 413, 422) else status  # 409 would have clients try again
+    return 400 if path.startswith(OPENAI_ROUTES) and status in (413, 422) else status
 
 
 def _unread_envelope(cause: BaseException) -> Response | None:
@@ -80,20 +82,21 @@ def _unread_envelope(cause: BaseException) -> Response | None:
     return _envelope(400, message, code="invalid_json")
 
 
-def _validation_envelope(error: RequestValidationError) -> Response:
+def validation_detail(error: RequestValidationError) -> tuple[int, ErrorDetail]:
+    """The status and the words for a body that is not what it should be."""
     first = error.errors()[0]
     kind, location = first["type"], first["loc"]
     if kind == "json_invalid" and isinstance(location[-1], int):  # else it is a form's field
         message = f"the body is not JSON: {first['ctx']['error']} at character {location[-1]}"
-        return _envelope(400, message, code="invalid_json")
+        return 400, ErrorDetail(message=message, type=CLIENT, param=None, code="invalid_json")
+    message, param = _said(first), None
     if location == ("body",) and kind in ("model_attributes_type", "missing"):
         message = "the body must be a JSON object, sent as Content-Type: application/json"
-        return _envelope(422, message, code="validation_error")
-    message = _said(first)
-    if param := _param(location, kind):
-        return _envelope(422, f"{param}: {message}", code="validation_error", param=param)
-    named = re.match(r"`(\w+)`", message)  # fields that do not go together: the one the message begins with
-    return _envelope(422, message, code="validation_error", param=named and named[1])
+    elif param := _param(location, kind):
+        message = f"{param}: {message}"
+    elif named := re.match(r"`(\w+)`", message):  # fields that do not go together: the one the message begins with
+        param = named[1]
+    return 422, ErrorDetail(message=message, type=CLIENT, param=param or None, code="validation_error")
 
 
 def _param(location: tuple[int | str, ...], kind: str) -> str:
@@ -126,7 +129,7 @@ def _said(error: dict[str, Any]) -> str:
         return "Field required"
     if kind == "union_tag_invalid":
         return f"Input should be one of {context['expected_tags']}, not {_shown(context['tag'])}"
-    if kind in ("missing", "extra_forbidden") or "error" in context:
+    if kind in ("missing", "extra_forbidden", "unknown_item") or "error" in context:
         return message
     message = re.sub(r" after validation, not (\d+|more)$|, unable to .*$", "", message)
     if kind.endswith("too_long") or kind == "too_short":

@@ -13,9 +13,9 @@ import torch
 
 from model.compressors import SegmentSummary
 from server.core import chain
-from server.core.documents.export_secret import ExportSecret
 from server.core.documents.imported import require_equal
 from server.core.documents.store_calls import StoreCalls
+from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import Summaries, Summary
 from server.errors import InvalidRequest
 from server.limits import MAX_METADATA_NAME, MAX_METADATA_VALUE
@@ -145,7 +145,7 @@ async def test_servers_that_are_given_one_secret_take_each_others_files(serve: S
 
 async def test_replicas_that_start_together_make_one_secret(tmp_path: Path) -> None:
     stores = [await EmbeddedStore.open(tmp_path / "store.sqlite3") for _ in range(4)]
-    made = await asyncio.gather(*(ExportSecret(store, StoreCalls(Metrics()), None).get() for store in stores))
+    made = await asyncio.gather(*(StoredSecret(store, StoreCalls(Metrics()), "export", None).get() for store in stores))
     assert len(set(made)) == 1
     assert len(made[0]) == 32
     for store in stores:

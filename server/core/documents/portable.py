@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from model.compressors import SegmentSummary
-from server.core.documents.export_secret import ExportSecret
 from server.core.documents.imported import require_equal, require_given, require_keys
 from server.core.documents.renewal import merged
+from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import Summaries, Summary
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
@@ -52,7 +52,7 @@ class Portable:
         self,
         model: ServedModel,
         summaries: Summaries,
-        secret: ExportSecret,
+        secret: StoredSecret,
         *,
         takes_any: bool,
         default_ttl_seconds: float | None,

@@ -1,8 +1,8 @@
 """Stored summaries: records of the store as documents, its errors as the client's."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,11 +26,23 @@ LISTED_TOGETHER = 200  # manifests read at a time for a list
 
 
 @dataclass(frozen=True)
+class CarriedSegment:
+    """A segment that a request brought with it: its vectors, and the token ids that they stand for."""
+
+    summary: SegmentSummary
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Summary:
-    """A stored document: its id and its manifest."""
+    """A stored document: its id and its manifest.
+
+    `carried`: by their keys, segments that are not in the store; those of a document that is not stored are all here.
+    """
 
     id: str
     manifest: Manifest
+    carried: Mapping[str, CarriedSegment] = field(default_factory=dict, compare=False)
 
     @property
     def tokens(self) -> int:
@@ -222,6 +234,11 @@ class Summaries:
                 continue
             return summary
         raise NotReady(f"summary {summary_id} is changed by others all the time; try again later")
+
+    async def touch(self, summary_id: str, *, ttl_seconds: float | None) -> None:
+        """Have a summary live at least so long, where it is there."""
+        async with self._calls("touch"):
+            await self._store.touch([_manifest_key(summary_id)], ttl_seconds=ttl_seconds)
 
     async def delete(self, summary_id: str) -> None:
         """Delete a summary, and of its segments those no other summary has; SummaryNotFound where it is not there."""

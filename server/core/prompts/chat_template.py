@@ -1,23 +1,31 @@
 """Messages to the text that the model reads: by the tokenizer's own template, else by a plain one."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError, meta
 
 from server.core.served_model import ServedModel
 from server.errors import InvalidRequest
 
 GAP = " "  # of the plain template, which leaves it to the model: a word's token has its space
-NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
+NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
+SPEAKERS = ("System", "User", "Assistant")  # where one of them speaks, an answer has ended
+CALL_START, CALL_END = "<tool_call>", "</tool_call>"  # as Hermes' and Qwen's templates have models write calls
 
 
 @dataclass(frozen=True)
 class Said:
-    """A message; `role` is one of system, user and assistant."""
+    """A message; `role` is one of system, user, assistant and tool.
+
+    `call`: a function's name and its arguments as JSON, where the assistant called one.
+    """
 
     role: str
     text: str
+    call: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,14 @@ class Rendered:
     gap: str = ""
 
 
-def render(model: ServedModel, messages: Sequence[Said], *, parse_special: bool = False) -> Rendered:
+def render(
+    model: ServedModel,
+    messages: Sequence[Said],
+    *,
+    tools: Sequence[Mapping[str, object]] = (),
+    parse_special: bool = False,
+    param: str = "messages",
+) -> Rendered:
     """Render and tokenise; what was said before is rendered the same however many messages follow.
 
     The plain template writes a paragraph for each message, after its speaker's name. A template of the tokenizer's own
@@ -42,24 +57,76 @@ def render(model: ServedModel, messages: Sequence[Said], *, parse_special: bool 
     quoted could speak for others.
 
     Args:
+        tools: definitions of functions (`{"type": "function", "function": …}`).
         parse_special: they stand for the tokens.
+        param: the field that the messages came from, for errors.
 
     Raises:
-        InvalidRequest: the tokenizer's template refuses the messages, or one has a token without embedding, or with a
-            text that can only be a control token.
+        InvalidRequest: the tokenizer's template refuses the messages or has no place for tools, or a message has a
+            token without embedding, or with a text that can only be a control token.
     """
+    if (tools or any(message.call or message.role == "tool" for message in messages)) and not takes_tools(model):
+        raise InvalidRequest(
+            f"the chat template of {model.name!r} has no place for tools, their calls and outputs",
+            param="tools" if tools else param,
+        )
     if not model.has_chat_template:
         lines = [f"{NAMES[message.role]}:{_gap(message)}{message.text}\n\n" for message in messages]
         text = "".join([*lines, "Assistant:"])
-        token_ids = model.tokenise(text, is_start=True, parse_special=parse_special, param="messages")
-        return Rendered(tuple(token_ids), tuple(f"\n\n{name}:" for name in NAMES.values()), GAP)
+        token_ids = model.tokenise(text, is_start=True, parse_special=parse_special, param=param)
+        return Rendered(tuple(token_ids), tuple(f"\n\n{name}:" for name in SPEAKERS), GAP)
     written = (lambda text: text) if parse_special else model.tokeniser.marked
-    plain = [{"role": message.role, "content": written(message.text)} for message in messages]
     try:
-        text = model.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+        text = model.tokenizer.apply_chat_template(
+            [_as_template_takes(message, written) for message in messages],
+            tools=[_written(tool, written) for tool in tools] or None,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
     except TemplateError as error:
-        raise InvalidRequest(f"the model's chat template refuses the messages: {error}", param="messages") from error
-    return Rendered(tuple(model.tokenise_marked(text, param="messages")))
+        raise InvalidRequest(f"the model's chat template refuses the messages: {error}", param=param) from error
+    return Rendered(tuple(model.tokenise_marked(text, param=param)))
+
+
+def takes_tools(model: ServedModel) -> bool:
+    """Whether a model's chat template renders tools, and has calls written in a form that is read here."""
+    template = model.tokenizer.chat_template
+    return isinstance(template, str) and _names_tools(template)
+
+
+@lru_cache
+def _names_tools(template: str) -> bool:
+    try:
+        parsed = Environment(autoescape=False, extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except TemplateError:
+        return False
+    return "tools" in meta.find_undeclared_variables(parsed) and CALL_START in template
+
+
+def _as_template_takes(message: Said, written: Callable[[str], str]) -> dict[str, object]:
+    """A message as transformers' templates know it (huggingface.co/docs/transformers, chat_templating)."""
+    plain: dict[str, object] = {"role": message.role, "content": written(message.text)}
+    if message.call is not None:
+        name, arguments = message.call
+        try:
+            given = json.loads(arguments)
+        except ValueError:
+            given = arguments
+        plain["tool_calls"] = [
+            {"type": "function", "function": {"name": written(name), "arguments": _written(given, written)}}
+        ]
+    return plain
+
+
+def _written(value: object, written: Callable[[str], str]) -> object:
+    """A JSON value with the texts in it written so."""
+    if isinstance(value, str):
+        return written(value)
+    if isinstance(value, list):
+        return [_written(each, written) for each in value]
+    if isinstance(value, dict):
+        return {written(name): _written(each, written) for name, each in value.items()}
+    return value
 
 
 def _gap(message: Said) -> str:

@@ -65,6 +65,11 @@ class Expander:
         ]
         return self._prompter.planned(plan.call, plan.sources, shares, plan.token_ids)
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether the model can read text among vectors."""
+        return self._model.positions.counts_soft_prompt and self._model.config.accumulate_summary
+
     def _require_possible(self) -> None:
         """Refuse a model whose soft prompts have no order of their own, or whose last segment stands for all."""
         config, positions = self._model.config, self._model.positions
@@ -107,12 +112,20 @@ class Expander:
             for each in candidates
             if isinstance(source := plan.sources[each.index], Summary)
         }
-        wanted = list(dict.fromkeys(keys.values()))
+        carried = {
+            each: source.carried[key]
+            for each, key in keys.items()
+            if isinstance(source := plan.sources[each.index], Summary) and key in source.carried
+        }
+        wanted = list(dict.fromkeys(key for each, key in keys.items() if each not in carried))
         stored = dict(zip(wanted, await self._summaries.segments.texts(wanted), strict=True))
         texts = []
         for each in candidates:
             source = plan.sources[each.index]
-            text = self._model.segment_of(source, each.place) if isinstance(source, tuple) else stored[keys[each]]
+            if isinstance(source, tuple):
+                text: tuple[int, ...] | None = self._model.segment_of(source, each.place)
+            else:
+                text = carried[each].token_ids if each in carried else stored[keys[each]]
             if text is not None:
                 texts.append(text)
         if len(texts) < len(candidates):

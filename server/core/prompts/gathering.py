@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.compressors import SegmentSummary
 from server.core.documents.compression import Compressor
 from server.core.documents.document import Document
 from server.core.documents.summaries import Summaries, Summary
@@ -59,7 +60,7 @@ class Gathered:
 class _Rows:
     """A segment that is read: `key` in the store, `length` of its vectors, or of its tokens where it is expanded.
 
-    `text`: those tokens, where they are known without the store.
+    `text`: those tokens, where they are known without the store. `summary`: the vectors, likewise.
     """
 
     key: str
@@ -67,6 +68,7 @@ class _Rows:
     is_expanded: bool
     is_whole: bool
     text: tuple[int, ...] | None = None
+    summary: SegmentSummary | None = None
 
     @property
     def id(self) -> str:
@@ -129,11 +131,16 @@ class Gatherer:
             if length:
                 is_whole = length == self._model.config.num_vectors(num_tokens)
                 is_expanded = place in share.expanded
-                text = self._model.segment_of(source, place) if is_expanded and isinstance(source, tuple) else None
-                yield _Rows(key, length, is_expanded, is_whole, text)
+                carried = summary.carried.get(key)
+                text = None if carried is None else carried.token_ids
+                if is_expanded and isinstance(source, tuple):
+                    text = self._model.segment_of(source, place)
+                yield _Rows(key, length, is_expanded, is_whole, text, None if carried is None else carried.summary)
 
     async def _vectors(self, rows: Sequence[_Rows]) -> Iterator[Tensor | None]:
-        found = await self._summaries.segments.read([each.key for each in rows], [each.length for each in rows])
+        wanted = [each for each in rows if each.summary is None]
+        stored = iter(await self._summaries.segments.read([row.key for row in wanted], [row.length for row in wanted]))
+        found = [next(stored) if row.summary is None else row.summary.thinned(row.length) for row in rows]
         return iter([None if each is None else each.vectors for each in found])
 
     async def _embedded(self, rows: Sequence[_Rows]) -> Iterator[Tensor | None]:

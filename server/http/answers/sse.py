@@ -26,12 +26,15 @@ CONTENT: dict[str, Any] = {
 }
 
 
+Chunk = str | tuple[str, str]  # JSON, and before it the event's name where events have one
+
+
 class Sendable(Protocol):
     """What may be sent whole or in chunks."""
 
     async def whole(self) -> Any: ...
 
-    def chunks(self) -> AsyncGenerator[str]: ...
+    def chunks(self) -> AsyncGenerator[Chunk]: ...
 
 
 async def answered(
@@ -48,7 +51,7 @@ async def answered(
     return whole
 
 
-async def streamed(request: Request, chunks: AsyncGenerator[str]) -> StreamingResponse:
+async def streamed(request: Request, chunks: AsyncGenerator[Chunk]) -> StreamingResponse:
     """A stream of JSON texts and then `[DONE]`.
 
     The first is awaited before there is a response, so that a refusal is still a status; an error after it is an event.
@@ -57,7 +60,7 @@ async def streamed(request: Request, chunks: AsyncGenerator[str]) -> StreamingRe
     return StreamingResponse(_events(first, chunks), media_type="text/event-stream")
 
 
-async def _events(first: str, rest: AsyncGenerator[str]) -> AsyncIterator[str]:
+async def _events(first: Chunk, rest: AsyncGenerator[Chunk]) -> AsyncIterator[str]:
     async with aclosing(rest):
         yield _event(first)
         try:
@@ -68,5 +71,8 @@ async def _events(first: str, rest: AsyncGenerator[str]) -> AsyncIterator[str]:
     yield _event("[DONE]")
 
 
-def _event(data: str) -> str:
-    return f"data: {data}\n\n"
+def _event(chunk: Chunk) -> str:
+    if isinstance(chunk, str):
+        return f"data: {chunk}\n\n"
+    name, data = chunk
+    return f"event: {name}\ndata: {data}\n\n"

@@ -1,0 +1,238 @@
+"""A response on its way: the conversation read, compacted where that is wanted, and made a prompt."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from server.core.documents.summaries import Summary
+from server.core.prompts.chat_template import Rendered, render
+from server.core.prompts.expansion import Expander
+from server.core.prompts.plan import Call, Plan
+from server.core.prompts.prepared import Prepared, Preparer
+from server.core.prompts.prompting import Prompter
+from server.core.prompts.window import Fitted, Wish
+from server.core.receipts import Stopwatch
+from server.core.responses.compacting import Compactor, Read, Window, kept_for_reply
+from server.core.responses.items import Compaction, Item, ToolCall, ToolOutput
+from server.core.responses.records import Conversation
+from server.core.responses.transcript import question, said
+from server.core.served_model import ServedModel
+from server.core.tenant import Tenant
+from server.errors import InvalidRequest
+
+EXPANDED_SHARE = 16  # of the window, the part that segments take that are read as text where a request does not say
+OUTPUT_SHARE = 4  # of the window, the part that an answer takes at most where a request does not say
+THINNED_BLOCKS = 4  # of the room for vectors: what older segments keep changes that often
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What a response is asked for.
+
+    Attributes:
+        items: new ones, after those of the `conversation`.
+        max_output_tokens: None is a quarter of the window, or what is left of it.
+        truncates: what exceeds the window is compressed; else it is refused.
+        threshold: of how many positions on the conversation is compacted; None for never.
+        is_stored: what is compacted goes into the store, else into the item.
+        expanded_segments: how many segments to read as text; None is as many as a sixteenth of the window takes.
+        max_vectors: of each summary; None is as many as there is room for.
+        tools: definitions for the chat template.
+    """
+
+    tenant: Tenant
+    items: tuple[Item, ...]
+    conversation: Conversation = field(default_factory=Conversation)
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    truncates: bool = False
+    threshold: int | None = None
+    is_stored: bool = True
+    expanded_segments: int | None = None
+    max_vectors: int | None = None
+    tools: tuple[dict[str, object], ...] = ()
+
+    @property
+    def all_items(self) -> tuple[Item, ...]:
+        return (*self.conversation.items, *self.items)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A prompt to answer.
+
+    Attributes:
+        compaction: the item that was made on the way, and what it took to make it.
+        given_positions: those of the prompt that stand for what was compacted before.
+    """
+
+    prepared: Prepared
+    max_tokens: int
+    stop: tuple[str, ...]
+    gap: str
+    compaction: tuple[Compaction, Read] | None
+    given_positions: int
+
+    @property
+    def input_tokens(self) -> int:
+        """Positions of summaries, and all tokens of texts."""
+        return self.given_positions + len(self.prepared.token_ids)
+
+    def cached_tokens(self, watch: Stopwatch) -> int:
+        """Of those, what was not computed for this response."""
+        return self.prepared.cached_tokens + min(watch.meter.known_positions, self.given_positions)
+
+
+class Responder:
+    """Makes conversations prompts; `compactor` makes them items."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        compactor: Compactor,
+        prompter: Prompter,
+        preparer: Preparer,
+        expander: Expander,
+        *,
+        ttl_seconds: float | None,
+    ) -> None:
+        self._model = model
+        self.compactor = compactor
+        self._prompter = prompter
+        self._preparer = preparer
+        self._expander = expander
+        self._ttl_seconds = ttl_seconds
+
+    async def ready(self, ask: Ask, watch: Stopwatch) -> Ready:
+        """What is to be generated from.
+
+        Raises:
+            InvalidRequest, TooLong, ModelMismatch, CompactionExpired: of the conversation. And what the engine and the
+                store raise.
+        """
+        require_known_calls(ask.all_items)
+        window = await self.compactor.window(ask.tenant, ask.all_items, param="input")
+        plan, rendered = await self._plan(ask, window)
+        compaction = None
+        if ask.threshold is not None and plan.num_positions + len(plan.token_ids) > ask.threshold:
+            compaction = await self._compacted(ask, window, watch)
+            if compaction is not None:
+                window = await self.compactor.window(ask.tenant, [compaction[0]], param="input")
+                plan, rendered = await self._plan(ask, window)
+        if ask.is_stored:
+            await self.compactor.touch(window.compacted, ttl_seconds=self._ttl_seconds)
+        fitted = await self._fitted(ask, plan, window)
+        prepared = await self._preparer.prepare(plan, fitted)
+        given = sum(sum(share.lengths) for share in fitted.plan.shares[: fitted.num_given])
+        return Ready(prepared, fitted.max_tokens, rendered.stop, rendered.gap, compaction, given)
+
+    async def count(self, ask: Ask) -> int:
+        """How many input tokens a response would have, if nothing was compacted on the way."""
+        window = await self.compactor.window(ask.tenant, ask.all_items, param="input")
+        plan, _ = await self._plan(ask, window)
+        return plan.num_positions + len(plan.token_ids)
+
+    async def compact(
+        self, tenant: Tenant, items: Sequence[Item], *, is_stored: bool, watch: Stopwatch
+    ) -> tuple[Compaction, Read]:
+        """All of a conversation as one item.
+
+        Raises:
+            InvalidRequest: there is nothing to compact. And as `Compactor.window` and `Compactor.compact`.
+        """
+        require_known_calls(items)
+        window = await self.compactor.window(tenant, items, param="input")
+        if not window.conversation and not window.compacted.parts:
+            raise InvalidRequest("there is no message, call or output to compact", param="input")
+        return await self._sealed(tenant, window, 0, is_stored, watch)
+
+    async def _compacted(self, ask: Ask, window: Window, watch: Stopwatch) -> tuple[Compaction, Read] | None:
+        """What stands for all but what was asked last; None where there is nothing else."""
+        kept = kept_for_reply(window.conversation)
+        if kept == len(window.conversation):
+            return None
+        return await self._sealed(ask.tenant, window, kept, ask.is_stored, watch)
+
+    async def _sealed(
+        self, tenant: Tenant, window: Window, num_kept: int, is_stored: bool, watch: Stopwatch
+    ) -> tuple[Compaction, Read]:
+        with watch.engine():
+            sealed, read = await self.compactor.compact(
+                tenant,
+                window,
+                num_kept=num_kept,
+                is_stored=is_stored,
+                ttl_seconds=self._ttl_seconds,
+                param="input",
+                meter=watch.meter,
+            )
+        return Compaction(f"cmp_{uuid.uuid4().hex}", sealed), read
+
+    async def _plan(self, ask: Ask, window: Window) -> tuple[Plan, Rendered]:
+        messages = said([*window.instructions, *window.conversation], ask.instructions)
+        if not messages:
+            raise InvalidRequest("there is nothing to answer: give a message after the compaction item", param="input")
+        rendered = await asyncio.to_thread(render, self._model, messages, tools=ask.tools, param="input")
+        sources = await self.compactor.sources(window.compacted, param="input")
+        call = Call(ask.tenant, "input", "input")
+        plan = self._prompter.plan_tokens(call, tuple(sources), rendered.token_ids, max_vectors=ask.max_vectors)
+        return self._within(plan, sources, self._room(ask)), rendered
+
+    def _room(self, ask: Ask) -> int:
+        """How many vectors of a compacted conversation are read at most."""
+        half = self._prompter.window // 2
+        return half if ask.threshold is None else max(1, min(half, ask.threshold // 2))
+
+    def _within(self, plan: Plan, sources: Sequence[Summary], room: int) -> Plan:
+        """The plan with no more vectors: the less important ones are left out, or without an order the oldest."""
+        if plan.num_positions <= room:
+            return plan
+        if self._model.is_ordered:
+            block = max(1, room // self._model.config.summary_length // THINNED_BLOCKS)
+            return self._prompter.thinned(plan, room, block=block)
+        kept = list(sources)
+        while len(kept) > 1 and sum(source.manifest.vectors for source in kept) > room:
+            kept.pop(0)
+        return self._prompter.plan_tokens(plan.call, tuple(kept), plan.token_ids)
+
+    async def _fitted(self, ask: Ask, plan: Plan, window: Window) -> Fitted:
+        num_expanded = self._num_expanded(ask, plan)
+        # a conversation that may be compacted is never too long
+        is_endless = ask.truncates or ask.threshold is not None
+        most = self._prompter.window // OUTPUT_SHARE
+        if not is_endless:
+            most = max(1, min(most, plan.room - num_expanded * self._model.config.segment_length))
+        wish = Wish(
+            most if ask.max_output_tokens is None else ask.max_output_tokens,
+            "compress" if is_endless else "error",
+            expanded_segments=num_expanded,
+            max_vectors=ask.max_vectors,
+            refusal="`truncation` is 'disabled'",
+        )
+        return await self._preparer.fit(plan, wish, query=question(window.conversation))
+
+    def _num_expanded(self, ask: Ask, plan: Plan) -> int:
+        """As many segments as are asked for, else as many as leave room for an answer."""
+        if ask.expanded_segments is not None:
+            return ask.expanded_segments
+        sources = [source for source in plan.sources if isinstance(source, Summary)]
+        if not (sources and self._expander.is_possible and all(source.manifest.has_text for source in sources)):
+            return 0
+        length = self._model.config.segment_length
+        left = plan.room - (ask.max_output_tokens or self._prompter.window // OUTPUT_SHARE)
+        return max(0, min(self._prompter.window // EXPANDED_SHARE, left) // length)
+
+
+def require_known_calls(items: Sequence[Item]) -> None:
+    """Refuse the output of a call that nobody made; what was compacted may have had it."""
+    known: set[str] = set()
+    for item in items:
+        if isinstance(item, ToolCall):
+            known.add(item.call_id)
+        elif isinstance(item, Compaction):
+            return
+        elif isinstance(item, ToolOutput) and item.call_id not in known:
+            raise InvalidRequest(
+                f"No tool call found for function call output with call_id {item.call_id!r}", param="input"
+            )
