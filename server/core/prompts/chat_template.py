@@ -20,12 +20,12 @@ CALL_START, CALL_END = "<tool_call>", "</tool_call>"  # as Hermes' and Qwen's te
 class Said:
     """A message; `role` is one of system, user, assistant and tool.
 
-    `call`: a function's name and its arguments as JSON, where the assistant called one.
+    `calls`: of functions that the assistant called, names and arguments as JSON.
     """
 
     role: str
     text: str
-    call: tuple[str, str] | None = None
+    calls: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def render(
         InvalidRequest: the tokenizer's template refuses the messages or has no place for tools, or a message has a
             token without embedding, or with a text that can only be a control token.
     """
-    if (tools or any(message.call or message.role == "tool" for message in messages)) and not takes_tools(model):
+    if (tools or any(message.calls or message.role == "tool" for message in messages)) and not takes_tools(model):
         raise InvalidRequest(
             f"the chat template of {model.name!r} has no place for tools, their calls and outputs",
             param="tools" if tools else param,
@@ -106,16 +106,20 @@ def _names_tools(template: str) -> bool:
 def _as_template_takes(message: Said, written: Callable[[str], str]) -> dict[str, object]:
     """A message as transformers' templates know it (huggingface.co/docs/transformers, chat_templating)."""
     plain: dict[str, object] = {"role": message.role, "content": written(message.text)}
-    if message.call is not None:
-        name, arguments = message.call
-        try:
-            given = json.loads(arguments)
-        except ValueError:
-            given = arguments
+    if message.calls:
         plain["tool_calls"] = [
-            {"type": "function", "function": {"name": written(name), "arguments": _written(given, written)}}
+            {"type": "function", "function": {"name": written(name), "arguments": _written(_parsed(given), written)}}
+            for name, given in message.calls
         ]
     return plain
+
+
+def _parsed(arguments: str) -> object:
+    """A call's arguments as templates want them; what is no JSON as it is."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
 
 
 def _written(value: object, written: Callable[[str], str]) -> object:

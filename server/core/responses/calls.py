@@ -21,6 +21,7 @@ class CallReader:
     def __init__(self) -> None:
         self._held = ""
         self._is_call = False
+        self._follows_call = False  # what stands between calls is no text
 
     def read(self, piece: str) -> Iterator[str | WrittenCall]:
         """What became certain with a piece: texts and calls."""
@@ -33,10 +34,13 @@ class CallReader:
             yield from self._taken(before)
             self._held, self._is_call = after, not self._is_call
         if not self._is_call:
+            if self._follows_call:
+                self._held = self._held.lstrip()
             kept = _overlap(self._held, CALL_START)
             certain = self._held[: len(self._held) - kept]
             self._held = self._held[len(certain) :]
             if certain:
+                self._follows_call = False
                 yield certain
 
     def rest(self) -> Iterator[str | WrittenCall]:
@@ -49,10 +53,13 @@ class CallReader:
             yield held
 
     def _taken(self, before: str) -> Iterator[str | WrittenCall]:
-        if self._is_call:
-            yield _call(before) or CALL_START + before + CALL_END
-        elif before.strip():
-            yield before
+        if not self._is_call:
+            if before.strip():
+                yield before
+            return
+        call = _call(before)
+        self._follows_call = call is not None
+        yield call or CALL_START + before + CALL_END
 
 
 def _call(text: str) -> WrittenCall | None:

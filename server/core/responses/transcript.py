@@ -1,6 +1,7 @@
 """A conversation's items as what a model reads: messages for its template, or paragraphs to compress."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from server.core.prompts.chat_template import GAP, NAMES, Said
 from server.core.responses.items import Item, Message, ToolCall, ToolOutput
@@ -13,7 +14,9 @@ def said(items: Sequence[Item], instructions: str | None = None) -> list[Said]:
         if isinstance(item, Message):
             messages.append(Said("system" if item.instructs else item.role, item.text))
         elif isinstance(item, ToolCall):
-            messages.append(Said("assistant", "", call=(item.name, item.arguments)))
+            # of one message with what was said before it, and with other calls
+            spoken = messages.pop() if messages and messages[-1].role == "assistant" else Said("assistant", "")
+            messages.append(replace(spoken, calls=(*spoken.calls, (item.name, item.arguments))))
         elif isinstance(item, ToolOutput):
             messages.append(Said("tool", item.output))
     return messages
