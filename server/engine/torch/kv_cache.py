@@ -35,6 +35,16 @@ class KvPool:
             self._layers[index] = (_zeros(shape, like), _zeros(shape, like))
         return self._layers[index]
 
+    @property
+    def nbytes(self) -> int:
+        """Of all rows, of the layers that were used."""
+        return sum(tensor.nbytes for tensors in self._layers.values() for tensor in tensors)
+
+    @property
+    def position_bytes(self) -> int:
+        """Of one position, here or in a strip, of the layers that were used."""
+        return self.nbytes // (self.num_rows * self.max_tokens)
+
     def row(self, row: int) -> "PoolRow":
         return PoolRow(self, row)
 
