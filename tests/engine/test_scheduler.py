@@ -216,7 +216,10 @@ class Line:
         own = [piece.request for piece in batch if piece.phase in (Phase.PREFILL, Phase.DECODE)]
         assert [request.row for request in own] == list(range(scheduler.num_running))
         assert [self.rows[row] for row in range(len(own))] == own
-        assert all(piece.request.num_known == piece.request.soft_prompt_length for piece in batch if is_prompt(piece))
+        for request in (piece.request for piece in batch if is_prompt(piece)):
+            assert isinstance(request, Generation | Scoring)
+            is_bare = not request.prompt_ids  # the last vector is read again
+            assert request.num_known == request.soft_prompt_length - is_bare
         others = [piece.num_positions for piece in batch[num_decodes:]]
         assert num_decodes + sum(others) <= scheduler.limits.max_batch_tokens or len(others) == 1
         assert all(piece.num_positions > 0 and not piece.request.is_cancelled for piece in batch)
@@ -279,6 +282,8 @@ def random_request(generator: random.Random) -> Request:
     if generator.random() < 0.6:
         request.hashes = [generator.choice("abc")]
         request.soft_prompt_length = 12
+        if generator.random() < 0.3:
+            request.prompt_ids = ()
     return request
 
 

@@ -47,10 +47,12 @@ class Runner:
     def prepare(self, request: Request) -> None:
         """Make room for what a new request keeps, beginning with what it knows of its soft prompt."""
         known, capacity = request.num_known, request.strip_length
-        if capacity > known:
-            request.line = request.prefix.extended(known, capacity) if known else KvStrip(capacity)
-        else:
+        if capacity <= known:
             request.line = request.prefix
+        elif known:
+            request.line = request.prefix.extended(known, capacity)
+        else:
+            request.line = KvStrip(capacity, self._pool.num_layers)
         request.prefix = None
 
     @torch.inference_mode()
