@@ -53,6 +53,12 @@ class LiveServer:
         self._process.wait(30)
         self._log.close()
 
+    def resident_bytes(self) -> int:
+        """VmRSS, as Linux tells it."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return 1024 * int(line.split()[1])
+
     def stand_still(self) -> None:
         """While others are measured."""
         os.kill(self._process.pid, signal.SIGSTOP)

@@ -31,7 +31,7 @@ def generate(
     """Continue each row of a batch.
 
     Args:
-        input_ids: (B, L); shorter rows are padded on the left.
+        input_ids: (B, L); shorter rows are padded on the left. L may be 0 where there is a soft prompt to go on from.
         segment_lengths: a list compresses all segments of the prompt but the last, which is read as it is. An int n
             does the same in segments of n and goes on so: whenever n tokens stand since the last compression, they
             are replaced by their summary vectors once the next token is drawn.
@@ -47,13 +47,15 @@ def generate(
     if do_sample and temperature <= 0:
         raise ValueError(f"temperature is {temperature}; sampling needs one above 0, and do_sample=False is greedy")
     mask = checked_mask(attention_mask, input_ids)
-    segments = cut(input_ids, mask, segment_lengths)
-    if not bool(mask[:, -1].all()):
+    soft_prompt = model.checked_soft_prompt(soft_prompt, input_ids)
+    is_bare = input_ids.shape[1] == 0 and soft_prompt.shape[1] > 0
+    segments = [(input_ids, mask)] if is_bare else cut(input_ids, mask, segment_lengths)
+    if not bool(mask[:, -1:].all()):
         raise ValueError("generation needs prompts padded on the left: a row ends in padding")
     eos_token_id = first_token_id(model.base.config, "eos_token_id") if eos_token_id is None else eos_token_id
     pad_token_id = eos_token_id if pad_token_id is None else pad_token_id
     renewal = segment_lengths if isinstance(segment_lengths, int) else None
-    context = _Context(model, segments, model.checked_soft_prompt(soft_prompt, input_ids))
+    context = _Context(model, segments, soft_prompt)
     if renewal is None:
         context.require_room(max_new_tokens)
 

@@ -89,6 +89,12 @@ class Settings(BaseSettings):
         2**28,
         description="Memory for keys and values of summaries read lately, so that none is read twice; 0 for none.",
     )
+    working_bytes: PositiveInt | None = Field(
+        None,
+        description="Memory for keys and values of what is being read: three quarters for documents until they are "
+        "compressed, the rest for prompts until they have a row, and a row's at least for each. Others wait; a "
+        "document that needs more is refused. None is a quarter of what is free at the start.",
+    )
     raw_tokens: PositiveInt | None = Field(
         None,
         description="Last tokens of a prompt longer than the window that are not compressed, where a request does not "

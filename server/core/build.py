@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from model import AutoCompressor
 from server.core.checkpoints import open_checkpoint
@@ -44,8 +45,6 @@ from server.store import StoreError, SummaryStore, open_store
 
 logger = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 QUEUE_SHARE = 4  # of the engine's line, the part that one request's documents may take
 
 
@@ -62,6 +61,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     try:
         await warn_of_concerns(store)
         engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)
+        served = replace(served, working_vectors=engine.max_document_vectors)
         engine.start()
         try:
             core = connect(settings, served, engine, store, metrics)

@@ -25,6 +25,8 @@ class ServedModel:
         tokenizer: a transformers one, safe across threads.
         document_limit: tokens a document may have where its segments are read alone, so that positions set no limit.
         is_trained: whether anything was trained for its vectors.
+        working_vectors: how many vectors of a document there is memory for before its last segment; None for any
+            number.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ServedModel:
     tokenizer: Any
     document_limit: int = MAX_DOCUMENT_TOKENS
     is_trained: bool = True
+    working_vectors: int | None = None
 
     @property
     def is_ordered(self) -> bool:
@@ -113,11 +116,24 @@ class ServedModel:
         """How many whole segments a document may have; None where its vectors take no positions from the next."""
         if self.config.reads_alone:
             return self.document_limit // self.config.segment_length
-        if not (self.config.accumulate_summary and self.positions.counts_soft_prompt):
+        if not self.config.accumulate_summary:
             return None
         # the last one reads the vectors of all before it
-        room = self.positions.capacity(0, self.config.summary_length) - self.config.segment_length
-        return max(0, room // self.config.summary_length + 1)
+        rooms = [room for room in (self.working_vectors, self._room_for_vectors) if room is not None]
+        return max(0, min(rooms) // self.config.summary_length + 1) if rooms else None
+
+    @property
+    def _room_for_vectors(self) -> int | None:
+        """How many vectors there are positions for before a whole segment; None for any number."""
+        if not self.positions.counts_soft_prompt:
+            return None
+        return self.positions.capacity(0, self.config.summary_length) - self.config.segment_length
+
+    @property
+    def _lacks_memory_first(self) -> bool:
+        """Whether memory, rather than positions, sets a document's length."""
+        room = self._room_for_vectors
+        return self.working_vectors is not None and (room is None or self.working_vectors < room)
 
     @property
     def max_document_tokens(self) -> int | None:
@@ -126,8 +142,11 @@ class ServedModel:
             return self.document_limit
         if self.max_segments is None:
             return None
-        rest = self.positions.capacity(self.max_segments * self.config.summary_length, self.config.summary_length)
-        return self.max_segments * self.config.segment_length + max(0, rest)
+        vectors = self.max_segments * self.config.summary_length
+        rest = self.positions.capacity(vectors, self.config.summary_length)
+        if self.working_vectors is not None and vectors > self.working_vectors:
+            rest = 0
+        return self.max_segments * self.config.segment_length + max(0, min(rest, self.config.segment_length))
 
     def tokenise_document(self, text: str, *, is_start: bool, parse_special: bool = False) -> list[int]:
         """As `tokenise`, control tokens being text unless they are asked for.
@@ -151,6 +170,8 @@ class ServedModel:
         """What sets a document's length, for errors: before the number of tokens."""
         if self.config.reads_alone:
             return "the limit is"
+        if self._lacks_memory_first:
+            return "the server's memory for what is being read, working_bytes, takes"
         return f"the model's {self.positions.max_positions} positions take"
 
     def segments(self, token_ids: Sequence[int]) -> list[Sequence[int]]:
@@ -202,7 +223,17 @@ class ServedModel:
                     f"{self.positions.max_positions} positions take {index} segments, {sum(lengths[:index])} tokens",
                     param="text",
                 )
+            self._require_working_memory(lengths, index, num_vectors)
             num_vectors = self.config.summary_length * (index + 1 if self.config.accumulate_summary else 1)
+
+    def _require_working_memory(self, lengths: Sequence[int], index: int, num_vectors: int) -> None:
+        """Refuse a document of which so many vectors stand before a segment and exceed what there is memory for."""
+        if self.working_vectors is not None and self.config.accumulate_summary and num_vectors > self.working_vectors:
+            raise TooLong(
+                f"the document has {sum(lengths)} tokens in {len(lengths)} segments; the server's memory for what is "
+                f"being read, working_bytes, takes {index} segments, {sum(lengths[:index])} tokens",
+                param="text",
+            )
 
     def require_known(self, token_ids: Sequence[int], *, param: str) -> None:
         """Refuse token ids outside the vocabulary."""

@@ -18,8 +18,9 @@ def generation(num_tokens: int = 4, soft_prompt_length: int = 0) -> Generation:
     return Generation(ignore, None, soft_prompt_length, (1,) * num_tokens, SamplingParams(8), None, None)  # type: ignore[arg-type]
 
 
-def compression(*lengths: int) -> Compression:
-    return Compression(ignore, None, 0, [[1] * length for length in lengths])
+def compression(*lengths: int, is_bulk: bool = False) -> Compression:
+    segments = [[1] * length for length in lengths]
+    return Compression(ignore, None, 0, segments, strip_length=4 * (len(segments) - 1), is_bulk=is_bulk)
 
 
 def scoring(*lengths: int) -> Scoring:
@@ -119,6 +120,7 @@ def test_a_cancelled_request_frees_its_row_at_the_next_step() -> None:
 
 
 MAX_HELD = 12
+MAX_OF_DOCUMENTS, MAX_OF_PROMPTS = 20, 45  # positions of strips; a prompt's has up to 41
 
 
 def is_prompt(piece: Piece) -> bool:
@@ -133,7 +135,13 @@ class Line:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.known: dict[str, int] = {}
-        limits = Limits(max_running=3, max_sequence_tokens=100, max_batch_tokens=40)
+        limits = Limits(
+            max_running=3,
+            max_sequence_tokens=100,
+            max_batch_tokens=40,
+            max_document_positions=MAX_OF_DOCUMENTS,
+            max_prompt_positions=MAX_OF_PROMPTS,
+        )
         self.scheduler = Scheduler(limits, num_appended=4, find_prefix=self.find_prefix)
         self.rows: dict[int, Request] = {}  # whose keys and values lie in a row
         self.arrived: list[Request] = []
@@ -186,6 +194,8 @@ class Line:
             if request.hashes:
                 self.known[request.hashes[-1]] = request.soft_prompt_length
             return
+        if isinstance(request, Generation):
+            request.generated.append(1)
         if is_over(request, self.random):
             self.end(request)
         elif isinstance(request, Compression):
@@ -206,11 +216,23 @@ class Line:
         own = [piece.request for piece in batch if piece.phase in (Phase.PREFILL, Phase.DECODE)]
         assert [request.row for request in own] == list(range(scheduler.num_running))
         assert [self.rows[row] for row in range(len(own))] == own
-        assert all(piece.request.num_known == piece.request.soft_prompt_length for piece in batch if is_prompt(piece))
+        for request in (piece.request for piece in batch if is_prompt(piece)):
+            assert isinstance(request, Generation | Scoring)
+            is_bare = not request.prompt_ids  # the last vector is read again
+            assert request.num_known == request.soft_prompt_length - is_bare
         others = [piece.num_positions for piece in batch[num_decodes:]]
         assert num_decodes + sum(others) <= scheduler.limits.max_batch_tokens or len(others) == 1
         assert all(piece.num_positions > 0 and not piece.request.is_cancelled for piece in batch)
         assert batch or not scheduler.requests
+        holding = [each for each in scheduler.requests if each.is_started]
+        documents = [each.strip_length for each in holding if isinstance(each, Compression)]
+        prompts = [
+            each.strip_length
+            for each in holding
+            if not isinstance(each, Compression) and not (isinstance(each, Generation) and each.generated)
+        ]
+        assert sum(documents) <= MAX_OF_DOCUMENTS
+        assert sum(prompts) <= MAX_OF_PROMPTS
         read = [piece.request.hashes[-1] for piece in batch if piece.phase is Phase.VECTORS and piece.request.hashes]
         assert len(set(read)) == len(read)  # no soft prompt twice in one batch
         new = list(dict.fromkeys(piece.request for piece in batch if piece.request not in self.begun))
@@ -218,10 +240,16 @@ class Line:
         self.begun |= set(new)
 
     def check_order(self, new: Sequence[Request]) -> None:
-        """Nobody starts before an earlier one of his kind, but for those who wait for a soft prompt being read."""
+        """Nobody starts before an earlier one of his kind, but for those who wait for a soft prompt being read, and
+        those who wait for room where he needs none or is in more of a hurry.
+        """
         being_read = {request.hashes[-1] for request in new if request.hashes}
         for request in new:
             for earlier in self.arrived[: self.arrived.index(request)]:
+                if earlier.strip_length and not request.strip_length:
+                    continue
+                if getattr(earlier, "is_bulk", False) and not getattr(request, "is_bulk", True):
+                    continue
                 if type(earlier) is type(request) and earlier not in self.ended and not earlier.is_started:
                     assert earlier.hashes, "passed"
                     assert earlier.hashes[-1] in being_read, "passed"
@@ -249,11 +277,13 @@ def random_request(generator: random.Random) -> Request:
     lengths = [generator.randint(1, 30) for _ in range(generator.randint(1, 4))]
     kind = generator.randrange(3)
     if kind == 0:
-        return compression(*lengths)
+        return compression(*lengths, is_bulk=generator.random() < 0.5)
     request = generation(lengths[0]) if kind == 1 else scoring(*lengths)
     if generator.random() < 0.6:
         request.hashes = [generator.choice("abc")]
         request.soft_prompt_length = 12
+        if generator.random() < 0.3:
+            request.prompt_ids = ()
     return request
 
 

@@ -91,11 +91,12 @@ async def test_bad_bodies(client: httpx.AsyncClient, path: str, body: Any, statu
     assert not any(phrase in error["message"] for phrase in ("function-after", "Value error"))
 
 
-async def test_a_prompt_needs_a_token_after_the_summaries(client: httpx.AsyncClient) -> None:
+async def test_without_a_prompt_nothing_says_what_to_expand(client: httpx.AsyncClient) -> None:
     summary = (await client.post("/compress", json={"text": "a b c"})).json()["id"]
-    response = await client.post("/generate", json={"summary_ids": [summary], "prompt": ""})
-    assert response.status_code == 400
-    assert "at least 1 token" in response.json()["error"]["message"]
+    for body in ({"expand": {"segments": 1}}, {"prompt": "", "expand": {"segments": 1}}):
+        response = await client.post("/generate", json={"summary_ids": [summary], **body})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "expand")
+        assert "speaks of no segment" in response.json()["error"]["message"]
 
 
 async def test_too_many_summaries_for_the_window(client: httpx.AsyncClient) -> None:

@@ -14,6 +14,7 @@ import torch
 from model.compressors import SegmentSummary
 from server.core import chain
 from server.core.documents.imported import require_equal
+from server.core.documents.segments import Segments
 from server.core.documents.store_calls import StoreCalls
 from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import Summaries, Summary
@@ -47,6 +48,28 @@ async def test_an_import_races_deletes(
     response = await client.put(f"/summaries/{summary['id']}", content=data)
     assert response.status_code == (201 if num_deletes < 3 else 503), response.text
     assert (await client.get(f"/summaries/{summary['id']}")).status_code == (200 if num_deletes < 3 else 404)
+
+
+async def test_segments_of_an_import_live_until_the_last_is_stored(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large file the first expired while a slow store took the rest, again and again: 503."""
+    monkeypatch.setattr("server.core.documents.portable.IMPORTING_SECONDS", 0.4)
+    summary = await compressed(client, text="A long text of many segments. " * 20)
+    assert summary["segments"] > 10
+    data = await exported(client, summary["id"])
+    await client.delete(f"/summaries/{summary['id']}")
+    put = Segments.put
+
+    async def slowly(self: Segments, *args: Any, **kwargs: Any) -> None:
+        await put(self, *args, **kwargs)
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(Segments, "put", slowly)
+    response = await client.put(f"/summaries/{summary['id']}", content=data)
+    assert response.status_code == 201, response.text
+    asked = {"summary_ids": [summary["id"]], "prompt": "Who?", "max_tokens": 2}
+    assert (await client.post("/generate", json=asked)).status_code == 200
 
 
 def other_keys(keys: tuple[str, ...]) -> tuple[str, ...]:

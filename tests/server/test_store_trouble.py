@@ -9,8 +9,9 @@ import redis
 
 from server.core.documents import store_calls
 from server.core.documents.store_calls import StoreCalls
+from server.errors import ServiceError
 from server.metrics import Metrics
-from server.store import Entry, StoreFull, StoreUnavailable
+from server.store import Entry, StoreError, StoreFull, StoreUnavailable
 from tests.redis_server import running_redis
 from tests.server.conftest import Serve
 
@@ -51,15 +52,39 @@ async def test_a_damaged_record_is_named_in_the_log(serve: Serve, caplog: pytest
     assert f"{key} is not a record of summary vectors" in line
 
 
-def test_the_log_of_failures_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_of_failures_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     calls = StoreCalls(Metrics())
+
+    async def fail(operation: str, error: StoreError) -> None:
+        with pytest.raises(ServiceError):
+            async with calls(operation):
+                raise error
+
     for _ in range(1000):
-        calls._log("put", StoreFull("no room"))
-    calls._log("get", StoreUnavailable("gone"))
+        await fail("put", StoreFull("no room"))
+    await fail("get", StoreUnavailable("gone"))
     assert len(store_lines(caplog)) == 2
     monkeypatch.setattr(store_calls, "SECONDS_BETWEEN", 0.0)
-    calls._log("put", StoreFull("no room"))
+    await fail("put", StoreFull("no room"))
     assert "999 more" in store_lines(caplog)[-1]
+
+
+async def test_damaged_segments_are_told_of_once_in_a_while(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """Each had a line of its own: of a long document on a failing disk thousands, with every call again."""
+    body = {"text": "a text of many segments " * 20}
+    async with serve() as client:
+        made = (await client.post("/compress", json=body)).json()
+        stored = await client.services.summaries.get(made["id"], param="id")  # type: ignore[attr-defined]
+        junk = [Entry(f"segment:{key}", b"junk") for key in stored.manifest.segments]
+        assert len(junk) > 5
+        await client.core.store.put_many(junk)  # type: ignore[attr-defined]
+        with caplog.at_level(logging.WARNING):
+            again = await client.post("/compress", json={"text": body["text"] + "and more"})
+            assert again.json()["cached_segments"] == 0
+    (line,) = [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
+    assert f"segment {stored.manifest.segments[0]} is damaged and is computed anew" in line
 
 
 async def test_readiness_tells_of_a_full_store(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

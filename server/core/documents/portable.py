@@ -41,7 +41,7 @@ from server.store.codec import (
 
 logger = logging.getLogger(__name__)
 
-IMPORTING_SECONDS = 3600.0  # how long segments wait for their manifest
+IMPORTING_SECONDS = 3600.0  # how long segments wait for their manifest, once nobody stores more of them
 MAX_ATTEMPTS = 3  # to store one whose segments are deleted meanwhile
 
 
@@ -95,21 +95,28 @@ class Portable:
         summary = Summary(
             summary_id, replace(manifest, created=time.time(), tenant=tenant.owner(self._model.fingerprint))
         )
+        async with self._summaries.segments.kept(list(parts), ttl_seconds=IMPORTING_SECONDS):
+            return await self._stored(summary, parts, ttl_seconds)
+
+    async def _stored(
+        self, summary: Summary, parts: Mapping[str, SegmentSummary], ttl_seconds: float | None
+    ) -> tuple[Summary, bool]:
+        """Store these segments where they are not, and the manifest; as `take`."""
         for _ in range(MAX_ATTEMPTS):
-            found = await self._summaries.find(summary_id)
+            found = await self._summaries.find(summary.id)
             is_new = found is None or not await self._summaries.is_whole(found[0])
             if is_new:
                 await self._put_segments(parts)
             try:
                 stored = await self._summaries.update(
-                    summary_id, partial(_beside, summary, is_new=is_new), ttl_seconds=ttl_seconds
+                    summary.id, partial(_beside, summary, is_new=is_new), ttl_seconds=ttl_seconds
                 )
             except MissingReferences:
-                logger.info("segments of %s were deleted meanwhile; storing them again", summary_id)
+                logger.info("segments of %s were deleted meanwhile; storing them again", summary.id)
             else:
                 assert stored is not None
                 return stored, is_new
-        raise NotReady(f"segments of {summary_id} are deleted as fast as they are stored; try again later")
+        raise NotReady(f"segments of {summary.id} are deleted as fast as they are stored; try again later")
 
     async def _put_segments(self, parts: Mapping[str, SegmentSummary]) -> None:
         """Store those of these segments that are not stored."""

@@ -1,17 +1,16 @@
 """What is stored of segments: their summary vectors and, where they are kept, their texts; one record each."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from model.compressors import SegmentSummary
 from server.core.documents.store_calls import StoreCalls
 from server.core.served_model import ServedModel
+from server.errors import ServiceError
 from server.store import Entry, SummaryStore
 from server.store.codec import CorruptRecord, decode_segment, decode_text, encode_segment, encode_text
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 TOGETHER = 256  # records in one call to the store, so that a long document is not in memory twice
@@ -82,6 +81,27 @@ class Segments:
             async with self._calls("touch"):
                 await self._store.touch(some, ttl_seconds=ttl_seconds)
 
+    @asynccontextmanager
+    async def kept(self, keys: Sequence[str], *, ttl_seconds: float) -> AsyncIterator[None]:
+        """While the body runs, those of these segments that are stored do not expire, however long it takes.
+
+        Args:
+            ttl_seconds: how long they then live on at least, but for a quarter.
+        """
+
+        async def renew() -> None:
+            while True:
+                with suppress(ServiceError):  # it is logged, and whatever the body stores next fails for it too
+                    await self.touch(keys, ttl_seconds=ttl_seconds)
+                await asyncio.sleep(ttl_seconds / 4)
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.wait([renewing])
+
     async def put_texts(self, keys: Sequence[str], texts: Sequence[Sequence[int]], *, ttl_seconds: float) -> None:
         """Store the token ids of each of these segments."""
         for start in range(0, len(keys), TOGETHER):
@@ -126,5 +146,5 @@ class Segments:
         try:
             return None if value is None else decode_segment(value, fingerprint=self._fingerprint)
         except CorruptRecord:
-            logger.warning("segment %s is damaged and is computed anew", key)
+            self._calls.warn("damaged segment", f"segment {key} is damaged and is computed anew")
             return None

@@ -16,12 +16,12 @@ SECONDS_BETWEEN = 10.0  # two lines of one kind of failure
 
 
 class StoreCalls:
-    """Stands around each call to the store."""
+    """Stands around each call to the store, and logs what is wrong with it, each kind of it once in a while."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._logged_at: dict[tuple[str, str], float] = {}
-        self._num_unsaid: dict[tuple[str, str], int] = {}
+        self._logged_at: dict[str, float] = {}
+        self._num_unsaid: dict[str, int] = {}
 
     @asynccontextmanager
     async def __call__(self, operation: str, *, param: str | None = None) -> AsyncIterator[None]:
@@ -40,19 +40,18 @@ class StoreCalls:
                 ) from error
             except StoreError as error:
                 self._metrics.store_errors.labels(operation=operation).inc()
-                self._log(operation, error)
+                self.warn(f"{operation} {type(error).__name__}", f"the store failed to {operation}: {error}")
                 raise _as_service_error(error) from error
 
-    def _log(self, operation: str, error: StoreError) -> None:
-        """Say why a call failed, unless one of its kind was told just now: those are counted for the next line."""
-        kind = (operation, type(error).__name__)
+    def warn(self, kind: str, message: str) -> None:
+        """Log this unless something of its kind was told just now: those are counted for the next line."""
         now = time.monotonic()
         if now - self._logged_at.get(kind, -SECONDS_BETWEEN) < SECONDS_BETWEEN:
             self._num_unsaid[kind] = self._num_unsaid.get(kind, 0) + 1
             return
         self._logged_at[kind] = now
         num_unsaid = self._num_unsaid.pop(kind, 0)
-        logger.warning("the store failed to %s: %s (%d more not told)", operation, error, num_unsaid)
+        logger.warning("%s (%d more not told)", message, num_unsaid)
 
 
 def _as_service_error(error: StoreError) -> ServiceError:

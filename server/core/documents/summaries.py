@@ -1,6 +1,5 @@
 """Stored summaries: records of the store as documents, its errors as the client's."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +17,6 @@ from server.errors import NotReady, SummaryNotFound
 from server.metrics import Metrics
 from server.store import Entry, EntryChanged, EntryStat, SummaryStore
 from server.store.codec import CorruptRecord, FingerprintMismatch, Manifest, decode_manifest, encode_manifest
-
-logger = logging.getLogger(__name__)
 
 MAX_UPDATES = 20  # of one manifest, before its others are told to be too many
 LISTED_TOGETHER = 200  # manifests read at a time for a list
@@ -194,7 +191,7 @@ class Summaries:
             try:
                 manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
             except CorruptRecord:
-                logger.warning("the manifest of %s is damaged and is written anew", summary_id)
+                self._calls.warn("damaged manifest", f"the manifest of {summary_id} is damaged and is written anew")
                 return None, data, None
         return Summary(summary_id, manifest), data, seconds_to_live
 
@@ -203,7 +200,7 @@ class Summaries:
         manifest = summary.manifest
         is_whole = await self.segments.are_there(manifest.segments, with_texts=manifest.has_text)
         if not is_whole:
-            logger.warning("segments of %s are gone from the store; was its memory full?", summary.id)
+            self._calls.warn("segments gone", f"segments of {summary.id} are gone from the store; was its memory full?")
         return is_whole
 
     async def update(self, summary_id: str, change: Change, *, ttl_seconds: float | None) -> Summary | None:

@@ -1,10 +1,8 @@
 """What a document still lacks: segments that are not stored, computed and stored one by one."""
 
-import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -15,9 +13,7 @@ from server.core.documents.progress import Progress, Report
 from server.core.documents.segments import Segments
 from server.core.served_model import ServedModel
 from server.engine.protocol import Encoder, Meter
-from server.errors import ServiceError, SummaryNotFound
-
-logger = logging.getLogger(__name__)
+from server.errors import SummaryNotFound
 
 UNFINISHED_SECONDS = 3600.0  # how long segments wait for the rest of their document, once nobody works on it
 
@@ -80,31 +76,10 @@ class Worker:
         progress = self._begun(work, missing)
         report(progress)
         if missing.places:
-            async with self._kept((*work.parent_keys, *work.keys)):
+            async with self._segments.kept((*work.parent_keys, *work.keys), ttl_seconds=UNFINISHED_SECONDS):
                 await self._compute(work, missing, progress, report)
         if work.keeps_text:
             await self._segments.put_texts(work.keys, work.segments, ttl_seconds=UNFINISHED_SECONDS)
-
-    @asynccontextmanager
-    async def _kept(self, keys: Sequence[str]) -> AsyncIterator[None]:
-        """While the body runs, what is stored of these segments does not expire, however long it takes."""
-
-        async def renew() -> None:
-            while True:
-                try:
-                    await self._segments.touch(keys, ttl_seconds=UNFINISHED_SECONDS)
-                except (
-                    ServiceError
-                ) as error:  # the next put of a segment fails for the same reason, or all is well again
-                    logger.warning("segments of an unfinished document were not renewed: %s", error.message)
-                await asyncio.sleep(UNFINISHED_SECONDS / 4)
-
-        renewing = asyncio.create_task(renew())
-        try:
-            yield
-        finally:
-            renewing.cancel()
-            await asyncio.wait([renewing])
 
     async def _compute(self, work: Work, missing: Missing, progress: Progress, report: Report) -> None:
         waiting_since = time.monotonic()

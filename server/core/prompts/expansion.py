@@ -46,11 +46,13 @@ class Expander:
             query: what is asked; None is the prompt's own text, of a long one the end.
 
         Raises:
-            InvalidRequest: the model cannot read text among vectors, or that of a summary was not kept. And what the
-                store raises.
+            InvalidRequest: the model cannot read text among vectors, that of a summary was not kept, or nothing is
+                asked. And what the store raises.
         """
         if not num_segments:
             return plan
+        if query is None and not plan.token_ids:
+            raise InvalidRequest("the prompt is empty: it speaks of no segment to expand", param="expand")
         self._require_possible()
         candidates = self._candidates(plan)
         if not candidates:

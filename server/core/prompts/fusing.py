@@ -30,10 +30,15 @@ class Fuser:
         """The same with the stored summaries in each other's places, the nearest to the prompt last, so next to it.
 
         The distance is L2, between the mean of a summary's vectors and that of the prompt's own tokens compressed.
+
+        Raises:
+            InvalidRequest: the prompt has no tokens. And what the engine and the store raise.
         """
         places = summary_places(fitted)
         if len(places) < 2:
             return fitted, list(gathered)
+        if not fitted.plan.token_ids:
+            raise InvalidRequest("the prompt is empty: no summary is nearer to it than another", param="fuse")
         prompt = (await self._prompter.gather_whole(fitted.plan.token_ids, fitted.plan.call.tenant)).vectors
         distances = {place: _distance(gathered[place].summary_vectors, prompt) for place in places}
         order = list(range(len(gathered)))
@@ -50,11 +55,13 @@ class Fuser:
         The first token of the prompt predicts the others, and is not itself scored.
 
         Raises:
-            InvalidRequest: the prompt has 1 token. And what the engine raises.
+            InvalidRequest: the prompt has fewer tokens than 2. And what the engine raises.
         """
         token_ids = fitted.plan.token_ids
         if len(token_ids) < 2:
-            raise InvalidRequest("contributions need a prompt of at least 2 tokens; it has 1", param="contributions")
+            raise InvalidRequest(
+                f"contributions need a prompt of at least 2 tokens; it has {len(token_ids)}", param="contributions"
+            )
         prompts = [fused(gathered, token_ids)]
         ids = []
         for place, source in enumerate(fitted.plan.sources):

@@ -42,8 +42,7 @@ class Prompter:
 
         Raises:
             TooLong: they are bounded, and their beginning alone does not fit.
-            InvalidRequest: no token follows the summaries: nothing to predict from. And as `plan_tokens` and
-                `ServedModel.tokenise`.
+            InvalidRequest: as `plan_tokens` and `ServedModel.tokenise`.
             SummaryNotFound, ModelMismatch: of a part.
         """
         last = max((index for index, part in enumerate(parts) if isinstance(part, SummaryPart)), default=-1)
@@ -68,19 +67,20 @@ class Prompter:
             max_vectors: of each source, its most important ones; None for all.
 
         Raises:
-            InvalidRequest: there is no token, or fewer vectors are wanted of a model whose vectors have no order.
+            InvalidRequest: there is neither a token nor a vector to predict from, or fewer vectors are wanted of a
+                model whose vectors have no order.
         """
         if max_vectors is not None and not self._model.is_ordered:
             raise InvalidRequest(
                 f"max_vectors is {max_vectors}: this model's vectors have no order of importance, and are all read",
                 param="max_vectors",
             )
-        if not token_ids:
+        plan = self.planned(call, sources, [self.share(source, max_vectors) for source in sources], token_ids)
+        if not token_ids and not plan.num_positions:
             raise InvalidRequest(
-                "the prompt is empty: at least 1 token is needed, after the summaries if there are any",
-                param=call.tokens,
+                "the prompt is empty: at least 1 token is needed where no summary stands before it", param=call.tokens
             )
-        return self.planned(call, sources, [self.share(source, max_vectors) for source in sources], token_ids)
+        return plan
 
     def share(self, source: Source, max_vectors: int | None) -> Share:
         """So many of a source's vectors, the most important ones, shared out over its segments; None is all."""

@@ -1,7 +1,8 @@
 """Attention over a packed batch, in the place where transformers calls its own (`ALL_ATTENTION_FUNCTIONS`)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -68,8 +69,9 @@ class PackedAttention:
         self._runs: list[Span] = []
         self._num_decodes = 0
 
-    def begin(self, spans: Sequence[Span], device: torch.device) -> None:
-        """Set the batch that the calls until the next `begin` are part of."""
+    @contextmanager
+    def of(self, spans: Sequence[Span], device: torch.device) -> Iterator[None]:
+        """Within the block calls are part of this batch; after it no line of it is kept."""
         decodes = [span for span in spans if span.row is not None]
         assert [span.row for span in decodes] == list(range(len(decodes)))
         assert all(span.length == 1 for span in decodes)
@@ -79,6 +81,10 @@ class PackedAttention:
         self._longest = max((span.num_known + 1 for span in decodes), default=0)
         self._rows = torch.arange(len(decodes), device=device)
         self._places = torch.tensor([span.num_known for span in decodes], dtype=torch.long, device=device)
+        try:
+            yield
+        finally:
+            self._runs = []
 
     def __call__(
         self,

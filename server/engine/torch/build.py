@@ -1,14 +1,21 @@
 """The built-in engine, from a loaded model and the settings."""
 
+import logging
+
 from model import AutoCompressor
 from server.engine.torch.devices import choose_kernels
 from server.engine.torch.engine import TorchEngine
+from server.engine.torch.memory import free_bytes
 from server.engine.torch.packed import PackedModel
 from server.engine.torch.runner import Runner
 from server.engine.torch.scheduler import Limits
 from server.metrics import Metrics
 from server.settings import Settings
 
+logger = logging.getLogger(__name__)
+
+FREE_SHARE = 4  # of free memory, so many parts; one is for what is being read
+PROMPT_SHARE = 4  # of that, so many parts; one is for prompts, the others for documents
 CPU_STEP_TOKENS = 512  # of one document in one step: enough to keep a CPU busy
 
 
@@ -20,11 +27,14 @@ def build_engine(
     kernels = choose_kernels(settings.attention, compressor.device, compressor.dtype)
     packed = PackedModel(compressor, kernels, num_rows=settings.max_running_sequences, max_tokens=max_sequence_tokens)
     most = CPU_STEP_TOKENS if compressor.device.type == "cpu" else settings.max_batch_tokens
+    max_document_positions, max_prompt_positions = working_positions(packed, settings)
     limits = Limits(
         max_running=settings.max_running_sequences,
         max_sequence_tokens=max_sequence_tokens,
         max_batch_tokens=settings.max_batch_tokens,
         segments_together=max(1, most // compressor.segment_length),
+        max_document_positions=max_document_positions,
+        max_prompt_positions=max_prompt_positions,
     )
     return TorchEngine(
         Runner(packed),
@@ -38,6 +48,25 @@ def build_engine(
         metrics=metrics,
         prefix_cache_bytes=settings.prefix_cache_bytes,
     )
+
+
+def working_positions(packed: PackedModel, settings: Settings) -> tuple[int, int]:
+    """Positions that documents may hold in strips while they are compressed, and prompts before they have a row."""
+    pool, device = packed.pool, packed.model.device
+    working_bytes = settings.working_bytes
+    if working_bytes is None:
+        promised = settings.prefix_cache_bytes + (pool.nbytes if device.type == "cpu" else 0)  # and not yet taken
+        working_bytes = max(0, free_bytes(device) - promised) // FREE_SHARE
+    positions = working_bytes // pool.position_bytes
+    prompts = max(positions // PROMPT_SHARE, pool.max_tokens)
+    documents = max(positions - positions // PROMPT_SHARE, pool.max_tokens)
+    logger.info(
+        "keys and values of what is read take up to %.1f MB: of documents %d positions, of prompts %d",
+        (documents + prompts) * pool.position_bytes / 1e6,
+        documents,
+        prompts,
+    )
+    return documents, prompts
 
 
 def end_of_text_ids(compressor: AutoCompressor) -> frozenset[int]:

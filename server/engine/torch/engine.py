@@ -42,8 +42,10 @@ class TorchEngine:
         prefix_cache_bytes: int = 0,
     ) -> None:
         self._runner = runner
-        self._max_sequence_tokens = limits.max_sequence_tokens
+        self._limits = limits
         self._reads_alone = reads_alone
+        # vectors of a segment that later ones read from the document's strip
+        self._num_kept = 0 if reads_alone or not accumulate_summary else num_appended
         self._tokenizer = tokenizer
         observer = EngineObserver(metrics)
         self._admission = Admission(max_requests, observer.rejection)
@@ -73,6 +75,11 @@ class TorchEngine:
     def is_full(self) -> bool:
         return self._admission.is_full
 
+    @property
+    def max_document_vectors(self) -> int | None:
+        """How many vectors of a document there is memory for before its last segment; None for any number."""
+        return self._limits.max_document_positions if self._num_kept else None
+
     async def compress(
         self,
         segments: Sequence[Sequence[int]],
@@ -85,6 +92,10 @@ class TorchEngine:
         if not segments or not all(segments):
             raise InvalidRequest("every segment needs at least 1 token")
         length = 0 if soft_prompt is None else soft_prompt.shape[0]
+        strip_length = length + self._num_kept * (len(segments) - 1) if self._num_kept else 0
+        most = self._limits.max_document_positions
+        if most is not None and strip_length > most:
+            raise TooLong(f"{strip_length} vectors before the last segment exceed the {most} there is memory for")
         mailbox = Mailbox()
         request = Compression(
             mailbox.put,
@@ -95,7 +106,9 @@ class TorchEngine:
             # arithmetic gives other keys and values, and a prompt's are to be the same whatever came before it
             hashes=running_hashes([f"compressing:{key}" for key in keys]),
             meter=meter,
+            strip_length=strip_length,
             reads_alone=self._reads_alone,
+            is_bulk=waits,
         )
         async with self._running(request, waits=waits):
             for _ in segments:
@@ -168,9 +181,9 @@ class TorchEngine:
                 self._loop.cancel(request)
 
     def _require_room(self, prompt: Prompt, num_new: int) -> None:
-        limit = self._max_sequence_tokens
-        if not prompt.token_ids:
-            raise InvalidRequest("the prompt needs at least 1 token")
+        limit = self._limits.max_sequence_tokens
+        if not prompt.num_positions:
+            raise InvalidRequest("the prompt is empty: it needs at least 1 token, or 1 vector")
         # the last new token is never read, so it needs no position
         if prompt.num_positions + num_new - 1 > limit:
             raise TooLong(f"{prompt.num_positions} prompt positions and {num_new} new tokens exceed a row's {limit}")

@@ -35,6 +35,21 @@ class KvPool:
             self._layers[index] = (_zeros(shape, like), _zeros(shape, like))
         return self._layers[index]
 
+    @property
+    def num_layers(self) -> int:
+        """That were used."""
+        return len(self._layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all rows, of the layers that were used."""
+        return sum(tensor.nbytes for tensors in self._layers.values() for tensor in tensors)
+
+    @property
+    def position_bytes(self) -> int:
+        """Of one position, here or in a strip, of the layers that were used."""
+        return self.nbytes // (self.num_rows * self.max_tokens)
+
     def row(self, row: int) -> "PoolRow":
         return PoolRow(self, row)
 
@@ -57,7 +72,9 @@ class KvPool:
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros of a tensor's dtype on its device; on a CPU pages of their own, taken from the system as they are used."""
+    """Zeros of a tensor's dtype on its device; on a CPU pages of their own, taken from the system as they are used, and
+    given back to it: what lives long among what lives for a step would leave holes where the latter was.
+    """
     if not like.is_cpu:
         return like.new_zeros(shape)
     pages = mmap.mmap(-1, math.prod(shape) * like.element_size())
@@ -85,17 +102,24 @@ class KvStrip:
     """A `Line` of its own: a document's vectors while it is compressed, a summary that many questions share.
 
     Attributes:
-        capacity: positions it has room for. layers: keys and values, (K, capacity, d) each.
+        capacity: positions it has room for. layers: keys and values, (K, capacity, d) each, views of one block for as
+            many layers as there are of one shape.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, num_layers: int) -> None:
         self.capacity = capacity
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._num_layers = num_layers
+        self._unused: list[Tensor] = []  # of the block, (2, K, capacity, d) each
 
     def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
         if index not in self.layers:
-            shape = (like.shape[1], self.capacity, like.shape[2])
-            self.layers[index] = (like.new_empty(shape), like.new_empty(shape))
+            shape = (2, like.shape[1], self.capacity, like.shape[2])
+            if not self._unused or self._unused[-1].shape != shape:
+                num_layers = self._num_layers - len(self.layers)
+                self._unused = list(_zeros((num_layers, *shape), like).unbind())
+            keys, values = self._unused.pop()
+            self.layers[index] = (keys, values)
         return self.layers[index]
 
     @property
@@ -104,7 +128,7 @@ class KvStrip:
 
     def extended(self, length: int, capacity: int) -> "KvStrip":
         """A strip with the first positions of this one, and room for more."""
-        strip = KvStrip(capacity)
+        strip = KvStrip(capacity, self._num_layers)
         for index, tensors in self.layers.items():
             longer = strip.layer(index, other_like(tensors))
             for tensor, other in zip(longer, tensors, strict=True):

@@ -145,7 +145,8 @@ class EngineLoop:
     def _remember(self, piece: Piece, result: Any) -> None:
         """Keep the keys and values of a soft prompt, for whoever reads it next."""
         request, hashes = piece.request, piece.request.read_hashes
-        if isinstance(result, ServiceError) or piece.phase is Phase.DECODE or not hashes or self._prefixes.has(hashes):
+        is_read = piece.phase in (Phase.VECTORS, Phase.SEGMENT) and not isinstance(result, ServiceError)
+        if not is_read or not hashes or self._prefixes.has(hashes):
             return
         strip = self._runner.soft_prompt_strip(request)
         if strip is not None:

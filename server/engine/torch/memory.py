@@ -1,7 +1,9 @@
-"""What stays in memory of a model once the engine has its weights in its own order."""
+"""What stays in memory of a model once the engine has its weights in its own order, and what is free beside it."""
 
 import ctypes
 import gc
+import os
+from pathlib import Path
 
 import torch
 
@@ -25,3 +27,31 @@ def let_go_of_checkpoint(model: AutoCompressor) -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
     if trim is not None:
         trim(0)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that could be taken now on a device; of a CPU that of the machine, or of the container it is less in."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    return min([_free_of_machine(), *_free_of_container()])
+
+
+def _free_of_machine() -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError):  # not Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _free_of_container(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Limit less use of the control group at the root, as a container sees its own; nothing where it has no limit."""
+    files = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+    found = []
+    for limit, used in files:  # version 2 and version 1
+        try:
+            found.append(max(0, int((root / limit).read_text()) - int((root / used).read_text())))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return found

@@ -51,11 +51,14 @@ class PackedModel:
         Args:
             is_reading: of each span, whether it reads vectors.
         """
-        self._attention.begin(spans, embeds.device)
         self._roles.begin([span.length for span in spans], is_reading=is_reading, device=embeds.device)
-        output = self.model.base.base_model(
-            inputs_embeds=embeds[None], position_ids=positions[None], output_hidden_states=bool(layers), use_cache=False
-        )
+        with self._attention.of(spans, embeds.device):
+            output = self.model.base.base_model(
+                inputs_embeds=embeds[None],
+                position_ids=positions[None],
+                output_hidden_states=bool(layers),
+                use_cache=False,
+            )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden, [output.hidden_states[layer][0] for layer in layers]
 

@@ -37,6 +37,7 @@ class Request:
         lengths: vectors that each of the hashes adds to the soft prompt; none for equal shares of it.
         meter: where what it took is written, by the engine's thread, before its first result.
         prefix: keys and values that another request left, of `num_known` leading positions.
+        has_vectors: all of the soft prompt was read before, by this request or another.
         num_known: leading positions whose keys and values lie in the pool's row or in `line`.
         line: a strip of its own, or one that it only reads; a generation's is copied into its row of the pool.
     """
@@ -48,6 +49,7 @@ class Request:
     lengths: Sequence[int] = field(default=(), kw_only=True)
     meter: Meter | None = field(default=None, kw_only=True)
     prefix: Any = field(default=None, init=False)
+    has_vectors: bool = field(default=False, init=False)
     num_known: int = field(default=0, init=False)
     line: Any = field(default=None, init=False)
     is_started: bool = field(default=False, init=False)
@@ -55,6 +57,11 @@ class Request:
     is_ended: bool = field(default=False, init=False)
     submitted_at: float = field(default_factory=time.monotonic, init=False)
     started_at: float | None = field(default=None, init=False)
+
+    @property
+    def strip_length(self) -> int:
+        """Positions of the strip that it needs as long as it is in the line; 0 for none."""
+        return self.soft_prompt_length
 
     @property
     def given_hashes(self) -> Sequence[str]:
@@ -102,10 +109,15 @@ class Generation(Request):
 
 @dataclass(eq=False)
 class Compression(Request):
-    """One document: a segment at a time, each waiting for the vectors of the one before it unless it is read alone."""
+    """One document: a segment at a time, each waiting for the vectors of the one before it unless it is read alone.
+
+    `strip_length`: of all vectors before its last segment, where they are read from a strip. `is_bulk`: in no hurry.
+    """
 
     segments: Sequence[Sequence[int]]
+    strip_length: int = field(default=0, kw_only=True)
     reads_alone: bool = field(default=False, kw_only=True)
+    is_bulk: bool = field(default=False, kw_only=True)
     next_segment: int = field(default=0, init=False)
 
     @property
@@ -129,9 +141,19 @@ class Scoring(Request):
     results: dict[int, Any] = field(default_factory=dict, init=False)
 
     @property
+    def strip_length(self) -> int:
+        if len(self.continuations) == 1:
+            return self.soft_prompt_length
+        return max(self.soft_prompt_length, self.num_shared_positions)  # they read its prompt from there, too
+
+    @property
+    def num_prompt_positions(self) -> int:
+        return self.soft_prompt_length + len(self.prompt_ids)
+
+    @property
     def num_shared_positions(self) -> int:
         """Of soft prompt and prompt, what every continuation has before its first own position."""
-        return self.soft_prompt_length + len(self.prompt_ids) - 1
+        return self.num_prompt_positions - 1
 
 
 @dataclass(frozen=True, eq=False)

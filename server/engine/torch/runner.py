@@ -46,19 +46,13 @@ class Runner:
     @torch.inference_mode()
     def prepare(self, request: Request) -> None:
         """Make room for what a new request keeps, beginning with what it knows of its soft prompt."""
-        known = request.num_known
-        if isinstance(request, Compression):
-            if self._model.accumulate_summary and not request.reads_alone:
-                capacity = request.soft_prompt_length + self._model.summary_length * (len(request.segments) - 1)
-                request.line = request.prefix.extended(known, capacity) if known else KvStrip(capacity)
+        known, capacity = request.num_known, request.strip_length
+        if capacity <= known:
+            request.line = request.prefix
+        elif known:
+            request.line = request.prefix.extended(known, capacity)
         else:
-            capacity = request.soft_prompt_length
-            if isinstance(request, Scoring) and len(request.continuations) > 1:  # they read its prompt from here, too
-                capacity = request.num_shared_positions
-            if capacity > known:
-                request.line = request.prefix.extended(known, capacity) if known else KvStrip(capacity)
-            else:
-                request.line = request.prefix
+            request.line = KvStrip(capacity, self._pool.num_layers)
         request.prefix = None
 
     @torch.inference_mode()
@@ -185,11 +179,12 @@ class Runner:
             return Span(length, self._pool.row(request.row), request.num_known, num_kept=length, row=row)
         if request.line is None:
             return Span(length)
-        kept = (
-            length
-            if piece.phase in (Phase.VECTORS, Phase.PROMPT)
-            else max(0, request.soft_prompt_length - request.num_known)
-        )
+        if piece.phase is Phase.SCORE:  # it may be another's strip, which is whole
+            kept = 0
+        elif piece.phase is Phase.SEGMENT:
+            kept = request.soft_prompt_length - request.num_known
+        else:
+            kept = length
         return Span(length, request.line, request.num_known, num_kept=kept)
 
     def _sample(self, pieces: Sequence[Piece], hidden: Tensor) -> list[Sampled]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.engine.torch.requests import Compression, Generation, Phase, Piece, Request, Scoring
+from server.engine.torch.strip_budget import StripBudget
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,17 @@ class Limits:
         max_batch_tokens: positions in one step.
         segments_together: of one document whose segments are read alone, in one step. More than keep the device busy
             gain nothing, and those who decode beside them wait.
+        max_document_positions: of the strips of all documents that have begun and not ended; a longer one can never
+            run. max_prompt_positions: likewise of prompts that have no row, at least as many as a row's. None for any
+            number.
     """
 
     max_running: int
     max_sequence_tokens: int
     max_batch_tokens: int
     segments_together: int = 1
+    max_document_positions: int | None = None
+    max_prompt_positions: int | None = None
 
 
 class Scheduler:
@@ -31,6 +37,7 @@ class Scheduler:
     their arrival: a prompt, the next segment of a document, the continuations to score. One that has more left goes to
     the back of the line. The line is cut at the first piece over budget rather than searched for a smaller one, so
     that a large piece is not passed for ever; a piece larger than the whole budget runs beside nothing but decodes.
+    Before its first piece a request waits until there is room for its strip (`StripBudget`); others pass it meanwhile.
 
     Rows of the pool that run are always the first ones: where one ends, the last takes its place (`take_moves`).
     """
@@ -47,6 +54,7 @@ class Scheduler:
         self._find_prefix = find_prefix
         self._waiting: deque[Request] = deque()
         self._running: list[Generation] = []
+        self._strips = StripBudget(limits.max_document_positions, limits.max_prompt_positions)
         self._moves: list[tuple[int, int, Generation]] = []
 
     @property
@@ -73,12 +81,15 @@ class Scheduler:
         pieces = [Piece(sequence, Phase.DECODE, 1) for sequence in self._running]
         budget = self.limits.max_batch_tokens - len(pieces)
         has_new = False
+        self._strips.begin()
         being_read: set[str] = set()  # soft prompts that this batch reads for all who come after
         for request in list(self._waiting):
             if isinstance(request, Generation) and len(self._running) == self.limits.max_running:
                 continue  # waits for a row; documents behind it need none
             if not request.is_started:
-                request.num_known = self._find_prefix(request)
+                if not self._strips.has_room(request):
+                    continue
+                self._know(request, self._find_prefix(request))
                 if self._reads_vectors(request):
                     if request.hashes and request.hashes[-1] in being_read:
                         continue
@@ -100,8 +111,13 @@ class Scheduler:
     def complete(self, piece: Piece) -> None:
         """Account for a piece that ran; the request stays until `remove`."""
         request = piece.request
-        if isinstance(request, Generation) or piece.phase is Phase.VECTORS:
+        if piece.phase is Phase.VECTORS:
+            self._know(request, request.num_known + piece.num_positions)
+            return
+        if isinstance(request, Generation):
             request.num_known += piece.num_positions
+            if piece.phase is Phase.PREFILL:  # not before: its strip was there in the pass that copied it
+                self._strips.free(request)
             return
         if isinstance(request, Compression):
             request.next_segment += 1
@@ -115,7 +131,9 @@ class Scheduler:
         self._waiting.append(request)
 
     def remove(self, request: Request) -> None:
-        """Forget a request, finished, failed or cancelled, and free its row; once only."""
+        """Forget a request, finished, failed or cancelled, and free its row and its strip; once only."""
+        self._strips.free(request)
+        request.line = request.prefix = None  # whoever waits for it may keep the request for long
         if not isinstance(request, Generation) or request.row is None:
             self._waiting.remove(request)
             return
@@ -131,7 +149,18 @@ class Scheduler:
         """Whether a prompt's soft prompt is still to be read: in a pass of its own, so that what is kept of it for the
         next prompt (`PrefixCache`) is what this one reads, to the bit.
         """
-        return not isinstance(request, Compression) and request.num_known < request.soft_prompt_length
+        return not isinstance(request, Compression) and not request.has_vectors
+
+    def _know(self, request: Request, num_positions: int) -> None:
+        """Account for so many leading positions of a soft prompt that were read.
+
+        Where no token follows the vectors, the last of them is read once more, after all others: what comes next is
+        drawn from its state, which is not kept, so that it is the same whoever read them before.
+        """
+        request.has_vectors = num_positions >= request.soft_prompt_length
+        if isinstance(request, Generation | Scoring):
+            num_positions = min(num_positions, request.num_prompt_positions - 1)
+        request.num_known = num_positions
 
     def _pieces(self, request: Request) -> list[Piece]:
         """What of a waiting request could run now."""
@@ -160,7 +189,9 @@ class Scheduler:
 
     def _start(self, piece: Piece) -> None:
         request = piece.request
-        request.is_started = True
+        if not request.is_started:
+            request.is_started = True
+            self._strips.take(request)
         if isinstance(request, Generation) and piece.phase is Phase.PREFILL:
             self._waiting.remove(request)
             request.row = len(self._running)

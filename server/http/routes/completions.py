@@ -51,6 +51,7 @@ async def completions(
     The texts of control tokens in a prompt stand for these, so that a prompt can be a rendered template.
 
     A prompt of parts may have stored summaries among its texts; a text before a summary is compressed in its place.
+    Where none follows the last summary, the answer goes on from what the summaries stand for.
     """
     watch = Stopwatch()
     work = _answer(core, core.models.named(body.model), tenant, body, watch)
@@ -158,7 +159,7 @@ class _Answer(openai.Answer[CompletionRequest]):
         raw = prepared.prompt.token_ids
         num_unscored = len(prepared.token_ids) - len(raw) + 1
         unscored = tuple(Scored(token_id, None) for token_id in prepared.token_ids[:num_unscored])
-        if len(raw) == 1:
+        if len(raw) < 2:
             return unscored
         first = replace(prepared.prompt, token_ids=raw[:1])
         (result,) = await self._services.decoder.score(

@@ -66,10 +66,10 @@ class Conditioned(Body):
         min_length=1,
         max_length=MAX_PARTS,
         description="Summaries and texts in order. A text before a summary is compressed in its place; "
-        "one has to follow the last.",
+        "where none follows the last, what comes next goes on from the summaries.",
     )
     summary_ids: Many[SummaryId] = Field(default_factory=list, max_length=MAX_PARTS)
-    prompt: Text | None = None
+    prompt: Text | None = Field(None, description="May be left out after summaries, to go on where they end.")
     max_vectors: MaxVectors = None
     expand: ExpandOrNot = None
 
@@ -79,8 +79,8 @@ class Conditioned(Body):
         return self
 
     def _require_condition(self) -> None:
-        if self.context is None and self.prompt is None:
-            raise ValueError("give `prompt`, with or without `summary_ids`, or `context`")
+        if self.context is None and self.prompt is None and not self.summary_ids:
+            raise ValueError("give `prompt`, `summary_ids` or both, or `context`")
         if self.context is not None and (self.summary_ids or self.prompt is not None):
             raise ValueError("give either `context` or `summary_ids` and `prompt`")
 
@@ -89,7 +89,7 @@ class Conditioned(Body):
         """The parts in order, whichever form they came in."""
         if self.context is not None:
             return self.context
-        return [*(Part(summary_id=summary_id) for summary_id in self.summary_ids), Part(text=self.prompt)]
+        return [*(Part(summary_id=summary_id) for summary_id in self.summary_ids), Part(text=self.prompt or "")]
 
 
 def _unless_off(top_k: int) -> int | None:
