@@ -20,7 +20,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.http.app"},
         {"server.http.routes", "server.http.middleware"},
         {"server.http.envelope"},
-        {"server.http.routing"},
+        {"server.http.routing", "server.http.held"},
         {"server.http.answers"},
         {"server.http.schemas"},
         {"server.core.build"},

@@ -7,6 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server.core.core import Core
 from server.http.envelope import add_error_handlers
+from server.http.middleware.bodies import Bodies
 from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.browsers import Browsers
 from server.http.middleware.decompression import Decompression
@@ -28,6 +29,7 @@ from server.http.routes import (
 )
 
 ROUTES = (compress, summaries, generate, score, rerank, jobs, tokens, info, completions, chat, models, health, page)
+BODIES = 8  # of the largest, that all requests together may hold
 
 
 def create_app(core: Core) -> FastAPI:
@@ -42,6 +44,7 @@ def create_app(core: Core) -> FastAPI:
     app.state.core = core
     settings = core.settings
     # the last one added stands outermost
+    app.add_middleware(Bodies, max_bytes=BODIES * settings.max_body_bytes, metrics=core.metrics)
     app.add_middleware(Decompression, max_bytes=settings.max_body_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
     app.add_middleware(Browsers, hosts=settings.hosts, origins=settings.origins)

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path
+from fastapi import APIRouter, Header, Path, Request
 
 from server.core.documents.progress import Report
 from server.core.jobs import Job
@@ -11,6 +11,7 @@ from server.errors import InvalidRequest
 from server.http.answers.compression import CompressAnswer, answer_of, work_of
 from server.http.answers.dependencies import WithCore, WithServices, WithTenant
 from server.http.answers.errors import error_detail, possible_errors
+from server.http.held import held_of
 from server.http.routing import Route
 from server.http.schemas import jobs as schemas
 from server.http.schemas.summaries import CompressRequest
@@ -23,6 +24,7 @@ JobId = Annotated[str, Path(description="A job's id, as POST /jobs/compress gave
 @router.post("/jobs/compress", status_code=202)
 async def start_job(
     body: CompressRequest,
+    request: Request,
     core: WithCore,
     services: WithServices,
     tenant: WithTenant,
@@ -41,7 +43,8 @@ async def start_job(
         return answer_of(await run(report), services, is_list=body.documents is not None)
 
     digest = hashlib.sha256(body.model_dump_json().encode()).digest()
-    return _described(core.jobs.start(work, digest=digest, idempotency_key=idempotency_key))
+    held = held_of(request.scope)
+    return _described(core.jobs.start(work, digest=digest, idempotency_key=idempotency_key, hold=held.keep))
 
 
 @router.get("/jobs/{job_id}")
