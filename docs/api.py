@@ -116,7 +116,7 @@ def endpoint(title: str, operation: Json, schemas: Json) -> str:
         lines += ["", *TABLE, *rows]
     form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
     if form:
-        lines += ["", "As a form, which a file comes in:", "", *TABLE, *fields(form["schema"])]
+        lines += ["", "As a form, which files come in:", "", *TABLE, *fields(form["schema"])]
     answers = {
         shape(media.get("schema", {})) if kind == "application/json" else SHAPE_OF[kind]
         for status, response in operation["responses"].items()

@@ -84,7 +84,7 @@ def _unread_envelope(cause: BaseException) -> Response | None:
 def _validation_envelope(error: RequestValidationError) -> Response:
     first = error.errors()[0]
     kind, location = first["type"], first["loc"]
-    if kind == "json_invalid" and isinstance(location[-1], int):  # else it is a form's field
+    if kind == "json_invalid" and len(location) == 2 and isinstance(location[1], int):  # else it is a form's field
         message = f"the body is not JSON: {first['ctx']['error']} at character {location[-1]}"
         return _envelope(400, message, code="invalid_json")
     if location == ("body",) and kind in ("model_attributes_type", "missing"):

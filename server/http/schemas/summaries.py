@@ -100,14 +100,18 @@ class AppendRequest(Kept, Read):
 
 
 class Upload(BaseModel):
-    """The fields of a form with a file."""
+    """The fields of a form with files; all but `metadata` are said for each of them."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    file: UploadFile = Field(description="UTF-8 text.")
+    file: Many[UploadFile] = Field(
+        min_length=1, max_length=MAX_DOCUMENTS, description="UTF-8 text; several are answered as a list."
+    )
     ttl_seconds: float | None = Field(None, gt=0, le=MAX_TTL_SECONDS)
-    parent: SummaryId | None = Field(None, description="Id of the summary that this text continues.")
-    metadata: Json[Metadata] | None = Field(None, description="A JSON object, kept with the summary.")
+    parent: SummaryId | None = Field(None, description="Id of the summary that a single file continues.")
+    metadata: Many[Json[Metadata]] | None = Field(
+        None, max_length=MAX_DOCUMENTS, description="JSON objects kept with the summaries, one for each file, in order."
+    )
     keep_text: bool = False
     measure: bool = False
     parse_special: ParseSpecial = False
