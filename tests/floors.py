@@ -17,7 +17,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.cli.local"},
         {"server.cli.terminal"},
         {"server.http.serving"},
-        {"server.http.app"},
+        {"server.http.app", "server.http.connection"},
         {"server.http.routes", "server.http.middleware"},
         {"server.http.envelope"},
         {"server.http.routing", "server.http.held"},

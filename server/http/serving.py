@@ -15,6 +15,7 @@ from server import log
 from server.core.build import open_core
 from server.core.core import Core
 from server.http.app import create_app
+from server.http.connection import Connection
 from server.settings import LOOPBACK, Settings
 from server.store import StoreError, shown_url
 
@@ -50,7 +51,7 @@ async def _serve(settings: Settings) -> None:
             raise CannotServe(str(error)) from error
         config = uvicorn.Config(
             create_app(core),
-            http="httptools",
+            http=Connection,
             lifespan="off",
             log_config=None,
             access_log=False,
