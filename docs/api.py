@@ -41,6 +41,12 @@ JOB=$(curl -s $URL/jobs/compress -H "$JSON" -d '{"text": "The lamp went out."}' 
 curl -s "$URL/summaries/$ID?format=safetensors" -o summary.safetensors
 ```
 
+Whoever sends `Authorization: Bearer KEY` has summaries of their own: the same text has another id under another
+key, its metadata is given, read and listed under that key alone, and an equal `Idempotency-Key` is another. All who
+send no key are one caller and share theirs: what one of them gives is added to what another gave. A key is not
+checked: it only tells callers apart, so let it be one that nobody guesses. A summary is read, prompted with and
+deleted by whoever has its id.
+
 A body with a field that is not in its table is refused. An error is `{"error": {"message", "type", "param",
 "code"}}`; its message names the value and the limit. Statuses: 400 and 422 the request is wrong, 403 a page or a host
 name of elsewhere, 404 no such summary, model or job, 409 a summary of another model, 413 too long, 415 an unknown

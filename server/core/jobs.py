@@ -24,7 +24,7 @@ KEPT_SECONDS = 3600.0  # a finished job, for whoever asks for its result
 class Job:
     """`digest` is of the request; `result` of a job that is done, `error` of one that failed; `on_end` called once."""
 
-    idempotency_key: str | None
+    idempotency_key: tuple[str, str] | None
     digest: bytes
     id: str = field(default_factory=lambda: f"job-{uuid.uuid4().hex}", init=False)
     created: float = field(default_factory=time.time, init=False)
@@ -45,7 +45,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._by_key: dict[str, Job] = {}
+        self._by_key: dict[tuple[str, str], Job] = {}
         self._gate = asyncio.Semaphore(MAX_RUNNING_JOBS)
 
     def start(
@@ -54,18 +54,21 @@ class Jobs:
         *,
         digest: bytes,
         idempotency_key: str | None = None,
+        owner: str = "",
         hold: Callable[[], Callable[[], None]] | None = None,
     ) -> Job:
         """A job for this work, or the one that was started under the same key and has not failed or been cancelled.
 
         Args:
+            owner: whose key it is; others' equal ones are other keys.
             hold: called where the job is a new one; what it gives is called when the job has ended.
 
         Raises:
             IdempotencyMismatch: the key was used for a request of another digest. Overloaded: too many unfinished ones.
         """
         self._forget_old()
-        known = None if idempotency_key is None else self._by_key.get(idempotency_key)
+        key = None if idempotency_key is None else (owner, idempotency_key)
+        known = None if key is None else self._by_key.get(key)
         if known is not None:
             if known.digest != digest:
                 raise IdempotencyMismatch(f"the Idempotency-Key {idempotency_key!r} was used for another request")
@@ -74,10 +77,10 @@ class Jobs:
         num_unfinished = sum(job.finished_at is None for job in self._jobs.values())
         if num_unfinished >= MAX_UNFINISHED_JOBS:
             raise Overloaded(f"{num_unfinished} jobs are unfinished, and the limit is {MAX_UNFINISHED_JOBS}")
-        job = Job(idempotency_key, digest, on_end=None if hold is None else hold())
+        job = Job(key, digest, on_end=None if hold is None else hold())
         self._jobs[job.id] = job
-        if idempotency_key is not None:
-            self._by_key[idempotency_key] = job
+        if key is not None:
+            self._by_key[key] = job
         job.task = asyncio.create_task(self._run(job, work))
         return job
 

@@ -43,8 +43,12 @@ async def start_job(
         return answer_of(await run(report), services, is_list=body.documents is not None)
 
     digest = hashlib.sha256(body.model_dump_json().encode()).digest()
+    fingerprint = services.model.fingerprint
     held = held_of(request.scope)
-    return _described(core.jobs.start(work, digest=digest, idempotency_key=idempotency_key, hold=held.keep))
+    job = core.jobs.start(
+        work, digest=digest, idempotency_key=idempotency_key, owner=tenant.owner(fingerprint), hold=held.keep
+    )
+    return _described(job)
 
 
 @router.get("/jobs/{job_id}")

@@ -43,7 +43,8 @@ class Kept(Body):
         description="How long to keep the summary; it never shortens an earlier promise.",
     )
     metadata: Metadata | None = Field(
-        None, description="Kept with the summary, not part of its id; added to what an equal document has."
+        None,
+        description="Kept with the summary, not part of its id; added to what the same caller gave an equal document.",
     )
     keep_text: bool = Field(
         default=False,
