@@ -103,8 +103,7 @@ async def compress(body: schemas.CompressRequest, request: Request, services: Wi
 
     The id is a hash of the model and the document: the same text gives the same id, and is computed once. Several
     `documents` are answered as a list. With `stream`, server-sent events: progress for each segment, the answer, then
-    `[DONE]`. Files come as a form: one
-    is answered as `text` is, several as `documents` are.
+    `[DONE]`. Files come as a form: one is answered as `text` is, several as `documents` are.
     """
     run = work_of(body, services, tenant)
     return await answered(request, services, run, is_list=body.documents is not None, is_stream=body.stream)
