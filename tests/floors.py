@@ -21,6 +21,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.http.routes", "server.http.middleware"},
         {"server.http.envelope"},
         {"server.http.routing", "server.http.held"},
+        {"server.http.json_body"},
         {"server.http.answers"},
         {"server.http.schemas"},
         {"server.core.build"},

@@ -1,5 +1,6 @@
 """The application over an open core."""
 
+import asyncio
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -42,6 +43,7 @@ def create_app(core: Core) -> FastAPI:
         summary="Compress documents into summary vectors; generate and score conditioned on them.",
     )
     app.state.core = core
+    app.state.reading = asyncio.Lock()  # a large body
     settings = core.settings
     # the last one added stands outermost
     app.add_middleware(Bodies, max_bytes=BODIES * settings.max_body_bytes, metrics=core.metrics)

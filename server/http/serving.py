@@ -1,6 +1,7 @@
 """`autocompressor serve`: open the parts, listen, answer until a signal comes, close them."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -59,6 +60,8 @@ async def _serve(settings: Settings) -> None:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
+        gc.collect()
+        gc.freeze()  # what is there for good, not to be gone through again: that would hold the event loop
         model = core.models.default.model
         logger.info("%s on %s in %s, summaries in %s", model.name, model.device, model.dtype, shown_url(settings.store))
         listener.listen(BACKLOG)

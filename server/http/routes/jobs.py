@@ -1,5 +1,6 @@
 """Compression as a job: asked for now, fetched later."""
 
+import asyncio
 import hashlib
 from typing import Annotated
 
@@ -42,7 +43,7 @@ async def start_job(
     async def work(report: Report) -> CompressAnswer:
         return answer_of(await run(report), services, is_list=body.documents is not None)
 
-    digest = hashlib.sha256(body.model_dump_json().encode()).digest()
+    digest = await asyncio.to_thread(lambda data: hashlib.sha256(data).digest(), await request.body())
     fingerprint = services.model.fingerprint
     held = held_of(request.scope)
     job = core.jobs.start(
