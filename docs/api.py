@@ -41,13 +41,19 @@ JOB=$(curl -s $URL/jobs/compress -H "$JSON" -d '{"text": "The lamp went out."}' 
 curl -s "$URL/summaries/$ID?format=safetensors" -o summary.safetensors
 ```
 
-A body with a field that is not in its table is refused. An error is
-`{"error": {"message", "type", "param", "code"}}`; its message names the value and the limit. Statuses: 400 and 422 the
-request is wrong, 403 a page or a host name of elsewhere, 404 no such summary, model or job, 409 a summary of another
-model, 413 too long, 415 an unknown Content-Encoding, 424 the engine failed on this request, 429 too busy (with
-`Retry-After`), 503 not ready, 507 the store is full. `/v1/completions`, `/v1/chat/completions` and `/v1/models` say 400
-for 413 and 422, as OpenAI does. Bodies may be gzip or zstd. Where the engine may have worked, the headers
-`x-queue-time`, `x-inference-time` and `x-total-time` say how long, in seconds.
+Whoever sends `Authorization: Bearer KEY` has summaries of their own: the same text has another id under another
+key, its metadata is given, read and listed under that key alone, and an equal `Idempotency-Key` is another. All who
+send no key are one caller and share theirs: what one of them gives is added to what another gave. A key is not
+checked: it only tells callers apart, so let it be one that nobody guesses. A summary is read, prompted with and
+deleted by whoever has its id.
+
+A body with a field that is not in its table is refused. An error is `{"error": {"message", "type", "param",
+"code"}}`; its message names the value and the limit. Statuses: 400 and 422 the request is wrong, 403 a page or a host
+name of elsewhere, 404 no such summary, model or job, 409 a summary of another model, 413 too long, 415 an unknown
+Content-Encoding, 424 the engine failed on this request, 429 too busy, or the bodies of all requests too large
+together (with `Retry-After`), 503 not ready, 507 the store is full. `/v1/completions`, `/v1/chat/completions` and
+`/v1/models` say 400 for 413 and 422, as OpenAI does. Bodies may be gzip or zstd. Where the engine may have worked,
+the headers `x-queue-time`, `x-inference-time` and `x-total-time` say how long, in seconds.
 """
 
 
@@ -116,7 +122,7 @@ def endpoint(title: str, operation: Json, schemas: Json) -> str:
         lines += ["", *TABLE, *rows]
     form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
     if form:
-        lines += ["", "As a form, which a file comes in:", "", *TABLE, *fields(form["schema"])]
+        lines += ["", "As a form, which files come in:", "", *TABLE, *fields(form["schema"])]
     answers = {
         shape(media.get("schema", {})) if kind == "application/json" else SHAPE_OF[kind]
         for status, response in operation["responses"].items()

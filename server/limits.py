@@ -1,6 +1,9 @@
 """What a request may hold at most; errors name the limit, and `GET /info` tells those that clients plan with."""
 
 MAX_TTL_SECONDS = 10 * 365 * 86400  # ten years
+MAX_CONTAINERS = 200_000  # lists and objects of a large body
+MAX_ITEMS = 500_000  # of one of its lists, other than whole numbers
+MAX_NAMES = 10_000  # of one of its objects
 
 # documents
 MAX_DOCUMENTS = 1000  # of one request

@@ -17,7 +17,7 @@ class Core:
     """The models that are served, and what they share.
 
     Attributes:
-        tenant: of every call, as long as there are no keys that tell one from another.
+        tenant: of every call that sends no key; those of callers with keys are made of it.
         is_stopping: set when the server was told to; what runs is finished.
     """
 

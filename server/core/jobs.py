@@ -22,9 +22,9 @@ KEPT_SECONDS = 3600.0  # a finished job, for whoever asks for its result
 
 @dataclass(eq=False)
 class Job:
-    """`digest` is of the request; `result` of a job that is done, `error` of one that failed."""
+    """`digest` is of the request; `result` of a job that is done, `error` of one that failed; `on_end` called once."""
 
-    idempotency_key: str | None
+    idempotency_key: tuple[str, str] | None
     digest: bytes
     id: str = field(default_factory=lambda: f"job-{uuid.uuid4().hex}", init=False)
     created: float = field(default_factory=time.time, init=False)
@@ -34,6 +34,7 @@ class Job:
     error: ServiceError | None = field(default=None, init=False)
     finished_at: float | None = field(default=None, init=False)
     task: "asyncio.Task[None] | None" = field(default=None, init=False)
+    on_end: Callable[[], None] | None = None
 
     def report(self, progress: Progress) -> None:
         self.progress = progress
@@ -44,19 +45,30 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._by_key: dict[str, Job] = {}
+        self._by_key: dict[tuple[str, str], Job] = {}
         self._gate = asyncio.Semaphore(MAX_RUNNING_JOBS)
 
     def start(
-        self, work: Callable[[Report], Awaitable[Any]], *, digest: bytes, idempotency_key: str | None = None
+        self,
+        work: Callable[[Report], Awaitable[Any]],
+        *,
+        digest: bytes,
+        idempotency_key: str | None = None,
+        owner: str = "",
+        hold: Callable[[], Callable[[], None]] | None = None,
     ) -> Job:
         """A job for this work, or the one that was started under the same key and has not failed or been cancelled.
+
+        Args:
+            owner: whose key it is; others' equal ones are other keys.
+            hold: called where the job is a new one; what it gives is called when the job has ended.
 
         Raises:
             IdempotencyMismatch: the key was used for a request of another digest. Overloaded: too many unfinished ones.
         """
         self._forget_old()
-        known = None if idempotency_key is None else self._by_key.get(idempotency_key)
+        key = None if idempotency_key is None else (owner, idempotency_key)
+        known = None if key is None else self._by_key.get(key)
         if known is not None:
             if known.digest != digest:
                 raise IdempotencyMismatch(f"the Idempotency-Key {idempotency_key!r} was used for another request")
@@ -65,10 +77,10 @@ class Jobs:
         num_unfinished = sum(job.finished_at is None for job in self._jobs.values())
         if num_unfinished >= MAX_UNFINISHED_JOBS:
             raise Overloaded(f"{num_unfinished} jobs are unfinished, and the limit is {MAX_UNFINISHED_JOBS}")
-        job = Job(idempotency_key, digest)
+        job = Job(key, digest, on_end=None if hold is None else hold())
         self._jobs[job.id] = job
-        if idempotency_key is not None:
-            self._by_key[idempotency_key] = job
+        if key is not None:
+            self._by_key[key] = job
         job.task = asyncio.create_task(self._run(job, work))
         return job
 
@@ -101,7 +113,7 @@ class Jobs:
                 job.status = "running"
                 job.result = await work(job.report)
         except ServiceError as error:
-            job.error = error
+            job.error = _without_frames(error)
             self._finish(job, "failed")
         except asyncio.CancelledError:
             self._finish(job, "cancelled")
@@ -116,6 +128,8 @@ class Jobs:
     def _finish(self, job: Job, status: Status) -> None:
         if job.finished_at is None:
             job.status, job.finished_at = status, time.monotonic()
+            if job.on_end is not None:
+                job.on_end()
 
     def _forget_old(self) -> None:
         oldest = time.monotonic() - KEPT_SECONDS
@@ -128,3 +142,9 @@ class Jobs:
             del self._jobs[job.id]
             if job.idempotency_key is not None and self._by_key[job.idempotency_key] is job:
                 del self._by_key[job.idempotency_key]
+
+
+def _without_frames(error: ServiceError) -> ServiceError:
+    """An error that is kept: the frames it came through would keep the job's documents."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -1,5 +1,6 @@
 """Whose documents: part of all their ids, given with each call."""
 
+import hashlib
 import hmac
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ class Tenant:
     """Equal documents of tenants with other salts have other ids, and each sees its own list."""
 
     salt: str = ""
+
+    def of_key(self, key: str) -> "Tenant":
+        """The tenant of whoever sends this key. The salt has a hash of it, as whoever checks keys may store them."""
+        return Tenant(f"{self.salt}\0{hashlib.sha256(key.encode()).hexdigest()}")
 
     def root(self, fingerprint: str) -> str:
         """The key before any segment, for the model of this fingerprint."""

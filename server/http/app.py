@@ -1,5 +1,6 @@
 """The application over an open core."""
 
+import asyncio
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -7,6 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server.core.core import Core
 from server.http.envelope import add_error_handlers
+from server.http.middleware.bodies import Bodies
 from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.browsers import Browsers
 from server.http.middleware.decompression import Decompression
@@ -32,6 +34,7 @@ from server.http.routes import (
 NATIVE = (compress, summaries, generate, score, rerank, jobs, tokens, info)
 STANDARD = (completions, chat, responses, responses_socket, models)
 ROUTES = (*NATIVE, *STANDARD, health, page)
+BODIES = 8  # of the largest, that all requests together may hold
 
 
 def create_app(core: Core) -> FastAPI:
@@ -44,8 +47,10 @@ def create_app(core: Core) -> FastAPI:
         summary="Compress documents into summary vectors; generate and score conditioned on them.",
     )
     app.state.core = core
+    app.state.reading = asyncio.Lock()  # a large body
     settings = core.settings
     # the last one added stands outermost
+    app.add_middleware(Bodies, max_bytes=BODIES * settings.max_body_bytes, metrics=core.metrics)
     app.add_middleware(Decompression, max_bytes=settings.max_body_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
     app.add_middleware(Browsers, hosts=settings.hosts, origins=settings.origins)

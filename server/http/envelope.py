@@ -12,13 +12,13 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from server.errors import Internal, InvalidRequest, ServiceError
-from server.http.answers.errors import CLIENT, SERVER, error_detail, status_of
+from server.errors import Internal, InvalidRequest, Overloaded, ServiceError
+from server.http.answers.errors import CLIENT, RATE, SERVER, error_detail, status_of
 from server.http.schemas.errors import ErrorDetail, ErrorResponse
 from server.http.schemas.openai import CONTENT_PARTS
 
 RETRY_AFTER_SECONDS = {429: "1", 503: "5"}
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 429: Overloaded.code}
 SHOWN_CHARACTERS = 60  # of a value that is refused, in the error
 NAMED_BY_CLIENTS = frozenset({"metadata", "logit_bias"})  # fields with names in them that need not be identifiers
 OPENAI_ROUTES = ("/v1/completions", "/v1/chat/completions", "/v1/models")
@@ -48,7 +48,8 @@ def add_error_handlers(app: FastAPI) -> None:
             allowed = (error.headers or {}).get("Allow")
             other = f"; it takes {allowed}" if allowed else ""
             message = f"there is no {request.method} {request.url.path}{other}; /docs lists what there is"
-        return _envelope(error.status_code, message, code=code, headers=error.headers)
+        kind = RATE if error.status_code == 429 else CLIENT
+        return _envelope(error.status_code, message, code=code, kind=kind, headers=error.headers)
 
     @app.exception_handler(ClientDisconnect)
     async def client_left(_: Request, __: ClientDisconnect) -> Response:
@@ -86,7 +87,7 @@ def validation_detail(error: RequestValidationError) -> tuple[int, ErrorDetail]:
     """The status and the words for a body that is not what it should be."""
     first = error.errors()[0]
     kind, location = first["type"], first["loc"]
-    if kind == "json_invalid" and isinstance(location[-1], int):  # else it is a form's field
+    if kind == "json_invalid" and len(location) == 2 and isinstance(location[1], int):  # else it is a form's field
         message = f"the body is not JSON: {first['ctx']['error']} at character {location[-1]}"
         return 400, ErrorDetail(message=message, type=CLIENT, param=None, code="invalid_json")
     message, param = _said(first), None

@@ -1,6 +1,7 @@
 """`autocompressor serve`: open the parts, listen, answer until a signal comes, close them."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -15,6 +16,7 @@ from server import log
 from server.core.build import open_core
 from server.core.core import Core
 from server.http.app import create_app
+from server.http.connection import Connection
 from server.settings import LOOPBACK, Settings
 from server.store import StoreError, shown_url
 
@@ -50,7 +52,7 @@ async def _serve(settings: Settings) -> None:
             raise CannotServe(str(error)) from error
         config = uvicorn.Config(
             create_app(core),
-            http="httptools",
+            http=Connection,
             ws="websockets-sansio",
             ws_max_size=settings.max_body_bytes,
             lifespan="off",
@@ -60,6 +62,8 @@ async def _serve(settings: Settings) -> None:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
+        gc.collect()
+        gc.freeze()  # what is there for good, not to be gone through again: that would hold the event loop
         model = core.models.default.model
         logger.info("%s on %s in %s, summaries in %s", model.name, model.device, model.dtype, shown_url(settings.store))
         listener.listen(BACKLOG)

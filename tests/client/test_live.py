@@ -1,6 +1,9 @@
 """The Python client against a server."""
 
+import socket
+import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -97,3 +100,13 @@ def test_documents_are_ranked(url: str) -> None:
 def test_info_names_limits(url: str) -> None:
     with Client(url) as client:
         assert client.info()
+
+
+def test_headers_without_end_are_cut(url: str) -> None:
+    """`serve` has uvicorn use our connection."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nA: ")
+        time.sleep(0.2)  # what comes with a whole header is not counted
+        connection.sendall(b"b" * 70_000)
+        assert connection.recv(100).startswith(b"HTTP/1.1 431")

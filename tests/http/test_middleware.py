@@ -87,9 +87,31 @@ async def test_a_body_that_stalls_is_given_up_and_an_answer_may_take_its_time() 
     parts: list[Message] = [{"type": "http.request", "body": b"x", "more_body": True}]
     with pytest.raises(HTTPException) as given_up:
         await limit({"type": "http"}, stalls, send)
-    assert (given_up.value.status_code, given_up.value.detail) == (408, "nothing of the request body came for 0.01 s")
+    assert given_up.value.status_code == 408
+    assert "1 bytes of the request body came in 0.0 s; it may pause for 0.01 s" in given_up.value.detail
     parts = [{"type": "http.request", "body": b"x", "more_body": False}]
     await limit({"type": "http"}, stalls, send)
+
+
+async def test_a_body_that_comes_a_byte_at_a_time_is_given_up() -> None:
+    """Its pauses were short enough, and what had come of it was held as long as it pleased."""
+    read: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while True:
+            read.append(await receive())
+
+    async def slow() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: Message) -> None:
+        raise AssertionError
+
+    with pytest.raises(HTTPException, match="bytes of the request body came in 0") as given_up:
+        async with asyncio.timeout(5):
+            await BodyLimit(app, max_bytes=1000, seconds=0.1)({"type": "http"}, slow, send)
+    assert (given_up.value.status_code, 2 <= len(read) <= 8) == (408, True)
 
 
 async def test_every_request_has_its_line_and_its_figures(

@@ -124,10 +124,48 @@ async def test_an_upload_with_metadata(client: httpx.AsyncClient) -> None:
     assert (await client.post("/compress", files=files, data={"metadata": "[]"})).status_code == 422
 
 
-async def test_several_files_are_refused_and_none_is_lost_unsaid(client: httpx.AsyncClient) -> None:
-    response = await client.post("/compress", files=[("file", ("a.txt", b"one")), ("file", ("b.txt", b"two"))])
-    assert (response.status_code, response.json()["error"]["param"]) == (400, "file")
-    assert "2 files" in response.json()["error"]["message"]
+async def test_several_files_with_metadata_are_answered_as_documents_are(client: httpx.AsyncClient) -> None:
+    texts = [f"{number} {DOCUMENT}" for number in range(3)]
+    files = [("file", (f"{number}.txt", text.encode())) for number, text in enumerate(texts)]
+    named = [{"source": f"book {number}"} for number in range(3)]
+    data = {"metadata": [json.dumps(each) for each in named], "keep_text": "true"}
+    uploaded = await client.post("/compress", files=files, data=data)
+    assert uploaded.status_code == 201, uploaded.text
+    documents = [{"text": text, "metadata": each} for text, each in zip(texts, named, strict=True)]
+    same = await client.post("/compress", json={"documents": documents, "keep_text": True})
+    assert same.status_code == 200
+
+    def told(answer: httpx.Response) -> list[Any]:
+        assert answer.json()["object"] == "list"
+        return [(one["id"], one["metadata"], one["has_text"]) for one in answer.json()["data"]]
+
+    assert told(uploaded) == told(same)
+    assert [metadata for _, metadata, _ in told(uploaded)] == named
+    streamed = await client.post("/compress", files=files, data={"stream": "true"})
+    assert '"object":"list"' in streamed.text
+
+
+@pytest.mark.parametrize(
+    ("texts", "fields", "param", "said"),
+    [
+        ([b"one", b"two"], {"metadata": ["{}"]}, "metadata", "2 files and 1 times metadata"),
+        ([b"one"], {"metadata": ["{}", "{}"]}, "metadata", "1 files and 2 times metadata"),
+        ([b"one", b"two"], {"parent": "0" * 40}, "parent", "a parent is continued by one"),
+        ([b"one", b""], {}, "file.1", "0 bytes"),
+        ([b"one", b"\xff"], {}, "file.1", "not UTF-8"),
+        ([b"one", "\ufeff".encode()], {}, "file.1", "0 tokens"),
+        ([b"a"] * 1001, {}, None, "Maximum number of files is 1000"),
+    ],
+)
+async def test_what_several_files_are_refused_for(
+    client: httpx.AsyncClient, texts: list[bytes], fields: dict[str, Any], param: str | None, said: str
+) -> None:
+    files = [("file", ("a.txt", text)) for text in texts]
+    response = await client.post("/compress", files=files, data=fields)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert said in error["message"]
+    assert (await client.get("/summaries")).json()["data"] == []
 
 
 async def test_a_byte_order_mark_is_no_text(client: httpx.AsyncClient) -> None:

@@ -85,8 +85,8 @@ async def test_an_unknown_parameter_is_refused_and_named(client: httpx.AsyncClie
 @pytest.mark.parametrize(
     ("fields", "param", "said"),
     [
-        ({"metadata": "{bad"}, "metadata", "line 1 column 2"),
-        ({"metadata": '{"a": 5}'}, "metadata.a", "not 5"),
+        ({"metadata": "{bad"}, "metadata.0", "line 1 column 2"),
+        ({"metadata": '{"a": 5}'}, "metadata.0.a", "not 5"),
         ({"ttl_seconds": "x"}, "ttl_seconds", "valid number, not 'x'"),
     ],
 )
@@ -103,7 +103,7 @@ async def test_a_bad_field_of_an_upload(
 async def test_a_plain_field_in_place_of_a_file(client: httpx.AsyncClient) -> None:
     response = await client.post("/compress", files={"file": (None, "a text")})
     error = response.json()["error"]
-    assert (response.status_code, error["param"]) == (422, "file")
+    assert (response.status_code, error["param"]) == (422, "file.0")
     assert "should be a file, not a plain field" in error["message"]
 
 

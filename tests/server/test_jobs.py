@@ -1,6 +1,8 @@
 """Jobs over a real server, and their registry alone."""
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import httpx
@@ -151,3 +153,40 @@ async def test_an_error_of_the_work_is_the_job_s() -> None:
     await asyncio.sleep(0.01)
     assert job.status == "failed"
     assert isinstance(job.error, InvalidRequest)
+
+
+async def test_a_job_holds_its_body_s_bytes_until_it_ends(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 jobs of 16 MB each waited without being counted, after their requests had ended."""
+    registry = client.core.metrics.registry  # type: ignore[attr-defined]
+
+    def held() -> float:
+        return registry.get_sample_value("autocompressor_body_bytes") or 0.0
+
+    monkeypatch.setattr(client.services.intake, "one", lambda document, report: asyncio.Event().wait())  # type: ignore[attr-defined]
+    headers = {"Idempotency-Key": "held"}
+    started = [await client.post("/jobs/compress", json={"text": "x" * 1000}, headers=headers) for _ in range(2)]
+    assert 1000 < held() < 2000
+    await client.delete(f"/jobs/{started[0].json()['id']}")
+    assert held() == 0
+
+
+async def test_a_job_that_failed_keeps_nothing_of_its_documents() -> None:
+    """An error's frames held them for an hour."""
+
+    class Text: ...
+
+    async def fails(_: Report) -> None:
+        text = Text()
+        known.append(weakref.ref(text))
+        raise InvalidRequest("no tokens")
+
+    known: list[weakref.ref[Text]] = []
+    started = Jobs()
+    job = started.start(fails, digest=DIGEST)
+    assert job.task is not None
+    await job.task
+    assert isinstance(job.error, InvalidRequest)
+    gc.collect()
+    assert known[0]() is None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 
 from server.core.jobs import Jobs
+from server.http.answers.errors import CLIENT
 from server.http.routing import LARGE_BODY
 from server.limits import MAX_FINISHED_JOBS
 from tests.server.conftest import Serve
@@ -126,6 +128,25 @@ async def test_a_large_body_says_as_much_as_a_small_one(client: httpx.AsyncClien
     broken = (json.dumps({"text": TEXT + " " * LARGE_BODY})[:-1]).encode()
     refused = await client.post("/tokenize", content=broken, headers={"Content-Type": "application/json"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("item", [b"[],", b'"",', b"1,"])
+async def test_the_largest_bodies_let_others_have_their_turns(client: httpx.AsyncClient, item: bytes) -> None:
+    """16 MB of empty lists held the event loop for four seconds, and so every other request."""
+    body = b'{"token_ids": [' + item * (15_000_000 // len(item)) + item[:-1] + b"]}"
+    turns: list[float] = []
+
+    async def take_turns() -> None:
+        while True:
+            before = time.thread_time()  # of the loop's thread: how busy the machine is does not matter
+            await asyncio.sleep(0.001)
+            turns.append(time.thread_time() - before)
+
+    watching = asyncio.create_task(take_turns())
+    refused = await client.post("/compress", content=body, headers={"Content-Type": "application/json"})
+    watching.cancel()
+    assert (refused.status_code, refused.json()["error"]["type"]) in ((413, CLIENT), (422, CLIENT))
+    assert max(turns) < 0.1
 
 
 async def test_a_full_queue_is_no_fault_and_a_stop_is_told(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

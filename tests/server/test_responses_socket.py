@@ -7,11 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from server.http.app import create_app
+from server.http.connection import Connection
+from tests.http.listening import listening
 from tests.server.conftest import Serve
 from tests.server.test_responses import KEYS, model_of
 
@@ -22,15 +23,9 @@ Connect = Callable[..., Awaitable[ClientConnection]]
 async def address(serve: Serve) -> AsyncIterator[str]:
     """A server behind a socket of this machine."""
     async with serve(allowed_hosts="localhost") as client:
-        config = uvicorn.Config(create_app(client.core), port=0, log_config=None, lifespan="off")  # type: ignore[attr-defined]
-        server = uvicorn.Server(config)
-        running = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"localhost:{port}"
-        server.should_exit = True
-        await running
+        app = create_app(client.core)  # type: ignore[attr-defined]
+        async with listening(app, http=Connection, ws="websockets-sansio") as port:
+            yield f"localhost:{port}"
 
 
 async def turn(socket: ClientConnection, **body: Any) -> list[dict[str, Any]]:
@@ -130,3 +125,26 @@ async def test_a_page_of_another_origin_gets_no_connection(address: str) -> None
     assert refused.value.response.status_code == 403
     async with connect(f"ws://{address}/v1/responses", additional_headers={"Origin": f"http://{address}"}):
         pass
+
+
+async def test_a_connection_that_waits_is_not_taken_for_one_that_sends_no_headers(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "header_seconds", 0.2)
+    model = await name_of(address)
+    async with connect(f"ws://{address}/responses") as socket:
+        for _ in range(2):
+            await asyncio.sleep(0.5)
+            assert len(await turn(socket, model=model, input="A keeper", store=False)) > 5
+
+
+async def test_responses_are_their_callers_own(address: str) -> None:
+    model = await name_of(address)
+    async with connect(f"ws://{address}/responses", additional_headers={"Authorization": "Bearer one"}) as socket:
+        first = (await turn(socket, model=model, input="A keeper"))[-1]["response"]
+    statuses = []
+    async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+        for key in ("one", "two"):
+            headers = {"Authorization": f"Bearer {key}"}
+            statuses.append((await client.get(f"/v1/responses/{first['id']}", headers=headers)).status_code)
+    assert statuses == [200, 404]

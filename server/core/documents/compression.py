@@ -28,6 +28,7 @@ from server.store.codec import Manifest
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # to finish a document whose segments are deleted meanwhile
+LONG_TEXT = 2**16  # characters
 MAX_KNOWN_TEXTS = 10_000  # whose ids are remembered, so that looking them up again does not tokenise
 
 
@@ -68,7 +69,7 @@ class Compressor:
             return await self._compress(document, document.token_ids, report)
         started = time.monotonic()
         text, is_whole = document.text or "", document.parent is None
-        digest = hashlib.sha256(text.encode()).digest()
+        digest = await _digest(text)
         known_as = (document.tenant.root(self._model.fingerprint), digest, document.parse_special)
         known = self._known_texts.get(known_as) if is_whole else None
         if known is not None:
@@ -206,3 +207,10 @@ class Compressor:
         finally:
             self._watchers.forget(summary.id)
         raise NotReady(f"segments of {summary.id} are deleted as fast as they are computed; try again later")
+
+
+async def _digest(text: str) -> bytes:
+    """A hash of a text; a long one would hold the event loop for a tenth of a second."""
+    if len(text) <= LONG_TEXT:
+        return hashlib.sha256(text.encode()).digest()
+    return await asyncio.to_thread(lambda: hashlib.sha256(text.encode()).digest())

@@ -2,14 +2,15 @@
 
 from typing import Annotated, cast
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path
+from starlette.requests import HTTPConnection
 
 from server.core.core import Core
 from server.core.services import Services
 from server.core.tenant import Tenant
 
 
-def core(request: Request) -> Core:
+def core(request: HTTPConnection) -> Core:
     """The core of the app that received a request."""
     return cast(Core, request.app.state.core)
 
@@ -22,9 +23,11 @@ def default_services(core: WithCore) -> Services:
     return core.models.default
 
 
-def tenant(core: WithCore) -> Tenant:
-    """Whose request it is."""
-    return core.tenant
+def tenant(request: HTTPConnection, core: WithCore) -> Tenant:
+    """Whose request it is: that of the caller's key, which nobody checks, or of all who send none."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    key = key.strip()
+    return core.tenant.of_key(key) if scheme.lower() == "bearer" and key else core.tenant
 
 
 WithServices = Annotated[Services, Depends(default_services)]

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Request, UploadFile
 from starlette.routing import Match
 from starlette.types import Scope
 
-from server.errors import InvalidRequest
+from server.core.documents.document import Compressed
+from server.core.documents.progress import Report
+from server.errors import InvalidRequest, ServiceError
 from server.http.answers import sse
 from server.http.answers.compression import CompressAnswer, answered, one, work_of
 from server.http.answers.dependencies import IdInPath, WithServices, WithTenant
@@ -43,21 +45,49 @@ router = APIRouter(route_class=Route, responses=possible_errors())
 async def compress_file(
     body: Annotated[schemas.Upload, Form()], request: Request, services: WithServices, tenant: WithTenant
 ) -> Any:
-    """As `compress`, of an uploaded UTF-8 text."""
-    files = (await request.form()).getlist("file")
-    if len(files) != 1:
-        raise InvalidRequest(f"the form has {len(files)} files; one is compressed at a time", param="file")
-    data = await body.file.read()
-    if not data:
-        raise InvalidRequest("the file is empty: it has 0 bytes", param="file")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
+    """As `compress`, of uploaded UTF-8 texts."""
+    num_files = len(body.file)
+    if body.metadata is not None and len(body.metadata) != num_files:
         raise InvalidRequest(
-            f"the file is not UTF-8 text: {error.reason} at byte {error.start}", param="file"
-        ) from None
-    own = document(body, tenant, text=text, parent=body.parent, metadata=body.metadata)
-    return await answered(request, services, one(own, services), is_stream=body.stream)
+            f"the form has {num_files} files and {len(body.metadata)} times metadata; give it once for each file, in "
+            "their order",
+            param="metadata",
+        )
+    if body.parent is not None and num_files > 1:
+        raise InvalidRequest(f"the form has {num_files} files, and a parent is continued by one", param="parent")
+    documents = [
+        document(
+            body,
+            tenant,
+            text=await _text(file, "file" if num_files == 1 else f"file.{number}"),
+            parent=body.parent,
+            metadata=None if body.metadata is None else body.metadata[number],
+        )
+        for number, file in enumerate(body.file)
+    ]
+    if num_files == 1:
+        return await answered(request, services, one(documents[0], services), is_stream=body.stream)
+
+    async def run(report: Report | None) -> list[Compressed]:
+        try:
+            return await services.intake.many(documents, report)
+        except ServiceError as error:
+            if error.param is not None:  # the core's word for them
+                error.param = error.param.replace("documents.", "file.", 1).removesuffix(".text")
+            raise
+
+    return await answered(request, services, run, is_list=True, is_stream=body.stream)
+
+
+async def _text(file: UploadFile, param: str) -> str:
+    """What a file says, UTF-8; InvalidRequest where it is empty or something else."""
+    data = await file.read()
+    if not data:
+        raise InvalidRequest("the file is empty: it has 0 bytes", param=param)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the file is not UTF-8 text: {error.reason} at byte {error.start}", param=param) from None
 
 
 @router.post(
@@ -73,7 +103,7 @@ async def compress(body: schemas.CompressRequest, request: Request, services: Wi
 
     The id is a hash of the model and the document: the same text gives the same id, and is computed once. Several
     `documents` are answered as a list. With `stream`, server-sent events: progress for each segment, the answer, then
-    `[DONE]`. An uploaded file comes as a form.
+    `[DONE]`. Files come as a form: one is answered as `text` is, several as `documents` are.
     """
     run = work_of(body, services, tenant)
     return await answered(request, services, run, is_list=body.documents is not None, is_stream=body.stream)

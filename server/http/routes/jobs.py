@@ -1,9 +1,10 @@
 """Compression as a job: asked for now, fetched later."""
 
+import asyncio
 import hashlib
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path
+from fastapi import APIRouter, Header, Path, Request
 
 from server.core.documents.progress import Report
 from server.core.jobs import Job
@@ -11,6 +12,7 @@ from server.errors import InvalidRequest
 from server.http.answers.compression import CompressAnswer, answer_of, work_of
 from server.http.answers.dependencies import WithCore, WithServices, WithTenant
 from server.http.answers.errors import error_detail, possible_errors
+from server.http.held import held_of
 from server.http.routing import Route
 from server.http.schemas import jobs as schemas
 from server.http.schemas.summaries import CompressRequest
@@ -23,6 +25,7 @@ JobId = Annotated[str, Path(description="A job's id, as POST /jobs/compress gave
 @router.post("/jobs/compress", status_code=202)
 async def start_job(
     body: CompressRequest,
+    request: Request,
     core: WithCore,
     services: WithServices,
     tenant: WithTenant,
@@ -40,8 +43,13 @@ async def start_job(
     async def work(report: Report) -> CompressAnswer:
         return answer_of(await run(report), services, is_list=body.documents is not None)
 
-    digest = hashlib.sha256(body.model_dump_json().encode()).digest()
-    return _described(core.jobs.start(work, digest=digest, idempotency_key=idempotency_key))
+    digest = await asyncio.to_thread(lambda data: hashlib.sha256(data).digest(), await request.body())
+    fingerprint = services.model.fingerprint
+    held = held_of(request.scope)
+    job = core.jobs.start(
+        work, digest=digest, idempotency_key=idempotency_key, owner=tenant.owner(fingerprint), hold=held.keep
+    )
+    return _described(job)
 
 
 @router.get("/jobs/{job_id}")

@@ -15,7 +15,9 @@ from starlette.websockets import WebSocketDisconnect
 from server.core.core import Core
 from server.core.receipts import Stopwatch
 from server.core.responses.records import Turn
+from server.core.tenant import Tenant
 from server.errors import InvalidRequest, NotReady, ServiceError
+from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import error_detail, status_of
 from server.http.answers.responding import respond
 from server.http.answers.responses import Response
@@ -35,10 +37,10 @@ router = APIRouter()
 
 @router.websocket("/v1/responses")
 @router.websocket("/responses")
-async def respond_over_socket(socket: WebSocket) -> None:
+async def respond_over_socket(socket: WebSocket, core: WithCore, tenant: WithTenant) -> None:
     """Answer `response.create` frames in turn; the last response of a connection can be gone on from, stored or not."""
     await socket.accept()
-    connection = _Connection(socket, socket.app.state.core)
+    connection = _Connection(socket, core, tenant)
     try:
         async with asyncio.timeout(LONGEST_SECONDS):
             while True:
@@ -57,9 +59,10 @@ async def respond_over_socket(socket: WebSocket) -> None:
 
 
 class _Connection:
-    def __init__(self, socket: WebSocket, core: Core) -> None:
+    def __init__(self, socket: WebSocket, core: Core, tenant: Tenant) -> None:
         self._socket = socket
         self._core = core
+        self._tenant = tenant
         self._last: dict[str, Turn] = {}  # by its id the last response, where it is not stored
 
     async def turn(self, frame: str) -> None:
@@ -90,7 +93,7 @@ class _Connection:
     async def _response(self, body: ResponseRequest) -> Response:
         if self._core.is_stopping.is_set():
             raise NotReady("the server is stopping")
-        return await respond(self._core, self._core.tenant, body, Stopwatch(), known=self._last, keep=self._keep)
+        return await respond(self._core, self._tenant, body, Stopwatch(), known=self._last, keep=self._keep)
 
     def _keep(self, turn: Turn) -> None:
         self._last = {turn.id: turn}

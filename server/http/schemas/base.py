@@ -8,7 +8,9 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
 )
 
@@ -20,11 +22,24 @@ Text = Annotated[str, AfterValidator(encodable)]
 NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(encodable)]
 SummaryId = Annotated[str, Field(max_length=MAX_ID)]
 T = TypeVar("T")
+
+
+class Integers(list[int]):
+    """A list of which the reader of large bodies knows that it has nothing else."""
+
+
+def _as_it_is(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Known integers, unless they are to be checked: millions would hold the event loop."""
+    return given if isinstance(given, Integers) else check(given)
+
+
 # checked to the first fault: a body may hold millions of them, and their errors would take gigabytes
 Many = Annotated[list[T], Field(fail_fast=True)]
 # whether they are in the vocabulary is seen in a thread: item by item it would hold the event loop
 TokenIds = Annotated[
-    Many[Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]], Field(max_length=MAX_DOCUMENT_TOKENS)
+    Many[Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]],
+    WrapValidator(_as_it_is),
+    Field(max_length=MAX_DOCUMENT_TOKENS),
 ]
 ParseSpecial = Annotated[
     bool,

@@ -43,7 +43,8 @@ class Kept(Body):
         description="How long to keep the summary; it never shortens an earlier promise.",
     )
     metadata: Metadata | None = Field(
-        None, description="Kept with the summary, not part of its id; added to what an equal document has."
+        None,
+        description="Kept with the summary, not part of its id; added to what the same caller gave an equal document.",
     )
     keep_text: bool = Field(
         default=False,
@@ -100,14 +101,18 @@ class AppendRequest(Kept, Read):
 
 
 class Upload(BaseModel):
-    """The fields of a form with a file."""
+    """The fields of a form with files; all but `metadata` are said for each of them."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    file: UploadFile = Field(description="UTF-8 text.")
+    file: Many[UploadFile] = Field(
+        min_length=1, max_length=MAX_DOCUMENTS, description="UTF-8 text; several are answered as a list."
+    )
     ttl_seconds: float | None = Field(None, gt=0, le=MAX_TTL_SECONDS)
-    parent: SummaryId | None = Field(None, description="Id of the summary that this text continues.")
-    metadata: Json[Metadata] | None = Field(None, description="A JSON object, kept with the summary.")
+    parent: SummaryId | None = Field(None, description="Id of the summary that a single file continues.")
+    metadata: Many[Json[Metadata]] | None = Field(
+        None, max_length=MAX_DOCUMENTS, description="JSON objects kept with the summaries, one for each file, in order."
+    )
     keep_text: bool = False
     measure: bool = False
     parse_special: ParseSpecial = False
