@@ -24,7 +24,7 @@ WARNINGS := grep -v '^WARNING: Location'
 # What the default model stands on. Without a network all else works, so that it cannot be had ends nothing
 FETCH_BASE := $(BIN)/autocompressor fetch-base >/dev/null && touch $(BASE) || true
 
-.PHONY: help setup serve demo test lint check train no-data bench docs
+.PHONY: help setup serve demo test lint check train no-data bench judges docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ train: $(if $(DATA),,no-data) $(INSTALLED) ## Train the tiny recipe on the docum
 
 bench: $(INSTALLED) ## Measure the engine beside its peers; VLLM=PYTHON of an environment with vLLM, ARGS='compression --rounds 3'
 	@$(BIN)/python -m benchmarks $(if $(VLLM),--vllm $(VLLM)) $(ARGS)
+
+judges: $(INSTALLED) ## Have others' suites and clients judge a server; ONLY='openai langchain', ARGS='--model default'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.judges $(ONLY) $(ARGS)
 
 no-data:
 	@echo "make train needs documents: DATA=FOLDER, with .jsonl, .jsonl.gz or .jsonl.zst files" >&2; exit 2

@@ -28,6 +28,7 @@ class Server:
     def __init__(self, url: str, max_tokens: int) -> None:
         self._client = httpx.Client(base_url=url, timeout=600)
         self._max_tokens = max_tokens
+        self._model = self._client.get("/v1/models").raise_for_status().json()["data"][0]["id"]
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         response = self._client.post(path, json=body)
@@ -39,6 +40,7 @@ class Server:
 
     def answer(self, content: str | list[dict[str, str]], expand: int = 0, max_vectors: int | None = None) -> str:
         body: dict[str, Any] = {
+            "model": self._model,
             "messages": [{"role": "user", "content": content}],
             "temperature": 0,
             "max_tokens": self._max_tokens,

@@ -16,7 +16,7 @@ EARLY, LATE = slice(10, 30), slice(30, 50)
 
 def run(model: Path, folder: Path, *, rounds: int) -> Iterator[Row]:
     with LiveServer(folder, "--model", str(model), "--max-sequence-tokens", str(WINDOW)) as server:
-        turns = [asyncio.run(_turns(server.port, number)) for number in range(rounds)]
+        turns = [asyncio.run(_turns(server.port, model.name, number)) for number in range(rounds)]
     early, late = ([sum(times[part]) / len(times[part]) for times in turns] for part in (EARLY, LATE))
     yield Row(
         "E13",
@@ -30,7 +30,7 @@ def run(model: Path, folder: Path, *, rounds: int) -> Iterator[Row]:
     )
 
 
-async def _turns(port: int, number: int) -> list[float]:
+async def _turns(port: int, model: str, number: int) -> list[float]:
     """Seconds of each turn; each conversation asks other questions, so that none finds another's segments stored."""
     text = f"Conversation {number}. {(ROOT / 'examples' / 'chapter.txt').read_text()}" * 3
     connection = await Connection.to(port)
@@ -41,7 +41,12 @@ async def _turns(port: int, number: int) -> list[float]:
         messages.append({"role": "user", "content": question})
         started = time.perf_counter()
         answer = await connection.post_json(
-            "/v1/chat/completions", messages=messages, max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True
+            "/v1/chat/completions",
+            model=model,
+            messages=messages,
+            max_tokens=NEW_TOKENS,
+            temperature=0,
+            ignore_eos=True,
         )
         times.append(time.perf_counter() - started)
         messages.append({"role": "assistant", "content": answer["choices"][0]["message"]["content"]})

@@ -15,7 +15,7 @@ import markdown
 
 from server.core.build import open_core
 from server.http.app import create_app
-from server.http.schemas.base import EXAMPLE_ID
+from server.http.schemas.base import EXAMPLE_ID, EXAMPLE_MODEL
 from server.settings import Settings
 
 Json = dict[str, Any]
@@ -153,7 +153,7 @@ def curl(title: str, operation: Json, schemas: Json) -> str:
     body = body_of(operation)
     if body:
         (example,) = schemas[body]["examples"]
-        text = json.dumps(example, ensure_ascii=False).replace(EXAMPLE_ID, "'$ID'")
+        text = json.dumps(example, ensure_ascii=False).replace(EXAMPLE_ID, "'$ID'").replace(EXAMPLE_MODEL, "'$MODEL'")
         return f"curl -s{verb} {address} -H \"$JSON\" -d '{text}'"
     return f"curl -s{verb} {address}{' --data-binary @summary.safetensors' if method == 'PUT' else ''}"
 

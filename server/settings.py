@@ -30,6 +30,11 @@ class Settings(BaseSettings):
     model: str = Field(
         "default", description="'default' or 'paper', which are bundled, a checkpoint directory, or a hub id."
     )
+    aliases: str = Field(
+        "",
+        description="Other names that the model answers to and is listed under, with commas between: for clients that "
+        "take certain names alone, such as gpt-*.",
+    )
     data: Path | None = Field(
         None,
         description="Directory of the bases that were fetched for adapters; none is this user's, in ~/.local/share "
@@ -121,7 +126,12 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> list[str]:
-        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+        return _named(self.cors_origins)
+
+    @property
+    def other_names(self) -> list[str]:
+        """Of the model."""
+        return _named(self.aliases)
 
     @property
     def compaction_secrets(self) -> list[str]:
@@ -132,6 +142,10 @@ class Settings(BaseSettings):
         if "\x00" in self.tenant_salt:
             raise ValueError("tenant_salt has a NUL character")
         return self
+
+
+def _named(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def unknown_names(environment: dict[str, str]) -> list[str]:

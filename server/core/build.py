@@ -91,7 +91,7 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
     services = build_services(served, engine, engine, store, settings, metrics)
     return Core(
         settings=settings,
-        models=Models({served.name: services}),
+        models=Models(dict.fromkeys([served.name, *settings.other_names], services)),
         store=store,
         records=Records(store, StoreCalls(metrics), ttl_seconds=settings.response_ttl_seconds),
         jobs=Jobs(),

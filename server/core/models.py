@@ -9,7 +9,7 @@ from server.errors import ModelNotFound
 
 @dataclass(frozen=True)
 class Models:
-    """Services by the name of their model, the default one first."""
+    """Services by the name of their model, the default one first; a model may have several names."""
 
     by_name: Mapping[str, Services]
 

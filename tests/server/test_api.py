@@ -227,6 +227,20 @@ async def test_health_models_and_metrics(client: httpx.AsyncClient) -> None:
     assert samples[("autocompressor_time_to_first_token_seconds_count",)] == 1
 
 
+async def test_a_model_answers_to_its_other_names(serve: Serve) -> None:
+    asked = {"messages": [{"role": "user", "content": "Who counts ships?"}], "max_tokens": 4, "temperature": 0}
+    async with serve(aliases="gpt-ours, some/o3,") as client:
+        listed = [each["id"] for each in (await client.get("/v1/models")).json()["data"]]
+        assert listed == ["tiny", "gpt-ours", "some/o3"]
+        answers = []
+        for name in listed:
+            assert (await client.get(f"/v1/models/{name}")).json()["id"] == name
+            answered = await client.post("/v1/chat/completions", json={"model": name, **asked})
+            answers.append(answered.json()["choices"])
+        assert answers[0] == answers[1] == answers[2]
+        assert (await client.post("/generate", json={"model": "gpt-4", "prompt": "a"})).status_code == 404
+
+
 async def test_openapi_describes_every_endpoint(client: httpx.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
     expected = {"/compress", "/generate", "/score", "/rerank", "/tokenize", "/detokenize", "/info"}

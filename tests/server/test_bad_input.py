@@ -8,14 +8,15 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.conftest import Serve
+from tests.server.conftest import Serve, named
 
 LONG = "word " * 4000
 ABSENT = "0" * 40
 
 
 async def post(client: httpx.AsyncClient, path: str, body: Any) -> httpx.Response:
-    return await client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+    content = json.dumps(named(path, body, "tiny"))
+    return await client.post(path, content=content, headers={"content-type": "application/json"})
 
 
 CASES = [

@@ -14,10 +14,11 @@ async def test_chat_has_openai_s_shape(client: httpx.AsyncClient) -> None:
     assert body["id"].startswith("chatcmpl-")
     assert body["object"] == "chat.completion"
     (choice,) = body["choices"]
-    assert choice["message"] == {"role": "assistant", "content": choice["message"]["content"], "refusal": None}
+    said = choice["message"]["content"]
+    assert choice["message"] == {"role": "assistant", "content": said, "refusal": None, "annotations": []}
     rendered = "System: Be short.\n\nUser: Who counts ships?\n\nAssistant:"
     completed = (await complete(client, prompt=rendered))["choices"][0]["text"]
-    assert choice["message"]["content"] == completed.removeprefix(" ")
+    assert said == completed.removeprefix(" ")
     scores = choice["logprobs"]["content"]
     assert len(scores) == 10
     for score in scores:
@@ -38,7 +39,7 @@ async def test_a_chat_streamed_equals_whole(client: httpx.AsyncClient) -> None:
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     for choice in whole["choices"]:
         first, *pieces = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == choice["index"]]
-        assert first["delta"] == {"role": "assistant", "content": ""}
+        assert first["delta"] == {"role": "assistant", "content": "", "refusal": None}
         assert pieces[-1]["delta"] == {}
         assert [piece["finish_reason"] for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
         assert pieces[-1]["finish_reason"] == choice["finish_reason"]
@@ -99,10 +100,23 @@ async def test_fields_that_ask_for_nothing_change_nothing(client: httpx.AsyncCli
     assert (await chat(client, **dict.fromkeys(harmless)))["choices"] == plain
 
 
+async def test_without_a_limit_an_answer_goes_on_until_the_window_is_full(client: httpx.AsyncClient) -> None:
+    """It was cut off after 128 tokens, which no client had asked for."""
+    unending = {"max_tokens": None, "max_completion_tokens": None, "ignore_eos": True}
+    body = await chat(client, **unending)
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["usage"]["total_tokens"] == 512
+    long = [{"role": "user", "content": "The keeper wrote one line a day. " * 60}]
+    compressed = await chat(client, messages=long, **unending)
+    read = compressed["compression"]
+    assert read["compressed_tokens"] > 0
+    assert read["raw_tokens"] + read["summary_vectors"] + compressed["usage"]["completion_tokens"] == 512
+
+
 async def test_what_clients_send_back_is_understood(client: httpx.AsyncClient) -> None:
     """An assistant's message as the client dumped it, and OpenAI's fields that change nothing."""
     said = (await chat(client, user="me", store=False, metadata={"a": "b"}, n=1, seed=None, stop=None))["choices"][0]
-    dumped = {**said["message"], "audio": None, "function_call": None, "tool_calls": None, "annotations": []}
+    dumped = {**said["message"], "audio": None, "function_call": None, "tool_calls": None}
     again = await chat(client, messages=[*ASK, dumped, {"role": "user", "content": "And?", "name": "me"}])
     assert again["usage"]["prompt_tokens"] > 0
     assert (await complete(client, user="me", best_of=1, suffix=None, max_tokens=None))["usage"][

@@ -1,6 +1,7 @@
 """What OpenAI's endpoints refuse, and what fails on the way."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -74,6 +75,17 @@ async def test_bad_bodies(client: httpx.AsyncClient, path: str, body: Any, statu
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == code
     assert said in error["message"]
+
+
+@pytest.mark.parametrize(("path", "body"), [("completions", {"prompt": "a"}), ("chat/completions", {"messages": ASK})])
+@pytest.mark.parametrize("model", [{}, {"model": None}])
+async def test_a_body_names_its_model(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], model: dict[str, Any]
+) -> None:
+    """As at OpenAI; without one it was answered by the model that is served."""
+    headers = {"content-type": "application/json"}
+    refused = await client.post(f"/v1/{path}", content=json.dumps(body | model), headers=headers)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
 
 
 async def test_fields_that_do_not_go_together_are_named(client: httpx.AsyncClient) -> None:

@@ -23,8 +23,10 @@ DROPPED_SHARE = 4  # of a chain's segments, so many parts are dropped one at a t
 
 @dataclass(frozen=True)
 class Wish:
-    """What a request asks of the window; None for `max_tokens` and `raw_tokens` is the default.
+    """What a request asks of the window.
 
+    `max_tokens`: None is until it is full, for which the room is kept that the prompter wants.
+    `raw_tokens`: None is the default.
     `expanded_segments`: of what is compressed of its own tokens, so many are to be read as text again (`expanded`).
     `max_vectors`: of what is compressed of them, where vectors have an order of importance; None is as many as fit.
     `refusal`: why what does not fit is refused, where `truncate` says so.
@@ -229,7 +231,10 @@ class Window:
         return [token_ids[start : start + size] for start in range(first * size, len(token_ids), size)], skipped
 
     def _max_tokens(self, plan: Plan, wish: Wish) -> int:
-        return 0 if wish.max_tokens == 0 else self._prompter.max_tokens(plan, wish.max_tokens)
+        if wish.max_tokens == 0:
+            return 0
+        least = self._prompter.max_tokens(plan, wish.max_tokens)
+        return plan.room if wish.max_tokens is None else least
 
     def _too_long(self, plan: Plan, wish: Wish, why: str) -> TooLong:
         num_new = self._prompter.num_wanted(wish.max_tokens)

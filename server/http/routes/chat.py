@@ -109,7 +109,7 @@ class _Answer(openai.Answer[ChatRequest]):
                 if not has_begun:  # only now: the engine may still refuse, which is to be a status
                     has_begun = True
                     for choice in range(self._body.num_choices):
-                        yield self._chunk(choice, replies.Delta(role="assistant", content=""))
+                        yield self._chunk(choice, replies.Delta(role="assistant", content="", refusal=None))
                 if piece.text or piece.tokens:
                     yield self._chunk(index, replies.Delta(content=piece.text), tokens=piece.tokens)
                 if piece.finish_reason is not None:

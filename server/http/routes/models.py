@@ -14,17 +14,17 @@ router = APIRouter(route_class=Route, tags=["models"])
 @router.get("/v1/models/", include_in_schema=False)
 @router.get("/v1/models")
 async def list_models(core: WithCore) -> schemas.ModelList:
-    """The models that are served, and their limits."""
-    return schemas.ModelList(data=[_card(each.model) for each in core.models.by_name.values()])
+    """The models that are served, and their limits; one that has several names under each."""
+    return schemas.ModelList(data=[_card(name, each.model) for name, each in core.models.by_name.items()])
 
 
 @router.get("/v1/models/{model_id:path}", responses={404: {"model": ErrorResponse}})
 async def get_model(model_id: str, core: WithCore) -> schemas.ModelCard:
     """The model of this name."""
-    return _card(core.models.named(model_id).model)
+    return _card(model_id, core.models.named(model_id).model)
 
 
-def _card(model: ServedModel) -> schemas.ModelCard:
+def _card(name: str, model: ServedModel) -> schemas.ModelCard:
     meta = {
         "fingerprint": model.fingerprint,
         "summary_length": model.config.summary_length,
@@ -37,4 +37,4 @@ def _card(model: ServedModel) -> schemas.ModelCard:
         "dtype": model.dtype,
         "device": model.device,
     }
-    return schemas.ModelCard(id=model.name, created=model.created, meta=meta)
+    return schemas.ModelCard(id=name, created=model.created, meta=meta)

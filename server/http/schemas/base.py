@@ -68,6 +68,7 @@ class Body(BaseModel):
 
 
 EXAMPLE_ID = "5f2b8c1e94d07a63b1f0c4e8a9d27356e01b7c48"  # in examples, the place of a stored summary's
+EXAMPLE_MODEL = "autocompressor-default"
 
 
 def example(**body: Any) -> ConfigDict:

@@ -16,6 +16,7 @@ from server.http.schemas.base import (
     A_LIST_OF_TEXTS,
     A_TEXT,
     EXAMPLE_ID,
+    EXAMPLE_MODEL,
     Body,
     Many,
     ParseSpecial,
@@ -90,7 +91,7 @@ class ResponseFormat(Body):
 class Asked(Sampling):
     """What both routes have."""
 
-    model: Text | None = Field(None, description="The served model's name, as /v1/models gives it.")
+    model: Text = Field(description="The served model's name, as /v1/models gives it.")
     n: int | None = Field(1, ge=1, le=MAX_CHOICES, description="Choices for each prompt, drawn concurrently.")
     logit_bias: (
         dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]] | None
@@ -139,7 +140,7 @@ class Asked(Sampling):
 
 
 class CompletionRequest(Asked):
-    model_config = example(prompt="It was a bright cold day in April", max_tokens=16, seed=1)
+    model_config = example(model=EXAMPLE_MODEL, prompt="It was a bright cold day in April", max_tokens=16, seed=1)
 
     prompt: Prompt
     max_tokens: int | None = Field(16, ge=0, le=MAX_NEW_TOKENS, description="0 with `echo` scores the prompt.")
@@ -205,6 +206,7 @@ class Message(Body):
 
 class ChatRequest(Asked):
     model_config = example(
+        model=EXAMPLE_MODEL,
         messages=[
             {
                 "role": "user",
@@ -215,7 +217,7 @@ class ChatRequest(Asked):
     )
 
     messages: Many[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="Null: as many as fit, up to 128.")
+    max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="Null: until the window is full.")
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="The same by its newer name.")
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)

@@ -1,6 +1,6 @@
 """Answers of OpenAI's completions and chat completions, whole and in chunks."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -85,6 +85,7 @@ class AssistantMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
+    annotations: list[Any] = Field(default=[], max_length=0, description="OpenAI's are of searches.")
 
 
 class ChatChoice(BaseModel):
@@ -107,6 +108,7 @@ class ChatCompletion(BaseModel):
 class Delta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    refusal: None = None
 
 
 class DeltaChoice(BaseModel):
