@@ -151,11 +151,14 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """A document by its place in the request; `summary_id` may stand for it the next time."""
+    """A document by its place in the request.
+
+    `summary_id` may stand for it the next time; None of a compacted conversation that has no single one.
+    """
 
     index: int
     relevance_score: float
-    summary_id: str
+    summary_id: str | None
     document: Any = None
 
 

@@ -175,7 +175,7 @@ class LocalClient:
                 _checked(query), passages, tenant=self._core.tenant, watch=Stopwatch()
             )
         results = (
-            Ranked(index=place, relevance_score=ranked.scores[place], summary_id=ranked.summaries[place].id)
+            Ranked(index=place, relevance_score=ranked.scores[place], summary_id=ranked.passages[place].summary_id)
             for place in ranked.order[:top_n]
         )
         return Ranking(

@@ -107,7 +107,9 @@ def build_services(
     max_together = max(1, settings.max_requests // QUEUE_SHARE)
     summaries = Summaries(model, store, metrics)
     compressor = Compressor(model, encoder, summaries, metrics)
-    prompter = Prompter(model, summaries, Gatherer(model, decoder, summaries, compressor), metrics)
+    sealer = Sealer(StoredSecret(store, StoreCalls(metrics), "compaction", None), settings.compaction_secrets)
+    compactor = Compactor(model, encoder, compressor, summaries, sealer)
+    prompter = Prompter(model, summaries, compactor, Gatherer(model, decoder, summaries, compressor), metrics)
     window = Window(model, prompter, raw_tokens=settings.raw_tokens)
     expander = Expander(model, summaries, prompter)
     intake = Intake(
@@ -118,7 +120,6 @@ def build_services(
         max_together=max_together,
     )
     preparer = Preparer(prompter, window, expander, Fuser(decoder, prompter))
-    sealer = Sealer(StoredSecret(store, StoreCalls(metrics), "compaction", None), settings.compaction_secrets)
     return Services(
         model=model,
         encoder=encoder,
@@ -139,7 +140,7 @@ def build_services(
         preparer=preparer,
         responder=Responder(
             model,
-            Compactor(model, encoder, compressor, summaries, sealer),
+            compactor,
             prompter,
             preparer,
             expander,
@@ -147,7 +148,7 @@ def build_services(
         ),
         generator=Generator(model, decoder, prompter, expander),
         scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
-        reranker=Reranker(model, decoder, summaries, prompter, intake),
+        reranker=Reranker(model, decoder, summaries, compactor, prompter, intake),
     )
 
 

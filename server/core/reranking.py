@@ -11,6 +11,8 @@ from server.core.documents.summaries import Summaries, Summary
 from server.core.prompts.plan import Call, Plan
 from server.core.prompts.prompting import Prompter
 from server.core.receipts import Receipt, Stopwatch, Usage
+from server.core.responses.compacting import Compactor
+from server.core.responses.transcript import told
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.core.together import together
@@ -23,21 +25,40 @@ READ_TOGETHER = 128  # passages whose vectors are in memory at a time
 
 @dataclass(frozen=True)
 class Passage:
-    """A text and how long to keep its summary where it is new, None for the default; or the id of a stored one."""
+    """A text and how long to keep its summary where it is new, None for the default; or the id of a stored one.
+
+    `sealed`: or a conversation that was compacted, as its item has it.
+    """
 
     text: str | None = None
     summary_id: str | None = None
     ttl_seconds: float | None = None
+    sealed: str | None = None
+
+
+@dataclass(frozen=True)
+class Read:
+    """A passage as it is read: summaries, and tokens after them. `is_new`: they were computed for this."""
+
+    summaries: tuple[Summary, ...]
+    token_ids: tuple[int, ...] = ()
+    is_new: bool = False
+
+    @property
+    def summary_id(self) -> str | None:
+        """By which it is read again without its text; None of one that has no single summary in the store."""
+        alone = self.summaries[0] if len(self.summaries) == 1 and not self.token_ids else None
+        return None if alone is None or alone.carried else alone.id
 
 
 @dataclass(frozen=True)
 class Reranking:
-    """Of each passage, in the order given, its summary and its score; of all, what reading them took.
+    """Of each passage, in the order given, what was read of it and its score; of all, what reading them took.
 
     The usage counts separator and query as often as they were read.
     """
 
-    summaries: tuple[Summary, ...]
+    passages: tuple[Read, ...]
     scores: tuple[float, ...]
     usage: Usage
     receipt: Receipt
@@ -56,12 +77,14 @@ class Reranker:
         model: ServedModel,
         decoder: Decoder,
         summaries: Summaries,
+        compactor: Compactor,
         prompter: Prompter,
         intake: Intake,
     ) -> None:
         self._model = model
         self._decoder = decoder
         self._summaries = summaries
+        self._compactor = compactor
         self._prompter = prompter
         self._intake = intake
 
@@ -92,11 +115,12 @@ class Reranker:
             raise InvalidRequest("the query has 0 tokens", param="query")
         # refuses, before any work, what no summary would change
         self._prompter.plan_tokens(Call(tenant, "documents", "query"), (), separator, max_vectors=max_vectors)
-        summaries, is_computed = await self._summaries_of(passages, tenant)
+        read = await self._read(passages, tenant)
         plans = []
-        for place, summary in enumerate(summaries):
+        for place, passage in enumerate(read):
             call = Call(tenant, f"documents.{place}", "query")
-            plan = self._prompter.plan_tokens(call, (summary,), separator, max_vectors=max_vectors)
+            tokens = (*passage.token_ids, *separator)
+            plan = self._prompter.plan_tokens(call, passage.summaries, tokens, max_vectors=max_vectors)
             plans.append(self._prompter.fitted(plan, len(query_ids)))
         for plan in plans:
             self._prompter.require_fits(plan, query_ids, param="query")
@@ -106,23 +130,28 @@ class Reranker:
                 scores += await self._scores(plans[start : start + READ_TOGETHER], query_ids, watch)
         num_passages = len(passages)
         usage = Usage(
-            prompt_tokens=num_passages * len(separator),
+            prompt_tokens=sum(len(plan.token_ids) for plan in plans),
             summary_vectors=sum(plan.num_vectors for plan in plans),
             thinned_vectors=sum(plan.thinned_vectors for plan in plans),
-            summarised_tokens=sum(summary.tokens for summary in summaries),
+            summarised_tokens=sum(summary.tokens for passage in read for summary in passage.summaries),
             completion_tokens=num_passages * len(query_ids),
         )
         receipt = watch.receipt(
             saved=usage.summarised_tokens - usage.summary_vectors,
-            cache=watch.tier(usage.summary_vectors, is_computed=is_computed),
+            cache=watch.tier(usage.summary_vectors, is_computed=any(passage.is_new for passage in read)),
             thinned=usage.thinned_vectors,
         )
-        return Reranking(tuple(summaries), tuple(scores), usage, receipt)
+        return Reranking(tuple(read), tuple(scores), usage, receipt)
 
-    async def _summaries_of(self, passages: Sequence[Passage], tenant: Tenant) -> tuple[list[Summary], bool]:
-        """The summary of each passage, and whether one had to be computed."""
+    async def _read(self, passages: Sequence[Passage], tenant: Tenant) -> list[Read]:
+        """Each passage as it is to be read; texts are compressed."""
         stored = await self._stored(passages)
-        places = [place for place, passage in enumerate(passages) if passage.summary_id is None]
+        opened = {
+            place: await self._opened(place, passage.sealed, tenant)
+            for place, passage in enumerate(passages)
+            if passage.sealed is not None
+        }
+        places = [place for place, each in enumerate(passages) if each.summary_id is None and place not in opened]
         for place in places:
             if not passages[place].text:
                 raise InvalidRequest(f"documents.{place} is empty", param=f"documents.{place}")
@@ -130,12 +159,19 @@ class Reranker:
             [partial(self._compress, place, passages[place], tenant) for place in places],
             limit=self._intake.max_together,
         )
-        compressed = dict(zip(places, made, strict=True))
-        summaries = [
-            compressed[place][0] if passage.summary_id is None else stored[passage.summary_id]
+        read = opened | dict(zip(places, made, strict=True))
+        return [
+            read[place] if passage.summary_id is None else Read((stored[passage.summary_id],))
             for place, passage in enumerate(passages)
         ]
-        return summaries, any(is_new for _, is_new in made)
+
+    async def _opened(self, place: int, sealed: str, tenant: Tenant) -> Read:
+        summaries, items = await self._compactor.opened(tenant, sealed, param=f"documents.{place}")
+        text = told(items)
+        token_ids = await asyncio.to_thread(
+            self._model.tokenise, text, is_start=not summaries, parse_special=False, param=f"documents.{place}"
+        )
+        return Read(tuple(summaries), tuple(token_ids))
 
     async def _stored(self, passages: Sequence[Passage]) -> dict[str, Summary]:
         """The stored ones by id, in one call to the store; one by one where one is no good, to name its place."""
@@ -147,7 +183,7 @@ class Reranker:
                 await self._summaries.get(summary_id, param=f"documents.{place}")
             raise
 
-    async def _compress(self, place: int, passage: Passage, tenant: Tenant) -> tuple[Summary, bool]:
+    async def _compress(self, place: int, passage: Passage, tenant: Tenant) -> Read:
         try:
             document = Document(
                 tenant=tenant, text=passage.text, ttl_seconds=passage.ttl_seconds, renews=False, waits=True
@@ -156,7 +192,7 @@ class Reranker:
         except ServiceError as error:
             error.param = f"documents.{place}"
             raise
-        return done.summary, done.is_new
+        return Read((done.summary,), is_new=done.is_new)
 
     async def _scores(self, plans: Sequence[Plan], query_ids: Sequence[int], watch: Stopwatch) -> list[float]:
         prompts = await self._prompter.assemble_many(plans)

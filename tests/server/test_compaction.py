@@ -355,3 +355,63 @@ def test_what_is_encoded_is_decoded() -> None:
         assert torch.allclose(one.summary.vectors, two.summary.vectors, rtol=1e-6)  # type: ignore[union-attr]
     with pytest.raises(ModelMismatch):
         decode(data, fingerprint="g", dtype=torch.float32)
+
+
+# on the other routes
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_other_routes_take_an_item(client: httpx.AsyncClient, *, store: bool) -> None:
+    done = await compact(client, input=STORY, store=store)
+    item, vectors = done["output"][-1], done["compression"]["compaction"]["vectors"]
+    model = await model_of(client)
+    sealed = {"encrypted_content": item["encrypted_content"]}
+    asked = {"context": [sealed, {"text": "Who?"}], "max_tokens": 2, "temperature": 0}
+    generated = (await client.post("/generate", json=asked)).json()
+    assert generated["usage"]["summary_vectors"] == vectors
+    scored = (
+        await client.post("/score", json={"context": [sealed, {"text": "Who?"}], "continuations": ["Mary"]})
+    ).json()
+    assert scored["usage"]["summary_vectors"] == vectors
+    ranked = (await client.post("/rerank", json={"query": "Who?", "documents": [sealed, "Nobody."]})).json()
+    (own,) = [result for result in ranked["results"] if result["index"] == 0]
+    assert (own["summary_id"] is not None) == store
+    content = [item, {"type": "text", "text": "Who?"}]
+    chat = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 2, "temperature": 0}
+    answered = (await client.post("/v1/chat/completions", json=chat)).json()
+    assert answered["compression"]["summary_vectors"] == vectors
+    completed = await client.post("/v1/completions", json={"model": model, "prompt": content, "max_tokens": 2})
+    assert completed.json()["compression"]["summary_vectors"] == vectors
+
+
+async def test_what_is_kept_word_for_word_is_read_on_other_routes(client: httpx.AsyncClient) -> None:
+    system = {"role": "system", "content": "Speak as a sailor does."}
+    usages = []
+    for items in ([system, *STORY], STORY):
+        item = (await compact(client, input=items))["output"][-1]
+        sealed = {"encrypted_content": item["encrypted_content"]}
+        chat = {"messages": [{"role": "user", "content": [item, {"type": "text", "text": "Who?"}]}], "max_tokens": 1}
+        answers = [
+            await client.post("/generate", json={"context": [sealed, {"text": "Who?"}], "max_tokens": 1}),
+            await client.post("/v1/chat/completions", json=chat | {"model": await model_of(client)}),
+            await client.post("/rerank", json={"query": "Who?", "documents": [sealed]}),
+        ]
+        usages.append([answer.json()["usage"]["prompt_tokens"] for answer in answers])
+    assert all(with_it > without for with_it, without in zip(*usages, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/generate", {"context": [{"encrypted_content": "a"}, {"text": "b"}]}, "context"),
+        ("/rerank", {"query": "a", "documents": [{"encrypted_content": "a"}]}, "documents.0"),
+        ("/rerank", {"query": "a", "documents": [{"encrypted_content": "a", "text": "b"}]}, "documents.0"),
+    ],
+)
+async def test_other_routes_refuse_what_is_no_item(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], param: str
+) -> None:
+    refused = await client.post(path, json=body)
+    assert refused.status_code in (400, 422)
+    assert refused.json()["error"]["param"] == param
+    assert "encrypted_content" in refused.json()["error"]["message"]

@@ -23,7 +23,14 @@ class TextPart:
     text: str
 
 
-Part = SummaryPart | TextPart
+@dataclass(frozen=True)
+class CompactionPart:
+    """A conversation that was compacted, as its item has it sealed (`core/responses/`)."""
+
+    sealed: str
+
+
+Part = SummaryPart | TextPart | CompactionPart
 
 
 @dataclass(frozen=True)

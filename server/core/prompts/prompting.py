@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from server.core.documents.summaries import Summaries, Summary
 from server.core.prompts.forgetting import in_proportion, remembered
 from server.core.prompts.gathering import Gathered, Gatherer, Share, Source, fused
-from server.core.prompts.plan import Call, Part, Plan, SummaryPart, TextPart
+from server.core.prompts.plan import Call, CompactionPart, Part, Plan, SummaryPart, TextPart
+from server.core.responses.compacting import Compactor
+from server.core.responses.transcript import told
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.engine.protocol import Prompt
@@ -19,9 +21,12 @@ DEFAULT_MAX_TOKENS = 128
 class Prompter:
     """Plans prompts, refuses those that can never fit, and assembles the others."""
 
-    def __init__(self, model: ServedModel, summaries: Summaries, gatherer: Gatherer, metrics: Metrics) -> None:
+    def __init__(
+        self, model: ServedModel, summaries: Summaries, compactor: Compactor, gatherer: Gatherer, metrics: Metrics
+    ) -> None:
         self._model = model
         self._summaries = summaries
+        self._compactor = compactor
         self._gatherer = gatherer
         self._metrics = metrics
 
@@ -43,12 +48,13 @@ class Prompter:
         Raises:
             TooLong: they are bounded, and their beginning alone does not fit.
             InvalidRequest: as `plan_tokens` and `ServedModel.tokenise`.
-            SummaryNotFound, ModelMismatch: of a part.
+            SummaryNotFound, ModelMismatch, CompactionExpired: of a part.
         """
-        last = max((index for index, part in enumerate(parts) if isinstance(part, SummaryPart)), default=-1)
-        conditioning = [part for part in parts[: last + 1] if part != TextPart("")]
+        opened = [each for part in parts for each in await self._opened(call, part)]
+        last = max((index for index, part in enumerate(opened) if not isinstance(part, TextPart)), default=-1)
+        conditioning = [part for part in opened[: last + 1] if part != TextPart("")]
         sources = tuple([await self._source(part, call.summaries) for part in conditioning])
-        text = "".join(part.text for part in parts[last + 1 :] if isinstance(part, TextPart))
+        text = "".join(part.text for part in opened[last + 1 :] if isinstance(part, TextPart))
         tokenise = self._model.tokenise_within if is_bounded else self._model.tokenise
         token_ids = await asyncio.to_thread(tokenise, text, is_start=not sources, param=call.tokens)
         return self.plan_tokens(call, sources, token_ids, max_vectors=max_vectors)
@@ -212,7 +218,16 @@ class Prompter:
         (gathered,) = await self._gatherer.gather([source], [Share(self.counts(source))], [tenant])
         return gathered
 
-    async def _source(self, part: Part, param: str) -> Source:
+    async def _opened(self, call: Call, part: Part) -> list[SummaryPart | TextPart | Summary]:
+        """A part as it is, or of a compaction item what it stands for."""
+        if not isinstance(part, CompactionPart):
+            return [part]
+        summaries, items = await self._compactor.opened(call.tenant, part.sealed, param=call.summaries)
+        return [*summaries, TextPart(told(items))]
+
+    async def _source(self, part: SummaryPart | TextPart | Summary, param: str) -> Source:
+        if isinstance(part, Summary):
+            return part
         if isinstance(part, SummaryPart):
             return await self._summaries.get(part.summary_id, param=param)
         return tuple(await asyncio.to_thread(self._model.tokenise, part.text, is_start=True, param=param))

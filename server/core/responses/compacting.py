@@ -89,6 +89,11 @@ class Compactor:
             error.param = param
             raise
 
+    async def opened(self, tenant: Tenant, sealed: str, *, param: str) -> tuple[list[Summary], tuple[Item, ...]]:
+        """An item as what conditions a prompt: summaries, and items word for word after them. Raises as `sources`."""
+        compacted = await self.open(tenant, sealed, param=param)
+        return await self.sources(compacted, param=param), (*compacted.instructions, *compacted.rest)
+
     async def sources(self, compacted: Compacted, *, param: str) -> list[Summary]:
         """The summaries that condition what follows a compacted conversation, in order.
 

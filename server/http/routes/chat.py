@@ -9,9 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.core.core import Core
+from server.core.documents.summaries import Summary
 from server.core.prompts.chat_template import Said, render
 from server.core.prompts.plan import Call
 from server.core.receipts import Stopwatch
+from server.core.responses import transcript
 from server.core.services import Services
 from server.core.tenant import Tenant
 from server.http.answers import openai, sse
@@ -21,7 +23,7 @@ from server.http.answers.errors import possible_errors
 from server.http.answers.sampling import biases, sampling_params, with_seed_of
 from server.http.routing import Route
 from server.http.schemas import openai_replies as replies
-from server.http.schemas.openai import ChatRequest, Message, SummaryContent, TextContent
+from server.http.schemas.openai import ChatRequest, CompactionContent, Message, SummaryContent, TextContent
 
 router = APIRouter(route_class=Route, tags=["openai"], responses=possible_errors())
 
@@ -51,8 +53,7 @@ async def chat_completions(
 
 async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequest, watch: Stopwatch) -> "_Answer":
     logit_bias = biases(body, services.model)
-    summaries = tuple(await services.summaries.get_many(_summary_ids(body.messages), param="messages"))
-    said = [_said(message) for message in body.messages]
+    summaries, said = await _conditions(services, tenant, body.messages)
     rendered = await asyncio.to_thread(render, services.model, said, parse_special=body.parse_special)
     call = Call(tenant, "messages", "messages")
     plan = services.prompter.plan_tokens(call, summaries, rendered.token_ids, max_vectors=body.max_vectors)
@@ -73,6 +74,28 @@ async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequ
     return _Answer(services, body, [prepared], choices, prefix="chatcmpl")
 
 
+async def _conditions(
+    services: Services, tenant: Tenant, messages: Sequence[Message]
+) -> tuple[tuple[Summary, ...], list[Said]]:
+    """The summaries among messages, in order, and the texts: a compaction item's stand before its message."""
+    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
+    summary_ids = [part.id for part in parts if isinstance(part, SummaryContent)]
+    stored = iter(await services.summaries.get_many(summary_ids, param="messages"))
+    summaries: list[Summary] = []
+    said: list[Said] = []
+    for message in messages:
+        for part in message.content if isinstance(message.content, list) else ():
+            if isinstance(part, SummaryContent):
+                summaries.append(next(stored))
+            elif isinstance(part, CompactionContent):
+                compactor = services.responder.compactor
+                own, items = await compactor.opened(tenant, part.encrypted_content, param="messages")
+                summaries += own
+                said += transcript.said(items)
+        said.append(_said(message))
+    return tuple(summaries), said
+
+
 def _said(message: Message) -> Said:
     """The texts of a message; models know what came before OpenAI's developer messages as the system's."""
     content = message.content or ""
@@ -84,11 +107,6 @@ def _question(messages: Sequence[Message]) -> str | None:
     """What was said last, but for the answers; None where nothing was."""
     said = (_said(message).text for message in reversed(messages) if message.role != "assistant")
     return next((text for text in said if text.strip()), None)
-
-
-def _summary_ids(messages: Sequence[Message]) -> list[str]:
-    parts = (part for message in messages if isinstance(message.content, list) for part in message.content)
-    return [part.id for part in parts if isinstance(part, SummaryContent)]
 
 
 class _Answer(openai.Answer[ChatRequest]):

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.core.core import Core
-from server.core.prompts.plan import Call, Part, Plan, SummaryPart, TextPart
+from server.core.prompts.plan import Call, CompactionPart, Part, Plan, SummaryPart, TextPart
 from server.core.prompts.prepared import Prepared
 from server.core.receipts import Stopwatch
 from server.core.services import Services
@@ -23,7 +23,7 @@ from server.http.answers.errors import possible_errors
 from server.http.answers.sampling import biases, sampling_params, with_seed_of
 from server.http.routing import Route
 from server.http.schemas import openai_replies as replies
-from server.http.schemas.openai import CompletionRequest, SummaryContent
+from server.http.schemas.openai import CompactionContent, CompletionRequest, ContentPart, SummaryContent
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_PREPARED_TOGETHER = 8
@@ -88,10 +88,16 @@ async def _plan(services: Services, call: Call, prompt: Any, max_vectors: int | 
     if prompt and isinstance(prompt[0], int):
         await asyncio.to_thread(services.model.require_known, prompt, param=call.tokens)
         return prompter.plan_tokens(call, (), prompt, max_vectors=max_vectors)
-    parts: list[Part] = [
-        SummaryPart(part.id) if isinstance(part, SummaryContent) else TextPart(part.text) for part in prompt
-    ]
-    return await prompter.plan(call, parts, max_vectors=max_vectors)
+    return await prompter.plan(call, [_part(part) for part in prompt], max_vectors=max_vectors)
+
+
+def _part(content: ContentPart) -> Part:
+    match content:
+        case SummaryContent():
+            return SummaryPart(content.id)
+        case CompactionContent():
+            return CompactionPart(content.encrypted_content)
+    return TextPart(content.text)
 
 
 class _Answer(openai.Answer[CompletionRequest]):

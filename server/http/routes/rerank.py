@@ -31,7 +31,7 @@ async def rerank(
     passages = [
         Passage(each, ttl_seconds=body.ttl_seconds)
         if isinstance(each, str)
-        else Passage(each.text, each.summary_id, body.ttl_seconds)
+        else Passage(each.text, each.summary_id, body.ttl_seconds, each.encrypted_content)
         for each in body.documents
     ]
     watch = Stopwatch()
@@ -48,7 +48,7 @@ async def rerank(
 
 
 def _result(body: schemas.RerankRequest, ranked: Reranking, place: int) -> schemas.RerankResult:
-    summary_id, given = ranked.summaries[place].id, body.documents[place]
+    summary_id, given = ranked.passages[place].summary_id, body.documents[place]
     text = given if isinstance(given, str) else given.text
     return schemas.RerankResult(
         index=place,

@@ -14,13 +14,14 @@ from pydantic import (
     model_validator,
 )
 
-from server.limits import MAX_DOCUMENT_TOKENS, MAX_ID
+from server.limits import MAX_DOCUMENT_TOKENS, MAX_ID, MAX_SEALED
 from server.text import encodable
 
 # JSON can carry half of a surrogate pair
 Text = Annotated[str, AfterValidator(encodable)]
 NonEmptyText = Annotated[str, Field(min_length=1), AfterValidator(encodable)]
 SummaryId = Annotated[str, Field(max_length=MAX_ID)]
+Sealed = Annotated[str, Field(max_length=MAX_SEALED, description="Of a compaction item.")]
 T = TypeVar("T")
 
 

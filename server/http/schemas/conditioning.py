@@ -4,7 +4,17 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, Tag, model_validator
 
-from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, Body, Many, NonEmptyText, OneOrMany, SummaryId, Text
+from server.http.schemas.base import (
+    A_LIST_OF_TEXTS,
+    A_TEXT,
+    Body,
+    Many,
+    NonEmptyText,
+    OneOrMany,
+    Sealed,
+    SummaryId,
+    Text,
+)
 from server.limits import (
     MAX_EXPANDED,
     MAX_PARTS,
@@ -18,15 +28,16 @@ from server.limits import (
 
 
 class Part(Body):
-    """A stored summary or a text."""
+    """A stored summary, a text, or a conversation as /v1/responses/compact sealed it."""
 
     summary_id: SummaryId | None = None
     text: Text | None = None
+    encrypted_content: Sealed | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> "Part":
-        if (self.summary_id is None) == (self.text is None):
-            raise ValueError("a part is either a `summary_id` or a `text`")
+        if [self.summary_id, self.text, self.encrypted_content].count(None) != 2:
+            raise ValueError("a part is one of a `summary_id`, a `text` and a compaction item's `encrypted_content`")
         return self
 
 

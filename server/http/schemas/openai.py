@@ -20,6 +20,7 @@ from server.http.schemas.base import (
     Body,
     Many,
     ParseSpecial,
+    Sealed,
     SummaryId,
     Text,
     TokenIds,
@@ -56,7 +57,15 @@ class SummaryContent(Body):
     id: SummaryId
 
 
-ContentPart = Annotated[TextContent | SummaryContent, Field(discriminator="type")]
+class CompactionContent(Body):
+    """A conversation as /v1/responses/compact sealed it; its item may stand here as it is."""
+
+    type: Literal["compaction"]
+    encrypted_content: Sealed
+    id: Text | None = None
+
+
+ContentPart = Annotated[TextContent | SummaryContent | CompactionContent, Field(discriminator="type")]
 Parts = Annotated[Many[ContentPart], Field(min_length=1, max_length=MAX_PARTS)]
 
 
@@ -239,7 +248,7 @@ class ChatRequest(Asked):
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("`top_logprobs` needs `logprobs`: true")
         num_summaries = sum(
-            isinstance(part, SummaryContent)
+            not isinstance(part, TextContent)
             for message in self.messages
             if isinstance(message.content, list)
             for part in message.content

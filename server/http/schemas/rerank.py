@@ -8,22 +8,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
-from server.http.schemas.base import EXAMPLE_ID, Body, Many, NonEmptyText, SummaryId, Text, example
+from server.http.schemas.base import EXAMPLE_ID, Body, Many, NonEmptyText, Sealed, SummaryId, Text, example
 from server.http.schemas.conditioning import MaxVectors
 from server.http.schemas.receipts import Receipt, Usage
 from server.limits import MAX_PASSAGES, MAX_TTL_SECONDS
 
 
 class PassageBody(Body):
-    """A text or a stored summary."""
+    """A text, a stored summary, or a conversation as /v1/responses/compact sealed it."""
 
     text: Text | None = None
     summary_id: SummaryId | None = None
+    encrypted_content: Sealed | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> "PassageBody":
-        if (self.summary_id is None) == (self.text is None):
-            raise ValueError("a document is either a `text` or a `summary_id`")
+        if [self.text, self.summary_id, self.encrypted_content].count(None) != 2:
+            raise ValueError(
+                "a document is one of a `text`, a `summary_id` and a compaction item's `encrypted_content`"
+            )
         return self
 
 
@@ -65,13 +68,15 @@ class RerankRequest(Body):
 
 class RerankDocument(BaseModel):
     text: str | None = None
-    summary_id: str
+    summary_id: str | None
 
 
 class RerankResult(BaseModel):
     index: int
     relevance_score: float = Field(description="log p(query | document's summary), summed over the query's tokens.")
-    summary_id: str = Field(description="Of the document, to give in its place next time.")
+    summary_id: str | None = Field(
+        description="Of the document, to give in its place next time; null of a conversation that has none."
+    )
     document: RerankDocument | None = None
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from server.http.schemas.base import A_TEXT, Body, Many, Text
-from server.limits import MAX_PARTS, MAX_SEALED
+from server.http.schemas.base import A_TEXT, Body, Many, Sealed, Text
+from server.limits import MAX_PARTS
 
 PARTS, A_REFUSAL = "parts of it", "a refusal"  # tags, as those in `base.py`
 UNREAD = {"input_image": "images", "input_file": "files", "input_audio": "audio", "input_video": "videos"}
@@ -80,7 +80,7 @@ class ReasoningItem(Given):
 class CompactionItem(Given):
     type: Literal["compaction"]
     id: Id | None = None
-    encrypted_content: Annotated[str, Field(max_length=MAX_SEALED)]
+    encrypted_content: Sealed
 
 
 class Trigger(Given):
