@@ -19,13 +19,14 @@ START_SECONDS = 60.0
 class LiveServer:
     """`autocompressor serve` on a free port; `seconds_to_ready` from the command to readiness."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, store: str | None = None) -> None:
+        """`store`: a name in the folder, for servers that go on from one another; None is one of its own."""
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             self.port: int = taken.getsockname()[1]
-        store = f"sqlite:{folder / f'{self.port}.sqlite3'}"
+        path = folder / f"{store or self.port}.sqlite3"
         program = Path(sys.executable).with_name("autocompressor")
-        command = [program, "serve", "--port", str(self.port), "--store", store, *flags]
+        command = [program, "serve", "--port", str(self.port), "--store", f"sqlite:{path}", *flags]
         self._log = (folder / f"{self.port}.log").open("w")
         started = time.perf_counter()
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)

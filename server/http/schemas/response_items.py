@@ -13,7 +13,7 @@ UNREAD = {"input_image": "images", "input_file": "files", "input_audio": "audio"
 
 def _text_alone(part: Any) -> Any:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind in UNREAD:
+    if isinstance(kind, str) and kind in UNREAD:
         raise ValueError(f"{kind!r}: this server reads text, and no {UNREAD[kind]}")
     return part
 
