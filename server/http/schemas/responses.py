@@ -13,7 +13,7 @@ from server.http.schemas.base import A_TEXT, Body, Many, Text, example
 from server.http.schemas.conditioning import ExpandOrNot, MaxVectors, Sampling
 from server.http.schemas.response_items import Input, Trigger
 from server.limits import (
-    MAX_ITEMS,
+    MAX_CONVERSATION_ITEMS,
     MAX_LISTED_ITEMS,
     MAX_LOGPROBS,
     MAX_METADATA,
@@ -33,7 +33,7 @@ Metadata = Annotated[
 ]
 Identifier = Annotated[str, Field(max_length=64)]
 InputOrItems = Annotated[
-    Annotated[Text, Tag(A_TEXT)] | Annotated[Input, Field(max_length=MAX_ITEMS), Tag(ITEMS)],
+    Annotated[Text, Tag(A_TEXT)] | Annotated[Input, Field(max_length=MAX_CONVERSATION_ITEMS), Tag(ITEMS)],
     Discriminator(lambda value: ITEMS if isinstance(value, list) else A_TEXT),
 ]
 
