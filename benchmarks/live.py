@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 START_SECONDS = 60.0
+LAST_LINES = 10  # of its log, shown where it does not start
 
 
 class LiveServer:
@@ -43,7 +44,8 @@ class LiveServer:
         self._process.kill()
         self._process.wait()
         self._log.close()
-        raise RuntimeError(f"the server did not become ready; {self._log.name} says why")
+        told = Path(self._log.name).read_text().splitlines()[-LAST_LINES:]
+        raise RuntimeError("the server did not become ready; its last words:\n" + "\n".join(told))
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from transformers.utils import logging as transformers_logging
+
 from benchmarks.live import LiveServer
 from tests.judges import speaker
 from tests.judges.catalogue import JUDGES
@@ -25,6 +27,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := sorted(set(options.judges) - JUDGES.keys()):
         parser.error(f"there is no judge {unknown[0]!r}; there are: {', '.join(JUDGES)}")
+    transformers_logging.disable_progress_bar()
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or speaker.save(Path(folder) / "speaker")
@@ -44,8 +47,11 @@ def judged(name: str, model: str, folder: Path) -> Outcome:
         environment = judge.installed(PLACE / name)
     except Unavailable as reason:
         return Outcome(name, skipped=[str(reason)])
-    with LiveServer(folder, "--model", model, "--aliases", ALIAS) as server:
-        return judge.ask(name, environment, Target(f"http://127.0.0.1:{server.port}/v1", ALIAS))
+    try:
+        with LiveServer(folder, "--model", model, "--aliases", ALIAS) as server:
+            return judge.ask(name, environment, Target(f"http://127.0.0.1:{server.port}/v1", ALIAS))
+    except RuntimeError as error:  # the others are asked all the same
+        return Outcome(name, failures=[str(error)])
 
 
 if __name__ == "__main__":

@@ -34,12 +34,15 @@ def python_packages(folder: Path, requirements: Sequence[str]) -> Path:
 def compliance_suite(folder: Path) -> Path:
     """The Open Responses suite with bun: from the folder that OPENRESPONSES_SUITE names, else from its repository.
 
+    Where the variable names none, one that was installed stays, wherever it came from.
+
     Raises:
         Unavailable: neither can be had, or no npm.
     """
     given = os.environ.get(SUITE_VARIABLE)
-    wanted = "\n".join([given or SUITE_SOURCE, *NODE_PACKAGES])
-    if _is_made_of(folder, wanted):
+    packages = "\n".join(NODE_PACKAGES)
+    wanted = f"{packages}\n{given or SUITE_SOURCE}"
+    if _is_made_of(folder, wanted) or (not given and _is_made_of(folder, packages)):
         return folder
     npm = shutil.which("npm")
     if npm is None:
@@ -69,8 +72,9 @@ def python_of(folder: Path) -> Path:
 
 
 def _is_made_of(folder: Path, wanted: str) -> bool:
+    """Whether all of it is there; `wanted` are the first lines of what it is made of, or all."""
     made = folder / "made-of"
-    return made.exists() and made.read_text() == wanted
+    return made.exists() and f"{made.read_text()}\n".startswith(f"{wanted}\n")
 
 
 def _run(command: Sequence[str | Path], folder: Path, seconds: int = PIP_SECONDS) -> None:
