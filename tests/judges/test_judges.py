@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from benchmarks.live import LiveServer
+from tests.judges import __main__ as program
 from tests.judges import places, speaker
 from tests.judges.catalogue import JUDGES
 from tests.judges.judge import ALIAS, Judge, Lack, Outcome, Target, as_table
@@ -46,15 +47,15 @@ def test_what_the_model_lacks_is_skipped_where_it_is_refused(status: str, error:
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("script", "said"),
     [
         ("import sys; sys.exit('no such host')", "no such host"),
         ("print('{}')", "said nothing readable"),
         ("print('{\"results\": []}')", "said nothing readable"),
     ],
 )
-def test_a_judge_that_breaks_down_has_failed(tmp_path: Path, program: str, said: str) -> None:
-    judge = Judge(install=lambda folder: folder, command=lambda *_: [sys.executable, "-c", program])
+def test_a_judge_that_breaks_down_has_failed(tmp_path: Path, script: str, said: str) -> None:
+    judge = Judge(install=lambda folder: folder, command=lambda *_: [sys.executable, "-c", script])
     outcome = judge.ask("one", tmp_path, Target("http://127.0.0.1:9/v1", "a"))
     assert said in outcome.failures[0]
 
@@ -67,6 +68,26 @@ def test_a_suite_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(places.shutil, "which", lambda _: "npm")
     with pytest.raises(places.Unavailable, match=r"empty has no bin/compliance-test\.ts"):
         places.compliance_suite(tmp_path / "suite")
+
+
+def test_a_suite_that_was_installed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken away for the repository's, which could not be had."""
+    monkeypatch.delenv(places.SUITE_VARIABLE, raising=False)
+    made = "\n".join([*places.NODE_PACKAGES, "/another/folder"])
+    (tmp_path / "made-of").write_text(made)
+    assert places.compliance_suite(tmp_path) == tmp_path
+    monkeypatch.setattr(places, "NODE_PACKAGES", ("bun@99",))
+    monkeypatch.setattr(places.shutil, "which", lambda _: None)
+    with pytest.raises(places.Unavailable):
+        places.compliance_suite(tmp_path)
+
+
+def test_a_server_that_does_not_start_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others' results were lost."""
+    monkeypatch.setitem(JUDGES, "one", Judge(install=lambda folder: folder, command=lambda *_: []))
+    outcome = program.judged("one", str(tmp_path / "absent"), tmp_path)
+    assert "did not become ready" in outcome.failures[0]
+    assert "absent" in outcome.failures[0]
 
 
 @pytest.fixture(scope="module")
