@@ -70,8 +70,8 @@ class Clients:
         return response.json()
 
     async def compress(self) -> None:
-        """A document of up to five thousand words, most far shorter; beyond some the oldest goes."""
-        text = self._text(self._random.choice((50, 200, 500, 1_500, 5_000)))
+        """A document of up to three thousand words, most far shorter; beyond some the oldest goes."""
+        text = self._text(self._random.choice((20, 100, 300, 600, 3_000)))
         answer = await self._post("/compress", {"text": text, "keep_text": self._random.random() < 0.5})
         if "id" in answer:
             self._kept.append(answer["id"])
@@ -80,7 +80,7 @@ class Clients:
             self.statuses[response.status_code] += 1
 
     async def generate(self) -> None:
-        most = self._random.randint(1, 48)
+        most = self._random.randint(1, 16)
         await self._post("/generate", {**self._condition(), "max_tokens": most, "seed": 1})
 
     async def leave(self) -> None:
@@ -99,12 +99,12 @@ class Clients:
         await self._post("/score", {**self._condition(), "continuations": continuations})
 
     async def rerank(self) -> None:
-        documents = [self._text(150) for _ in range(self._random.randint(1, 6))]
+        documents = [self._text(80) for _ in range(self._random.randint(1, 4))]
         await self._post("/rerank", {"query": self._text(10), "documents": documents})
 
     async def complete(self) -> None:
         """A prompt that may be longer than the window."""
-        body = {"prompt": self._text(self._random.choice((50, 50, 4_000))), "max_tokens": 8, "logprobs": 2}
+        body = {"prompt": self._text(self._random.choice((50, 50, 2_000))), "max_tokens": 8, "logprobs": 2}
         await self._post("/v1/completions", body)
 
     async def tokenize(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compression, conversation, generation, interference, questions, serving
+from benchmarks import compression, conversation, generation, interference, memory, questions, serving
 from benchmarks.measuring import Row, Spread, as_markdown, compared, take_turns
 from benchmarks.subject import Subject, make_model
 from benchmarks.transformers_peer import Transformers
@@ -42,6 +42,13 @@ def test_a_limit_is_met_from_below_and_the_table_says_so() -> None:
     *_, first, second = as_markdown(rows).splitlines()
     assert first == "| E7 | lookup | 2.5 ms | 2.0 ms to 3.0 ms | ≤ 2.0 ms | no | – |"
     assert second == "| E8 | append | 2.50× | 2.00× to 3.00× | ≥ 2.00× | yes | – |"
+
+
+def test_memory_is_flat_where_it_stays_what_it_was_once_caches_were_full() -> None:
+    rising = [(number, 1000 + number) for number in range(0, 2001, 200)]
+    level = [(number, 1000 + min(number, 600)) for number in range(0, 2001, 200)]
+    assert memory.verdict(rising).startswith("grows: 1.667")
+    assert memory.verdict(level).startswith("flat: 1.000")
 
 
 @pytest.fixture(scope="module")

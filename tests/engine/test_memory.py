@@ -1,5 +1,6 @@
-"""What an engine keeps of a checkpoint: its own copy of the weights, and not the file."""
+"""What an engine keeps: its own copy of a checkpoint's weights and not the file, and not what its steps have freed."""
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pytest
 import torch
 
 from model import AutoCompressor
+from server.engine.torch import build, loop, memory, runner
 from server.engine.torch.devices import choose_kernels
 from server.engine.torch.packed import PackedModel
 from server.engine.torch.runner import Runner
+from server.settings import Settings
+from tests.engine.test_engine import generated, prompts, running
 from tests.tiny import tiny_anchored, tiny_compressor
 
 
@@ -27,3 +31,53 @@ def test_the_checkpoint_leaves_memory(tmp_path: Path, kind: str) -> None:
     assert mapped(tmp_path)
     Runner(PackedModel(model, choose_kernels("auto", model.device, model.dtype), num_rows=2, max_tokens=64))
     assert not mapped(tmp_path)
+
+
+async def test_what_steps_freed_is_given_back_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once in a while, and not again before another step: memory grew with requests of ever other lengths."""
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_RESTS", 0.05)
+    rests: list[None] = []
+    monkeypatch.setattr(runner, "give_back_freed", lambda: rests.append(None))
+    async with running(tiny_compressor()) as engine:
+        for expected in (1, 2):
+            await asyncio.gather(*(generated(engine, prompt) for prompt in prompts()))
+            async with asyncio.timeout(10):
+                while len(rests) < expected:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            assert len(rests) == expected
+
+
+def test_what_is_free_is_less_in_a_container_that_has_a_limit(tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    assert memory._free_of_container(tmp_path) == []
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert memory._free_of_container(tmp_path) == []
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert memory._free_of_container(tmp_path) == [4000]
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("3000")
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("4000")
+    assert memory._free_of_container(tmp_path) == [4000, 0]
+    assert 2**20 < memory.free_bytes(cpu) < 2**50
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"working_bytes": 1}, (64, 64)),  # a row each
+        ({"working_bytes": 4000 * 256}, (3000, 1000)),
+        ({"prefix_cache_bytes": 0}, (3000, 1000)),  # a quarter of what is free and not promised to the pool
+        ({"prefix_cache_bytes": 8000 * 256}, (1500, 500)),
+    ],
+)
+def test_what_is_being_read_has_a_part_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], expected: tuple[int, int]
+) -> None:
+    model = tiny_compressor()
+    packed = PackedModel(model, choose_kernels("auto", model.device, model.dtype), num_rows=2, max_tokens=64)
+    position_bytes = packed.pool.position_bytes
+    assert position_bytes == 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, width, bytes
+    monkeypatch.setattr(build, "free_bytes", lambda _: 16_000 * position_bytes + packed.pool.nbytes)
+    assert build.working_positions(packed, Settings(**settings)) == expected  # type: ignore[arg-type]

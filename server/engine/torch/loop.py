@@ -20,6 +20,8 @@ from server.errors import EngineFailed, NotReady, ServiceError
 
 logger = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_RESTS = 10.0
+
 
 class EngineLoop:
     """Runs what is submitted.
@@ -46,6 +48,7 @@ class EngineLoop:
         self._observer = observer
         self._work = threading.Condition()
         self._is_stopping = False
+        self._awake_since: float | None = None  # the first step after the last rest; None where there was none
         self._has_cores = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
 
@@ -85,7 +88,11 @@ class EngineLoop:
         self._has_cores.set()
         try:
             while batch := self._next_batch():
-                self._step(*batch)
+                pieces, moves = batch
+                if pieces:
+                    self._step(pieces, moves)
+                else:
+                    self._runner.rest()
             fate = NotReady("the server is stopping")
         except Exception:
             logger.exception("the engine has failed")
@@ -93,15 +100,26 @@ class EngineLoop:
             self._fail_all(fate)
 
     def _next_batch(self) -> tuple[list[Piece], list[tuple[int, int, int]]] | None:
-        """Wait for work, and what is to be moved before it; None when the engine stops."""
+        """Wait for work, and what is to be moved before it; no pieces to rest, None when the engine stops."""
         with self._work:
             while not self._is_stopping:
                 pieces = self._scheduler.schedule()
                 self._observer.load(self._scheduler)
                 if pieces:
+                    self._awake_since = self._awake_since or time.monotonic()
                     return pieces, self._scheduler.take_moves()
-                self._work.wait()
+                seconds = self._seconds_to_rest()
+                if seconds == 0:
+                    self._awake_since = None
+                    return [], []
+                self._work.wait(seconds)
         return None
+
+    def _seconds_to_rest(self) -> float | None:
+        """How long until what steps freed is given back, if nobody comes before; None where there were none."""
+        if self._awake_since is None:
+            return None
+        return max(0.0, self._awake_since + SECONDS_BETWEEN_RESTS - time.monotonic())
 
     def _step(self, pieces: Sequence[Piece], moves: Sequence[tuple[int, int, int]]) -> None:
         started = time.monotonic()

@@ -10,6 +10,7 @@ from model.compressors import SegmentSummary
 from server.engine.protocol import TokenLogprobs
 from server.engine.torch.attention import Span
 from server.engine.torch.kv_cache import KvStrip
+from server.engine.torch.memory import give_back_freed
 from server.engine.torch.packed import PackedModel
 from server.engine.torch.requests import Compression, Generation, Phase, Piece, Request, Scoring
 from server.engine.torch.sampler import Row, Sampled, most_likely, sample_rows
@@ -28,6 +29,8 @@ class BatchRunner(Protocol):
     def prepare(self, request: Request) -> None: ...
 
     def soft_prompt_strip(self, request: Request) -> Any: ...
+
+    def rest(self) -> None: ...
 
     def embed(self, token_ids: Sequence[int]) -> Tensor: ...
 
@@ -54,6 +57,11 @@ class Runner:
         else:
             request.line = KvStrip(capacity, self._pool.num_layers)
         request.prefix = None
+
+    def rest(self) -> None:
+        """Give back what steps have freed; called now and then when nobody waits."""
+        if self._model.device.type == "cpu":
+            give_back_freed()
 
     @torch.inference_mode()
     def soft_prompt_strip(self, request: Request) -> KvStrip | None:

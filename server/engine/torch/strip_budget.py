@@ -1,6 +1,6 @@
 """How much keys and values of what is being read may take, counted in positions of strips."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from server.engine.torch.requests import Compression, Request
 
@@ -17,7 +17,7 @@ class _Share:
     max_positions: int | None
     fits_one: bool = False
     num_held: int = 0
-    is_waited_for: bool = field(default=False)
+    is_waited_for: bool = False
 
     def has_room(self, num_positions: int) -> bool:
         if self.is_waited_for:
