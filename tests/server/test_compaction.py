@@ -188,6 +188,14 @@ async def test_a_conversation_is_compacted_on_the_way_when_it_is_long(client: ht
     assert third["usage"]["input_tokens"] == by_items["usage"]["input_tokens"]
 
 
+async def test_of_users_messages_alone_the_last_is_kept(client: httpx.AsyncClient) -> None:
+    said = [message for message in STORY if message["role"] == "user"]
+    rule = {"context_management": [{"type": "compaction", "compact_threshold": 40}]}
+    answer = await respond(client, input=[*said, QUESTION], **rule)
+    assert [item["type"] for item in answer["output"]] == ["compaction", "message"]
+    assert answer["compression"]["raw_tokens"] == await count(client, input=[QUESTION])
+
+
 async def test_the_compaction_stands_before_the_reply_in_a_stream(client: httpx.AsyncClient) -> None:
     body = {
         "model": await model_of(client),

@@ -262,11 +262,5 @@ def kept_for_reply(conversation: Sequence[Item]) -> int:
     for place in range(len(conversation) - 1, -1, -1):
         item = conversation[place]
         if isinstance(item, Message) and item.role == "user":
-            while place and _is_asked(conversation[place - 1]):
-                place -= 1
             return len(conversation) - place
     return len(conversation)
-
-
-def _is_asked(item: Item) -> bool:
-    return isinstance(item, Message) and item.role == "user"
