@@ -30,7 +30,7 @@ SUMMARY_TOKENS = 300
 SEGMENT_TOKENS = 128
 ASKED_TO_SUMMARISE = "Write a detailed summary of our whole conversation, so that every question on it can be answered."
 COMPACTED, EXPANDED, SUMMARISED = "compacted", "compacted, one segment as text", "text summary"
-WHOLE, NOTHING = "the whole conversation", "nothing"
+NOTHING = "nothing"
 
 NUM_TURNS, FACT_TURNS, THRESHOLD, REPLY_TOKENS = 200, 20, 2000, 16
 THINGS = (
@@ -132,12 +132,10 @@ def _contexts(caller: Caller, paragraphs: Sequence[Paragraph]) -> tuple[dict[str
     told, summary_seconds = _summarised(caller, items, SUMMARY_TOKENS)
     sealed = [{"encrypted_content": compacted["output"][-1]["encrypted_content"]}]
     text = told["choices"][0]["message"]["content"]
-    whole = "".join(f"<|im_start|>{item['role']}\n{item['content']}<|im_end|>\n" for item in items)
     contexts = {
         COMPACTED: ("", {"context": sealed, "max_vectors": SUMMARY_TOKENS}),
         EXPANDED: ("", {"context": sealed, "max_vectors": SUMMARY_TOKENS - SEGMENT_TOKENS, "expand": {"segments": 1}}),
         SUMMARISED: (f"<|im_start|>system\nWhat was said before: {text}<|im_end|>\n", {"context": []}),
-        WHOLE: (whole, {"context": []}),
         NOTHING: ("", {"context": []}),
     }
     seconds = {COMPACTED: compact_seconds, SUMMARISED: summary_seconds}
