@@ -65,16 +65,16 @@ class Caller:
 @app.command()
 def summary(questions: Questions, count: Annotated[int, typer.Option(help="Conversations.", min=2)] = 12) -> None:
     """Compact conversations and summarise them as text, and compare what is still known of their first turns."""
-    paragraphs = read_paragraphs(questions, least=count * TURNS * PARAGRAPHS_A_TURN)
+    paragraphs = read_paragraphs(questions, least=TURNS * PARAGRAPHS_A_TURN)
+    draw = random.Random(0)
     losses: dict[str, list[tuple[float, int]]] = {}
     seconds: dict[str, list[float]] = {COMPACTED: [], SUMMARISED: []}
     tokens = []
     with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder)) as server:
         caller = Caller(server.port)
         _warm(caller, paragraphs)
-        for index in tqdm(range(count), unit="conversation"):
-            first = index * TURNS * PARAGRAPHS_A_TURN
-            own = paragraphs[first : first + TURNS * PARAGRAPHS_A_TURN]
+        for _ in tqdm(range(count), unit="conversation"):
+            own = draw.sample(paragraphs, TURNS * PARAGRAPHS_A_TURN)
             contexts, taken, read = _contexts(caller, own)
             tokens.append(read)
             for name, value in taken.items():
@@ -168,7 +168,7 @@ def turns(
     """Talk for many turns with automatic compaction, restart the server, and ask for what was said first."""
     draw = random.Random(0)
     facts = {thing: f"{draw.randrange(1000, 10000)}" for thing in THINGS[:FACT_TURNS]}
-    paragraphs = read_paragraphs(questions, least=count)
+    paragraphs = read_paragraphs(questions)
     last: str | None = None
     seconds, num_compacted = [], 0
     with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +176,7 @@ def turns(
             caller = Caller(server.port)
             planted = [f"Remember this: the number of the {thing} is {number}." for thing, number in facts.items()]
             for turn in tqdm(range(count), unit="turn"):
-                said = planted[turn] if turn < len(planted) else _excerpt(paragraphs[turn].text)
+                said = planted[turn] if turn < len(planted) else _excerpt(paragraphs[turn % len(paragraphs)].text)
                 answer, taken = _turn(caller, said, last, threshold)
                 seconds.append(taken)
                 last = answer["id"]
