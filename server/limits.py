@@ -51,4 +51,4 @@ MAX_TOOLS = 128
 MAX_TOOL_NAME = 64  # characters
 MAX_LISTED_ITEMS = 100  # of a page
 MIN_OUTPUT_TOKENS = 16  # as OpenAI has it
-MAX_CHAIN = 10_000  # responses that go on from one another, between two compactions
+MAX_CHAIN = 1000  # responses that go on from one another, between two compactions; each names all before it
