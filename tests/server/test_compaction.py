@@ -275,6 +275,32 @@ async def test_more_than_a_chain_takes_goes_into_others(client: httpx.AsyncClien
         assert answer["status"] in ("completed", "incomplete")
 
 
+async def test_a_conversation_longer_than_any_document_is_carried(client: httpx.AsyncClient) -> None:
+    document_tokens = (await client.get("/info")).json()["limits"]["max_document_tokens"]
+    items = [{"role": "user", "content": "lamp oil cellar keeper " * 16}] * 100
+    done = await compact(client, input=items, store=False)
+    assert done["usage"]["input_tokens"] > document_tokens
+    assert len(str(items)) > 16 * document_tokens  # so long that a document would be refused by its beginning
+
+
+async def test_what_no_item_has_room_for_is_refused_before_any_work(client: httpx.AsyncClient) -> None:
+    items = [{"role": "user", "content": "a" * 100_000}, {"role": "user", "content": "keeper " * 1_500_000}]
+    before = (await client.get("/metrics")).text
+    refused = await compact(client, input=items, store=False, status=400)
+    assert refused["error"]["param"] == "input"
+    assert "10485760" in refused["error"]["message"]
+    assert _num_segments((await client.get("/metrics")).text) == _num_segments(before)
+
+
+def _num_segments(metrics: str) -> float:
+    counts = [
+        line
+        for line in metrics.splitlines()
+        if line.startswith('autocompressor_queue_wait_seconds_count{kind="segment"}')
+    ]
+    return sum(float(count.split()[1]) for count in counts)
+
+
 async def test_nothing_is_no_conversation(client: httpx.AsyncClient) -> None:
     refused = await compact(client, status=400, input=[{"role": "system", "content": "Be short."}])
     assert "no message" in refused["error"]["message"]
