@@ -4,6 +4,8 @@ MAX_TTL_SECONDS = 10 * 365 * 86400  # ten years
 MAX_CONTAINERS = 200_000  # lists and objects of a large body
 MAX_ITEMS = 500_000  # of one of its lists, other than whole numbers
 MAX_NAMES = 10_000  # of one of its objects
+MAX_FREE_VALUES = 10_000  # of a JSON object whose fields are the client's own, as a tool's parameters
+MAX_FREE_DEPTH = 64  # of it
 
 # documents
 MAX_DOCUMENTS = 1000  # of one request

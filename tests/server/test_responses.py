@@ -214,6 +214,32 @@ async def test_what_cannot_be_done_is_refused_by_name(
     assert words in refused["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ('"\\ud800"', "surrogate"),
+        ('{"\\ud800": 1}', "surrogate"),
+        ("NaN", "nan"),
+        ("1e999", "inf"),
+        ('{"a":' * 70 + "1" + "}" * 70, "64"),
+        ("[" + "1," * 10_000 + "1]", "10000"),
+    ],
+)
+@pytest.mark.parametrize("field", ["tools.0.parameters", "client_metadata"])
+async def test_what_cannot_be_written_again_is_refused_wherever_any_json_may_stand(
+    client: httpx.AsyncClient, field: str, value: str, words: str
+) -> None:
+    free = f'{{"a": {value}}}'
+    tools = f'[{{"type": "function", "name": "f", "parameters": {free}}}]'
+    own = f'"client_metadata": {free}' if field == "client_metadata" else f'"tools": {tools}, "tool_choice": "none"'
+    model = await model_of(client)
+    body = f'{{"model": "{model}", "input": "a", "max_output_tokens": 16, {own}}}'
+    refused = await client.post("/v1/responses", content=body, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == field
+    assert words in refused.json()["error"]["message"]
+
+
 async def test_what_exceeds_the_window_is_compressed_where_truncation_is_auto(client: httpx.AsyncClient) -> None:
     response = await respond(client, input="a keeper and a lamp " * 60, truncation="auto")
     assert response["compression"]["compressed_tokens"] > 0
