@@ -1,5 +1,6 @@
 """Conversations that are compacted into summary vectors, and go on from there."""
 
+import asyncio
 import random
 import sqlite3
 import string
@@ -299,6 +300,24 @@ def _num_segments(metrics: str) -> float:
         if line.startswith('autocompressor_queue_wait_seconds_count{kind="segment"}')
     ]
     return sum(float(count.split()[1]) for count in counts)
+
+
+async def test_compactions_beside_deletions_are_made_or_say_what_is_gone(client: httpx.AsyncClient) -> None:
+    body = {"model": await model_of(client), "input": [*STORY, QUESTION]}
+    gone: list[str] = []
+
+    async def made() -> list[httpx.Response]:
+        return [await client.post("/v1/responses/compact", json=body) for _ in range(12)]
+
+    making = [asyncio.create_task(made()) for _ in range(3)]
+    while not all(task.done() for task in making):
+        ids = [each["id"] for each in (await client.get("/summaries")).json()["data"]]
+        for summary_id in ids:
+            await client.delete(f"/summaries/{summary_id}")
+        gone += ids
+    assert gone
+    for answer in [answer for task in making for answer in await task]:
+        assert answer.status_code == 200 or answer.json()["error"]["code"] == "compaction_expired", answer.text
 
 
 async def test_nothing_is_no_conversation(client: httpx.AsyncClient) -> None:

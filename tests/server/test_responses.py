@@ -1,5 +1,6 @@
 """`/v1/responses`: what is said, kept, gone on from and told, as Open Responses has it."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -251,3 +252,16 @@ async def test_reasoning_of_other_models_is_left_out(client: httpx.AsyncClient) 
     beside = await respond(client, input=[{"type": "reasoning", "id": "rs_1", "summary": []}, user])
     assert text_of(plain) == text_of(beside)
     assert plain["usage"]["input_tokens"] == beside["usage"]["input_tokens"]
+
+
+async def test_turns_at_once_that_go_on_from_one_response_outlive_its_deletion(client: httpx.AsyncClient) -> None:
+    first = (await respond(client, input="A keeper"))["id"]
+    body = {"model": await model_of(client), "input": "Who?", "max_output_tokens": 16, "previous_response_id": first}
+    path = f"/v1/responses/{first}"
+    answers = await asyncio.gather(
+        *(client.post("/v1/responses", json=body) for _ in range(6)), client.delete(path), client.delete(path)
+    )
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses[:6]) <= {200, 400}
+    assert sorted(statuses[6:]) == [200, 404]
+    assert (await client.post("/v1/responses", json=body)).json()["error"]["code"] == "previous_response_not_found"
