@@ -4,6 +4,8 @@ MAX_TTL_SECONDS = 10 * 365 * 86400  # ten years
 MAX_CONTAINERS = 200_000  # lists and objects of a large body
 MAX_ITEMS = 500_000  # of one of its lists, other than whole numbers
 MAX_NAMES = 10_000  # of one of its objects
+MAX_FREE_VALUES = 10_000  # of a JSON object whose fields are the client's own, as a tool's parameters
+MAX_FREE_DEPTH = 64  # of it
 
 # documents
 MAX_DOCUMENTS = 1000  # of one request
@@ -51,4 +53,4 @@ MAX_TOOLS = 128
 MAX_TOOL_NAME = 64  # characters
 MAX_LISTED_ITEMS = 100  # of a page
 MIN_OUTPUT_TOKENS = 16  # as OpenAI has it
-MAX_CHAIN = 10_000  # responses that go on from one another, between two compactions
+MAX_CHAIN = 1000  # responses that go on from one another, between two compactions; each names all before it

@@ -56,7 +56,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.receipts", "server.core.tenant", "server.core.served_model", "server.core.jobs"},
         {"server.core.tokeniser", "server.core.words"},
         {"server.core.chain", "server.core.documents.progress", "server.core.documents.single_flight"}
-        | {"server.core.together"},
+        | {"server.core.together", "server.core.long_texts"},
         {"server.engine.torch", "server.store"},
         {"server.engine.detokenizer", "server.engine.protocol"},
         {"server.settings", "server.metrics", "server.errors", "server.log", "server.text"},

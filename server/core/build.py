@@ -93,7 +93,12 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
         settings=settings,
         models=Models(dict.fromkeys([served.name, *settings.other_names], services)),
         store=store,
-        records=Records(store, StoreCalls(metrics), ttl_seconds=settings.response_ttl_seconds),
+        records=Records(
+            store,
+            StoreCalls(metrics),
+            ttl_seconds=settings.response_ttl_seconds,
+            max_bytes=settings.max_body_bytes,
+        ),
         jobs=Jobs(),
         metrics=metrics,
         tenant=Tenant(settings.tenant_salt),

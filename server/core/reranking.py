@@ -108,9 +108,8 @@ class Reranker:
             SummaryNotFound, ModelMismatch: of a passage. And what the engine and the store raise.
         """
         separator = await asyncio.to_thread(self._model.tokenise, SEPARATOR, is_start=False)
-        query_ids = await asyncio.to_thread(
-            self._model.tokenise, query, is_start=False, parse_special=False, param="query"
-        )
+        tokenise = partial(self._model.tokenise, query, is_start=False, parse_special=False, param="query")
+        query_ids = await self._model.long_texts.in_thread(len(query), tokenise)
         if not query_ids:
             raise InvalidRequest("the query has 0 tokens", param="query")
         # refuses, before any work, what no summary would change

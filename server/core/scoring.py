@@ -88,7 +88,8 @@ class Scorer:
         plans, work = list[Plan](), []
         for first, own in places.items():
             call = Call(tenant, tokens=names(own[0])[0])
-            first_ids = await asyncio.to_thread(self._model.tokenise, first, is_start=True, param=call.tokens)
+            tokenise = partial(self._model.tokenise, first, is_start=True, param=call.tokens)
+            first_ids = await self._model.long_texts.in_thread(len(first), tokenise)
             plan = self._prompter.plan_tokens(call, (), first_ids)
             seconds = [
                 await asyncio.to_thread(self._model.tokenise, pairs[place][1], is_start=False, param=names(place)[1])

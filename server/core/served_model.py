@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from model.config import SummaryConfig
 from model.positions import Positions
+from server.core.long_texts import LongTexts
 from server.core.tokeniser import Tokeniser
 from server.engine.protocol import SamplingParams
 from server.errors import InvalidRequest, TooLong
@@ -58,6 +59,11 @@ class ServedModel:
     def tokeniser(self) -> Tokeniser:
         """How texts are read."""
         return Tokeniser(self.tokenizer)
+
+    @cached_property
+    def long_texts(self) -> LongTexts:
+        """Where texts are tokenised that a request may make long."""
+        return LongTexts()
 
     def stopping(self, params: SamplingParams) -> SamplingParams:
         """The parameters, in which control tokens whose text is a stop string stop by their id: they are not shown.

@@ -42,14 +42,12 @@ def add_error_handlers(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         if error.__cause__ is not None and (unread := _unread_envelope(error.__cause__)):
             return unread
-        code = HTTP_CODES.get(error.status_code, InvalidRequest.code)
-        message = str(error.detail)
+        detail = refusal_detail(error)
         if error.status_code in (404, 405):
             allowed = (error.headers or {}).get("Allow")
             other = f"; it takes {allowed}" if allowed else ""
-            message = f"there is no {request.method} {request.url.path}{other}; /docs lists what there is"
-        kind = RATE if error.status_code == 429 else CLIENT
-        return _envelope(error.status_code, message, code=code, kind=kind, headers=error.headers)
+            detail.message = f"there is no {request.method} {request.url.path}{other}; /docs lists what there is"
+        return _answer(error.status_code, detail, error.headers)
 
     @app.exception_handler(ClientDisconnect)
     async def client_left(_: Request, __: ClientDisconnect) -> Response:
@@ -81,6 +79,13 @@ def _unread_envelope(cause: BaseException) -> Response | None:
     else:
         return None
     return _envelope(400, message, code="invalid_json")
+
+
+def refusal_detail(error: HTTPException) -> ErrorDetail:
+    """The words of what refused a request before its handler: middleware, or the reader of its JSON."""
+    kind = RATE if error.status_code == 429 else CLIENT
+    code = HTTP_CODES.get(error.status_code, InvalidRequest.code)
+    return ErrorDetail(message=str(error.detail), type=kind, param=None, code=code)
 
 
 def validation_detail(error: RequestValidationError) -> tuple[int, ErrorDetail]:

@@ -24,6 +24,10 @@ class Held:
         self._count(num_bytes, is_small=self._bytes + num_bytes <= SMALL_BYTES)
         self._bytes += num_bytes
 
+    def another(self) -> "Held":
+        """What one frame of a WebSocket holds, apart from others of its connection."""
+        return Held(self._count)
+
     def keep(self) -> Callable[[], None]:
         """Hold the bytes until what is returned is called."""
         self.is_kept = True

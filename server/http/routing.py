@@ -1,28 +1,38 @@
 """How requests reach handlers: JSON bodies read without holding the event loop, unknown parameters refused."""
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.requests import HTTPConnection
 
 from server.http.json_body import read
 
 LARGE_BODY = 2**16  # bytes
 
 
+async def read_json(connection: HTTPConnection, body: bytes) -> Any:
+    """What a body says; a large one is read in a thread, one at a time.
+
+    Raises:
+        As `json_body.read`.
+    """
+    if len(body) < LARGE_BODY:
+        return json.loads(body)
+    async with connection.app.state.reading:
+        return await asyncio.to_thread(read, body)
+
+
 class JsonRequest(Request):
-    """One whose large body is read in a thread, one body at a time."""
+    """One whose body is read by `read_json`."""
 
     async def json(self) -> Any:
-        body = await self.body()
-        if len(body) < LARGE_BODY:
-            return await super().json()
         if not hasattr(self, "_json"):
-            async with self.app.state.reading:
-                self._json = await asyncio.to_thread(read, body)
+            self._json = await read_json(self, await self.body())
         return self._json
 
 

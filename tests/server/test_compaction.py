@@ -1,5 +1,6 @@
 """Conversations that are compacted into summary vectors, and go on from there."""
 
+import asyncio
 import random
 import sqlite3
 import string
@@ -281,6 +282,50 @@ async def test_more_than_a_chain_takes_goes_into_others(client: httpx.AsyncClien
         done = await compact(client, input=items, store=store)
         answer = await respond(client, input=[*done["output"], QUESTION], store=store, truncation="auto")
         assert answer["status"] in ("completed", "incomplete")
+
+
+async def test_a_conversation_longer_than_any_document_is_carried(client: httpx.AsyncClient) -> None:
+    document_tokens = (await client.get("/info")).json()["limits"]["max_document_tokens"]
+    items = [{"role": "user", "content": "lamp oil cellar keeper " * 16}] * 100
+    done = await compact(client, input=items, store=False)
+    assert done["usage"]["input_tokens"] > document_tokens
+    assert len(str(items)) > 16 * document_tokens  # so long that a document would be refused by its beginning
+
+
+async def test_what_no_item_has_room_for_is_refused_before_any_work(client: httpx.AsyncClient) -> None:
+    items = [{"role": "user", "content": "a" * 100_000}, {"role": "user", "content": "keeper " * 1_500_000}]
+    before = (await client.get("/metrics")).text
+    refused = await compact(client, input=items, store=False, status=400)
+    assert refused["error"]["param"] == "input"
+    assert "10485760" in refused["error"]["message"]
+    assert _num_segments((await client.get("/metrics")).text) == _num_segments(before)
+
+
+def _num_segments(metrics: str) -> float:
+    counts = [
+        line
+        for line in metrics.splitlines()
+        if line.startswith('autocompressor_queue_wait_seconds_count{kind="segment"}')
+    ]
+    return sum(float(count.split()[1]) for count in counts)
+
+
+async def test_compactions_beside_deletions_are_made_or_say_what_is_gone(client: httpx.AsyncClient) -> None:
+    body = {"model": await model_of(client), "input": [*STORY, QUESTION]}
+    gone: list[str] = []
+
+    async def made() -> list[httpx.Response]:
+        return [await client.post("/v1/responses/compact", json=body) for _ in range(12)]
+
+    making = [asyncio.create_task(made()) for _ in range(3)]
+    while not all(task.done() for task in making):
+        ids = [each["id"] for each in (await client.get("/summaries")).json()["data"]]
+        for summary_id in ids:
+            await client.delete(f"/summaries/{summary_id}")
+        gone += ids
+    assert gone
+    for answer in [answer for task in making for answer in await task]:
+        assert answer.status_code == 200 or answer.json()["error"]["code"] == "compaction_expired", answer.text
 
 
 async def test_nothing_is_no_conversation(client: httpx.AsyncClient) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from typing import Any
 
@@ -174,3 +175,19 @@ async def test_finished_jobs_are_kept_up_to_a_number() -> None:
     assert jobs.get(job.id).status == "done"
     assert first.id not in jobs._jobs
     assert jobs.start(nothing, digest=b"other", idempotency_key="first").id != first.id
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("/v1/chat/completions", {"truncate": "error"}), ("/v1/responses", {}), ("/v1/responses", {"instructions": TEXT})],
+)
+async def test_a_conversation_that_must_fit_is_refused_by_its_beginning(
+    client: httpx.AsyncClient, path: str, fields: dict[str, Any]
+) -> None:
+    (model,) = (await client.get("/v1/models")).json()["data"]
+    name = "messages" if "chat" in path else "input"
+    said = [{"role": "user", "content": "a b " * 250_000}]
+    refused = await posted(client, path, model=model["id"], **{name: said}, **fields)
+    assert refused.status_code == 400
+    assert re.search(r"\d{7} characters, and its first \d+ are \d+ tokens", refused.json()["error"]["message"])
+    assert refused.json()["error"]["param"] == name

@@ -1,5 +1,6 @@
 """`/v1/responses`: what is said, kept, gone on from and told, as Open Responses has it."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -214,6 +215,32 @@ async def test_what_cannot_be_done_is_refused_by_name(
     assert words in refused["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ('"\\ud800"', "surrogate"),
+        ('{"\\ud800": 1}', "surrogate"),
+        ("NaN", "nan"),
+        ("1e999", "inf"),
+        ('{"a":' * 70 + "1" + "}" * 70, "64"),
+        ("[" + "1," * 10_000 + "1]", "10000"),
+    ],
+)
+@pytest.mark.parametrize("field", ["tools.0.parameters", "client_metadata"])
+async def test_what_cannot_be_written_again_is_refused_wherever_any_json_may_stand(
+    client: httpx.AsyncClient, field: str, value: str, words: str
+) -> None:
+    free = f'{{"a": {value}}}'
+    tools = f'[{{"type": "function", "name": "f", "parameters": {free}}}]'
+    own = f'"client_metadata": {free}' if field == "client_metadata" else f'"tools": {tools}, "tool_choice": "none"'
+    model = await model_of(client)
+    body = f'{{"model": "{model}", "input": "a", "max_output_tokens": 16, {own}}}'
+    refused = await client.post("/v1/responses", content=body, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == field
+    assert words in refused.json()["error"]["message"]
+
+
 async def test_what_exceeds_the_window_is_compressed_where_truncation_is_auto(client: httpx.AsyncClient) -> None:
     response = await respond(client, input="a keeper and a lamp " * 60, truncation="auto")
     assert response["compression"]["compressed_tokens"] > 0
@@ -225,3 +252,16 @@ async def test_reasoning_of_other_models_is_left_out(client: httpx.AsyncClient) 
     beside = await respond(client, input=[{"type": "reasoning", "id": "rs_1", "summary": []}, user])
     assert text_of(plain) == text_of(beside)
     assert plain["usage"]["input_tokens"] == beside["usage"]["input_tokens"]
+
+
+async def test_turns_at_once_that_go_on_from_one_response_outlive_its_deletion(client: httpx.AsyncClient) -> None:
+    first = (await respond(client, input="A keeper"))["id"]
+    body = {"model": await model_of(client), "input": "Who?", "max_output_tokens": 16, "previous_response_id": first}
+    path = f"/v1/responses/{first}"
+    answers = await asyncio.gather(
+        *(client.post("/v1/responses", json=body) for _ in range(6)), client.delete(path), client.delete(path)
+    )
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses[:6]) <= {200, 400}
+    assert sorted(statuses[6:]) == [200, 404]
+    assert (await client.post("/v1/responses", json=body)).json()["error"]["code"] == "previous_response_not_found"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -12,7 +13,8 @@ from websockets.exceptions import InvalidStatus
 
 from server.http.app import create_app
 from server.http.connection import Connection
-from tests.http.listening import listening
+from server.limits import MAX_CONTAINERS
+from tests.http.listening import eventually, listening
 from tests.server.conftest import Serve
 from tests.server.test_responses import KEYS, model_of
 
@@ -148,3 +150,75 @@ async def test_responses_are_their_callers_own(address: str) -> None:
             headers = {"Authorization": f"Bearer {key}"}
             statuses.append((await client.get(f"/v1/responses/{first['id']}", headers=headers)).status_code)
     assert statuses == [200, 404]
+
+
+async def test_a_frame_of_bytes_is_told_and_the_connection_stays(address: str) -> None:
+    model = await name_of(address)
+    async with connect(f"ws://{address}/responses") as socket:
+        await socket.send(b"{}")
+        refused = json.loads(await socket.recv())
+        assert "bytes" in refused["error"]["message"]
+        assert len(await turn(socket, model=model, input="A keeper", store=False)) > 5
+
+
+@pytest.mark.parametrize("at", ["input", "client_metadata"])
+async def test_a_frame_is_read_as_a_body_is(address: str, at: str) -> None:
+    lists = "[" + ",".join(["[]"] * (MAX_CONTAINERS + 1)) + "]"
+    value = lists if at == "input" else f'{{"a": {lists}}}'
+    async with connect(f"ws://{address}/responses") as socket:
+        await socket.send(f'{{"type": "response.create", "model": "m", "{at}": {value}}}')
+        refused = json.loads(await socket.recv())
+        assert refused["status"] == 413
+        assert str(MAX_CONTAINERS) in refused["error"]["message"]
+
+
+async def test_a_frame_nested_too_deeply_or_with_half_a_character_is_told(address: str) -> None:
+    deep = '{"a":' * 100_000 + "1" + "}" * 100_000
+    half = '{"type": "response.create", "model": "m", "input": "a", "prompt_cache_key": "\\ud800"}'
+    async with connect(f"ws://{address}/responses") as socket:
+        params = []
+        for frame in (deep, half):
+            await socket.send(frame)
+            refused = json.loads(await socket.recv())
+            params.append((refused["status"], refused["error"]["param"]))
+        assert params == [(400, None), (400, "prompt_cache_key")]
+
+
+async def test_frames_hold_what_bodies_may_hold_together(serve: Serve) -> None:
+    frame = json.dumps({"type": "response.create", "model": "none", "input": "a" * 70_000})
+    async with serve(allowed_hosts="localhost", max_body_bytes=80_000) as client:
+        app = create_app(client.core)  # type: ignore[attr-defined]
+        gauge = client.core.metrics.body_bytes  # type: ignore[attr-defined]
+        async with listening(app, http=Connection, ws="websockets-sansio") as port, AsyncExitStack() as sockets:
+            async with app.state.reading:  # no frame is read meanwhile
+                opened = [
+                    await sockets.enter_async_context(connect(f"ws://localhost:{port}/responses")) for _ in "1234567"
+                ]
+                for socket in opened:
+                    await socket.send(frame)
+                await eventually(lambda: gauge._value.get() > 400_000)
+            statuses = sorted([json.loads(await socket.recv())["status"] for socket in opened])
+            assert statuses == [404] * 6 + [429]
+            await eventually(lambda: gauge._value.get() == 0)
+
+
+async def test_a_client_that_leaves_before_the_first_word_frees_what_its_turn_held(serve: Serve) -> None:
+    async with serve(allowed_hosts="localhost") as client:
+        core = client.core  # type: ignore[attr-defined]
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def window(*_: Any, **__: Any) -> None:
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+        core.models.default.responder.compactor.window = window
+        async with listening(create_app(core), http=Connection, ws="websockets-sansio") as port:
+            model = await name_of(f"localhost:{port}")
+            async with connect(f"ws://localhost:{port}/responses") as socket:
+                await socket.send(json.dumps({"type": "response.create", "model": model, "input": "A keeper"}))
+                await asyncio.wait_for(begun.wait(), 5)
+                await socket.send("{}")  # another that waits keeps nobody from noticing
+            await asyncio.wait_for(ended.wait(), 5)

@@ -78,7 +78,7 @@ class Compressor:
                 return self._found(stored, stored.manifest.segment_tokens, report, started)
         # an empty text stays empty: a start token alone is no document
         tokenise = partial(self._model.tokenise_document, text, is_start=is_whole, parse_special=document.parse_special)
-        token_ids = await asyncio.to_thread(tokenise) if text else []
+        token_ids = await self._model.long_texts.in_thread(len(text), tokenise) if text else []
         tokenize_seconds = time.monotonic() - started
         done = await self._compress(document, token_ids, report)
         if is_whole:

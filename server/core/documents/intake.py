@@ -68,12 +68,13 @@ class Intake:
             return document.token_ids
         if not document.text:
             return []
-        return await asyncio.to_thread(
+        work = partial(
             self._model.tokenise_document,
             document.text,
             is_start=document.parent is None,
             parse_special=document.parse_special,
         )
+        return await self._model.long_texts.in_thread(len(document.text), work)
 
     async def _compress(self, document: Document, report: Report | None) -> Compressed:
         if document.ttl_seconds is None:

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from jinja2 import Environment, TemplateError, meta
 
-from server.core.served_model import ServedModel
+from server.core.served_model import ServedModel, require_possible
 from server.errors import InvalidRequest
 
 GAP = " "  # of the plain template, which leaves it to the model: a word's token has its space
@@ -26,6 +26,10 @@ class Said:
     role: str
     text: str
     calls: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def num_characters(self) -> int:
+        return len(self.text) + sum(len(name) + len(arguments) for name, arguments in self.calls)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def render(
     tools: Sequence[Mapping[str, object]] = (),
     parse_special: bool = False,
     param: str = "messages",
+    most: int | None = None,
 ) -> Rendered:
     """Render and tokenise; what was said before is rendered the same however many messages follow.
 
@@ -60,8 +65,10 @@ def render(
         tools: definitions of functions (`{"type": "function", "function": …}`).
         parse_special: they stand for the tokens.
         param: the field that the messages came from, for errors.
+        most: how many tokens there may be; None for any number.
 
     Raises:
+        TooLong: a long conversation's beginning alone has more tokens than `most`.
         InvalidRequest: the tokenizer's template refuses the messages or has no place for tools, or a message has a
             token without embedding, or with a text that can only be a control token.
     """
@@ -73,8 +80,9 @@ def render(
     if not model.has_chat_template:
         lines = [f"{NAMES[message.role]}:{_gap(message)}{message.text}\n\n" for message in messages]
         text = "".join([*lines, "Assistant:"])
-        token_ids = model.tokenise(text, is_start=True, parse_special=parse_special, param=param)
-        return Rendered(tuple(token_ids), tuple(f"\n\n{name}:" for name in SPEAKERS), GAP)
+        tokenise = partial(model.tokenise, is_start=True, parse_special=parse_special, param=param)
+        _require_possible(text, most, tokenise, param)
+        return Rendered(tuple(tokenise(text)), tuple(f"\n\n{name}:" for name in SPEAKERS), GAP)
     written = (lambda text: text) if parse_special else model.tokeniser.marked
     try:
         text = model.tokenizer.apply_chat_template(
@@ -85,7 +93,23 @@ def render(
         )
     except TemplateError as error:
         raise InvalidRequest(f"the model's chat template refuses the messages: {error}", param=param) from error
-    return Rendered(tuple(model.tokenise_marked(text, param=param)))
+    tokenise = partial(model.tokenise_marked, param=param)
+    _require_possible(text, most, tokenise, param)
+    return Rendered(tuple(tokenise(text)))
+
+
+async def rendered_in_thread(
+    model: ServedModel,
+    messages: Sequence[Said],
+    *,
+    tools: Sequence[Mapping[str, object]] = (),
+    parse_special: bool = False,
+    param: str = "messages",
+    most: int | None = None,
+) -> Rendered:
+    """As `render`, off the event loop."""
+    work = partial(render, model, messages, tools=tools, parse_special=parse_special, param=param, most=most)
+    return await model.long_texts.in_thread(sum(message.num_characters for message in messages), work)
 
 
 def takes_tools(model: ServedModel) -> bool:
@@ -131,6 +155,11 @@ def _written(value: object, written: Callable[[str], str]) -> object:
     if isinstance(value, dict):
         return {written(name): _written(each, written) for name, each in value.items()}
     return value
+
+
+def _require_possible(text: str, most: int | None, tokenise: Callable[[str], list[int]], param: str) -> None:
+    if most is not None:
+        require_possible(text, most, tokenise, what=param, limit="the window has", param=param)
 
 
 def _gap(message: Said) -> str:

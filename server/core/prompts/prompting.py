@@ -1,7 +1,7 @@
 """Parts, stored summaries and texts in order, to what the engine reads: one soft prompt and token ids."""
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from server.core.documents.summaries import Summaries, Summary
 from server.core.prompts.forgetting import in_proportion, remembered
@@ -56,7 +56,8 @@ class Prompter:
         sources = tuple([await self._source(part, call.summaries) for part in conditioning])
         text = "".join(part.text for part in opened[last + 1 :] if isinstance(part, TextPart))
         tokenise = self._model.tokenise_within if is_bounded else self._model.tokenise
-        token_ids = await asyncio.to_thread(tokenise, text, is_start=not sources, param=call.tokens)
+        work = partial(tokenise, text, is_start=not sources, param=call.tokens)
+        token_ids = await self._model.long_texts.in_thread(len(text), work)
         return self.plan_tokens(call, sources, token_ids, max_vectors=max_vectors)
 
     def plan_tokens(
@@ -230,7 +231,8 @@ class Prompter:
             return part
         if isinstance(part, SummaryPart):
             return await self._summaries.get(part.summary_id, param=param)
-        return tuple(await asyncio.to_thread(self._model.tokenise, part.text, is_start=True, param=param))
+        work = partial(self._model.tokenise, part.text, is_start=True, param=param)
+        return tuple(await self._model.long_texts.in_thread(len(part.text), work))
 
     def _segment_tokens(self, source: Source) -> tuple[int, ...]:
         if isinstance(source, Summary):

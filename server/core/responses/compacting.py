@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -15,10 +16,11 @@ from server.core.responses.compacted import Compacted
 from server.core.responses.items import Compaction, Item, Message
 from server.core.responses.sealing import Sealer
 from server.core.responses.transcript import told
-from server.core.served_model import ServedModel
+from server.core.served_model import ServedModel, require_possible
 from server.core.tenant import Tenant
 from server.engine.protocol import Encoder, Meter
 from server.errors import CompactionExpired, ServiceError, SummaryNotFound, TooLong
+from server.limits import MAX_SEALED
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ class Compactor:
         parts = window.compacted.parts
         if is_stored:
             parts = await self._appended(tenant, parts, old, ttl_seconds, read, param)
+            sources = await self.sources(Compacted(parts), param=param)
+            read.vectors = sum(source.manifest.vectors for source in sources)
         else:
             parts = await self._carried(parts, old, read, param, meter)
         result = Compacted(parts, window.instructions, kept)
@@ -157,18 +161,18 @@ class Compactor:
         text = told(items)
         parent = parts[-1] if parts and isinstance(parts[-1], str) else None
         if not text:
-            read.vectors = sum(source.manifest.vectors for source in await self.sources(Compacted(parts), param=param))
             return parts
         document = Document(tenant=tenant, text=text, parent=parent, keep_text=True, ttl_seconds=ttl_seconds)
         try:
             done = await self._compressor.compress(document)
         except SummaryNotFound as error:
             raise _expired(param) from error
-        except TooLong:
+        except TooLong as error:
             if parent is not None:  # another chain begins
                 others = await self._appended(tenant, (), items, ttl_seconds, read, param)
                 return (*parts, *others)
             if len(items) < 2:
+                error.param = param
                 raise
             half = len(items) // 2
             first = await self._appended(tenant, parts, items[:half], ttl_seconds, read, param)
@@ -176,9 +180,7 @@ class Compactor:
         before = 0 if parent is None else (await self._stored(parent, param=param)).tokens
         read.tokens += done.summary.tokens - before
         read.cached_tokens += done.cached_tokens
-        result = (*(parts if parent is None else parts[:-1]), done.summary.id)
-        read.vectors = sum(source.manifest.vectors for source in await self.sources(Compacted(result), param=param))
-        return result
+        return (*(parts if parent is None else parts[:-1]), done.summary.id)
 
     async def _carried(
         self,
@@ -191,7 +193,8 @@ class Compactor:
         """The parts with the items after them, all of them carried: nothing is stored."""
         carried = [await self._fetched(part, param) if isinstance(part, str) else part for part in parts]
         text = told(items)
-        token_ids = await asyncio.to_thread(self._model.tokenise_document, text, is_start=not carried) if text else []
+        work = partial(self._tokenised_to_carry, text, carried, param)
+        token_ids = await self._model.long_texts.in_thread(len(text), work) if text else []
         segments = [tuple(segment) for segment in self._model.segments(token_ids)]
         # as many more as a chain has positions for, then another chain
         while segments:
@@ -208,6 +211,20 @@ class Compactor:
         read.tokens += len(token_ids)
         read.vectors = sum(len(segment.summary) for part in carried for segment in part)
         return tuple(carried)
+
+    def _tokenised_to_carry(self, text: str, carried: Sequence[Sequence[CarriedSegment]], param: str) -> list[int]:
+        """Tokens of what is to be carried; TooLong where no item has room for their vectors beside those it has."""
+        tokenise = partial(self._model.tokenise, is_start=not carried, parse_special=False, param=param)
+        config = self._model.config
+        bytes_a_token = 4 + self._model.hidden_size * config.num_vectors(config.segment_length) / config.segment_length
+        most = int(MAX_SEALED * 3 / 4 / bytes_a_token)
+        limit = f"without `store` an item of {MAX_SEALED} characters takes about"
+        require_possible(text, most, tokenise, what="the conversation", limit=limit, param=param)
+        token_ids = tokenise(text)
+        num_tokens = len(token_ids) + sum(len(segment.token_ids) for part in carried for segment in part)
+        if num_tokens > most:
+            raise TooLong(f"the conversation has {num_tokens} tokens; {limit} {most}", param=param)
+        return token_ids
 
     def _most(self, lengths: Sequence[int], segments: Sequence[Sequence[int]]) -> int:
         """How many of these segments can follow those of such lengths."""

@@ -1,5 +1,6 @@
 """Responses as they are kept: what was said, what was answered, and which responses came before."""
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from server.core.documents.store_calls import StoreCalls
-from server.core.responses.items import Compaction, Item
+from server.core.responses.items import Compaction, Item, Message
 from server.core.tenant import Tenant
 from server.errors import PreviousResponseNotFound, ResponseNotFound, TooLong
 from server.limits import MAX_CHAIN
@@ -16,6 +17,7 @@ from server.store import Entry, SummaryStore
 from server.store.codec import CorruptRecord
 
 DIGEST_CHARACTERS = 64
+READ_TOGETHER = 8  # turns: what is over the limit is seen before much more than that is in memory
 Items = tuple[Annotated[Item, Field(discriminator="type")], ...]
 
 
@@ -67,9 +69,11 @@ _turns = TypeAdapter(Turn)
 class Records:
     """Turns in the store, each under its tenant and its id, with a time to live."""
 
-    def __init__(self, store: SummaryStore, calls: StoreCalls, *, ttl_seconds: float | None) -> None:
+    def __init__(self, store: SummaryStore, calls: StoreCalls, *, ttl_seconds: float | None, max_bytes: int) -> None:
+        """`max_bytes`: of a conversation that is gone on from, as its turns are kept."""
         self._store = store
         self._calls = calls
+        self._max_bytes = max_bytes
         self.ttl_seconds = ttl_seconds
 
     async def put(self, tenant: Tenant, turn: Turn) -> None:
@@ -79,11 +83,12 @@ class Records:
             async with self._calls("touch"):
                 await self._store.touch(before, ttl_seconds=self.ttl_seconds)
         async with self._calls("put"):
-            await self._store.put_many([Entry(_key(tenant, turn.id), _encoded(turn))], ttl_seconds=self.ttl_seconds)
+            data = await asyncio.to_thread(_encoded, turn)
+            await self._store.put_many([Entry(_key(tenant, turn.id), data)], ttl_seconds=self.ttl_seconds)
 
     async def get(self, tenant: Tenant, response_id: str) -> Turn:
         """One turn; ResponseNotFound where there is none, or no longer."""
-        (turn,) = await self._found(tenant, [response_id])
+        ((turn, _),) = await self._found(tenant, [response_id])
         if turn is None:
             raise ResponseNotFound(f"there is no response {response_id!r}", param="id")
         return turn
@@ -100,10 +105,10 @@ class Records:
 
         Raises:
             PreviousResponseNotFound: it is not there, or one before it.
-            TooLong: there are more than a conversation may have without a compaction.
+            TooLong: they are more, or larger together, than a conversation may be without a compaction.
         """
         if isinstance(last, str):
-            (found,) = await self._found(tenant, [last])
+            ((found, num_bytes),) = await self._found(tenant, [last])
             if found is None:
                 raise PreviousResponseNotFound(
                     f"Previous response with id {last!r} not found: it is deleted, has expired, or was made with "
@@ -111,30 +116,57 @@ class Records:
                     param=param,
                 )
             last = found
+        else:
+            num_bytes = len(await asyncio.to_thread(_encoded, last))
         if len(last.before) >= MAX_CHAIN:
             raise TooLong(
                 f"{len(last.before) + 1} responses go on from one another, and the limit is {MAX_CHAIN}; compact the "
                 "conversation",
                 param=param,
             )
-        turns = await self._found(tenant, last.before) if last.before else []
-        for response_id, turn in zip(last.before, turns, strict=True):
-            if turn is None:
-                raise PreviousResponseNotFound(
-                    f"Response {response_id!r}, from which {last.id!r} goes on, is deleted or has expired", param=param
-                )
-        return Conversation((*(turn for turn in turns if turn is not None), last))
+        turns = [last]
+        for end in range(len(last.before), 0, -READ_TOGETHER):
+            self._require_within(num_bytes, param)
+            ids = last.before[max(0, end - READ_TOGETHER) : end]
+            for response_id, (turn, more) in reversed([*zip(ids, await self._found(tenant, ids), strict=True)]):
+                if turn is None:
+                    raise PreviousResponseNotFound(
+                        f"Response {response_id!r}, from which {last.id!r} goes on, is deleted or has expired",
+                        param=param,
+                    )
+                num_bytes += more
+                turns.append(turn)
+        self._require_within(num_bytes, param)
+        return Conversation(tuple(reversed(turns)))
 
-    async def _found(self, tenant: Tenant, ids: Sequence[str]) -> list[Turn | None]:
+    def _require_within(self, num_bytes: int, param: str) -> None:
+        if num_bytes > self._max_bytes:
+            raise TooLong(
+                f"the responses before this one have {num_bytes} bytes or more, and the limit is {self._max_bytes}, as "
+                "of a request's body; compact the conversation on the way, by `context_management`",
+                param=param,
+            )
+
+    async def _found(self, tenant: Tenant, ids: Sequence[str]) -> list[tuple[Turn | None, int]]:
+        """The turns, None where there is none, and how many bytes each has in the store."""
         async with self._calls("get"):
             values = await self._store.get_many([_key(tenant, response_id) for response_id in ids])
         async with self._calls("decode"):
-            return [None if value is None else _decoded(value) for value in values]
+            turns = await asyncio.to_thread(lambda: [None if value is None else _decoded(value) for value in values])
+        return [(turn, len(value or b"")) for turn, value in zip(turns, values, strict=True)]
 
 
 def forgetful(turn: Turn, conversation: Conversation) -> Turn:
-    """A turn that has all that is before it, where that is not in the store."""
-    return replace(turn, before=(), input=(*conversation.items, *turn.input))
+    """A turn that has all that is read of what is before it, where that is not in the store."""
+    return replace(turn, before=(), input=_read((*conversation.items, *turn.input)))
+
+
+def _read(items: Items) -> Items:
+    """The items from the newest compaction on, and what instructs before it: of others nothing is read any more."""
+    newest = max((place for place, item in enumerate(items) if isinstance(item, Compaction)), default=0)
+    return tuple(
+        item for place, item in enumerate(items) if place >= newest or (isinstance(item, Message) and item.instructs)
+    )
 
 
 def _key(tenant: Tenant, response_id: str) -> str:

@@ -1,12 +1,11 @@
 """A response on its way: the conversation read, compacted where that is wanted, and made a prompt."""
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from server.core.documents.summaries import Summary
-from server.core.prompts.chat_template import Rendered, render
+from server.core.prompts.chat_template import Rendered, rendered_in_thread
 from server.core.prompts.expansion import Expander
 from server.core.prompts.gathering import Share
 from server.core.prompts.plan import Call, Plan
@@ -57,6 +56,11 @@ class Ask:
     @property
     def all_items(self) -> tuple[Item, ...]:
         return (*self.conversation.items, *self.items)
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether it is never too long: what exceeds the window is compressed or compacted."""
+        return self.truncates or self.threshold is not None
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Responder:
         """
         require_known_calls(ask.all_items)
         window = await self.compactor.window(ask.tenant, ask.all_items, param="input")
-        plan, rendered = await self._plan(ask, window)
+        plan, rendered = await self._plan(ask, window, is_bounded=not ask.is_endless)
         compaction = None
         if ask.threshold is not None and plan.num_positions + len(plan.token_ids) > ask.threshold:
             compaction = await self._compacted(ask, window, watch)
@@ -170,11 +174,13 @@ class Responder:
             )
         return Compaction(f"cmp_{uuid.uuid4().hex}", sealed), read
 
-    async def _plan(self, ask: Ask, window: Window) -> tuple[Plan, Rendered]:
+    async def _plan(self, ask: Ask, window: Window, *, is_bounded: bool = False) -> tuple[Plan, Rendered]:
+        """The prompt; where it is bounded TooLong if a long one's beginning alone exceeds the window."""
         messages = said([*window.instructions, *window.conversation], ask.instructions)
         if not messages:
             raise InvalidRequest("there is nothing to answer: give a message after the compaction item", param="input")
-        rendered = await asyncio.to_thread(render, self._model, messages, tools=ask.tools, param="input")
+        most = self._prompter.window if is_bounded else None
+        rendered = await rendered_in_thread(self._model, messages, tools=ask.tools, param="input", most=most)
         sources = await self.compactor.sources(window.compacted, param="input")
         call = Call(ask.tenant, "input", "input")
         plan = self._prompter.plan_tokens(call, tuple(sources), rendered.token_ids, max_vectors=ask.max_vectors)
@@ -204,14 +210,12 @@ class Responder:
 
     async def _fitted(self, ask: Ask, plan: Plan, window: Window) -> Fitted:
         num_expanded = self._num_expanded(ask, plan)
-        # a conversation that may be compacted is never too long
-        is_endless = ask.truncates or ask.threshold is not None
         most = self._prompter.window // OUTPUT_SHARE
-        if not is_endless:
+        if not ask.is_endless:
             most = max(1, min(most, plan.room - num_expanded * self._model.config.segment_length))
         wish = Wish(
             most if ask.max_output_tokens is None else ask.max_output_tokens,
-            "compress" if is_endless else "error",
+            "compress" if ask.is_endless else "error",
             expanded_segments=num_expanded,
             max_vectors=ask.max_vectors,
             refusal="`truncation` is 'disabled'",

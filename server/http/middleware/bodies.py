@@ -20,10 +20,13 @@ class Bodies:
         self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         held = scope[HELD] = Held(self._count)
+        if scope["type"] == "websocket":  # its route counts frame by frame: a connection lasts
+            await self._app(scope, receive, send)
+            return
 
         async def counted_receive() -> Message:
             message = await receive()

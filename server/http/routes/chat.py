@@ -1,6 +1,5 @@
 """`/v1/chat/completions`."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.core.core import Core
 from server.core.documents.summaries import Summary
-from server.core.prompts.chat_template import Said, render
+from server.core.prompts.chat_template import Said, rendered_in_thread
 from server.core.prompts.plan import Call
 from server.core.receipts import Stopwatch
 from server.core.responses import transcript
@@ -54,7 +53,8 @@ async def chat_completions(
 async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequest, watch: Stopwatch) -> "_Answer":
     logit_bias = biases(body, services.model)
     summaries, said = await _conditions(services, tenant, body.messages)
-    rendered = await asyncio.to_thread(render, services.model, said, parse_special=body.parse_special)
+    most = services.prompter.window if body.truncate == "error" else None
+    rendered = await rendered_in_thread(services.model, said, parse_special=body.parse_special, most=most)
     call = Call(tenant, "messages", "messages")
     plan = services.prompter.plan_tokens(call, summaries, rendered.token_ids, max_vectors=body.max_vectors)
     wish = openai.wish_of(body, body.wanted_tokens)

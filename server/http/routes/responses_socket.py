@@ -3,13 +3,16 @@
 import asyncio
 import logging
 import time
+from collections import deque
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, WebSocket
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect
 
 from server.core.core import Core
@@ -21,11 +24,14 @@ from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import error_detail, status_of
 from server.http.answers.responding import respond
 from server.http.answers.responses import Response
-from server.http.envelope import validation_detail
+from server.http.envelope import CLIENT_LEFT, refusal_detail, validation_detail
+from server.http.held import Held, held_of
+from server.http.routing import read_json
 from server.http.schemas.errors import ErrorDetail
 from server.http.schemas.responses import ResponseRequest
 
 LONGEST_SECONDS = 3600.0  # of a connection, as the specification has it
+MOST_WAITING = 8  # frames of a connection, that which is being answered among them
 CREATE = "response.create"
 ENDPOINT = "/v1/responses"
 NOT_HERE = ("stream", "stream_options", "background")
@@ -38,13 +44,16 @@ router = APIRouter()
 @router.websocket("/v1/responses")
 @router.websocket("/responses")
 async def respond_over_socket(socket: WebSocket, core: WithCore, tenant: WithTenant) -> None:
-    """Answer `response.create` frames in turn; the last response of a connection can be gone on from, stored or not."""
+    """Answer `response.create` frames in turn; the last response of a connection can be gone on from, stored or not.
+
+    Frames that come meanwhile wait, up to `MOST_WAITING`; more are not read before there is room. A client that leaves
+    is not answered any more.
+    """
     await socket.accept()
     connection = _Connection(socket, core, tenant)
     try:
         async with asyncio.timeout(LONGEST_SECONDS):
-            while True:
-                await connection.turn(await socket.receive_text())
+            await connection.answer()
     except TimeoutError:
         detail = ErrorDetail(
             message=f"a connection lasts for {LONGEST_SECONDS:g} s; open another",
@@ -54,8 +63,17 @@ async def respond_over_socket(socket: WebSocket, core: WithCore, tenant: WithTen
         )
         await connection.refuse(400, detail)
         await socket.close()
-    except (WebSocketDisconnect, KeyError):  # KeyError: a frame of bytes
+    except WebSocketDisconnect:
         return
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a client sent: JSON, or why it is not taken; and what it holds of all bodies' bytes until it is answered."""
+
+    data: bytes
+    held: Held
+    fault: InvalidRequest | HTTPException | None = None
 
 
 class _Connection:
@@ -64,31 +82,93 @@ class _Connection:
         self._core = core
         self._tenant = tenant
         self._last: dict[str, Turn] = {}  # by its id the last response, where it is not stored
+        self._waiting: deque[_Frame] = deque()
 
-    async def turn(self, frame: str) -> None:
+    async def answer(self) -> None:
+        """Answer frames until the client leaves; WebSocketDisconnect then."""
+        work: set[asyncio.Task[None]] = set()
+        turn: asyncio.Task[None] | None = None
+        coming: asyncio.Task[None] | None = None
+        try:
+            while True:
+                if turn is None and self._waiting:
+                    turn = asyncio.create_task(self._turn(self._waiting[0]))
+                if coming is None and len(self._waiting) < MOST_WAITING:
+                    coming = asyncio.create_task(self._receive())
+                work = {task for task in (turn, coming) if task is not None}
+                done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    await task  # raises what ended it
+                if turn in done:
+                    turn = None
+                    self._waiting.popleft().held.release()
+                if coming in done:
+                    coming = None
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            for frame in self._waiting:
+                frame.held.release()
+
+    async def _receive(self) -> None:
+        """Have one more frame wait, held as a request's body is; WebSocketDisconnect where the client left instead."""
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message["code"])
+        held = held_of(self._socket.scope).another()
+        text = message.get("text")
+        if text is None:
+            fault = InvalidRequest("frames are texts of JSON here, and this one is of bytes")
+            self._waiting.append(_Frame(b"", held, fault))
+            return
+        data = text.encode()
+        try:
+            held.add(len(data))
+        except HTTPException as error:
+            self._waiting.append(_Frame(b"", held, error))
+        else:
+            self._waiting.append(_Frame(data, held))
+
+    async def _turn(self, frame: _Frame) -> None:
         """Answer one frame, with the events of a response or with an error."""
         named: str | None = None
         started = time.monotonic()
-        status = 200
+        status = CLIENT_LEFT
         try:
-            body = _body(frame)
+            body = await self._body(frame)
             named = body.previous_response_id
             response = await self._response(body)
             is_whole = await self._sent(response)
+            status = 200
         except RequestValidationError as error:
             status = 400
             await self._failed(named, status, validation_detail(error)[1])
+        except HTTPException as error:
+            status = error.status_code
+            await self._failed(named, status, refusal_detail(error))
         except ServiceError as error:
             status = status_of(error)
             await self._failed(named, status, error_detail(error))
         else:
             if not is_whole and named is not None:
                 self._last.pop(named, None)
-        self._core.metrics.requests.labels(endpoint=ENDPOINT, status=status).inc()
-        logger.info("WEBSOCKET %s %d %.3f s", ENDPOINT, status, time.monotonic() - started)
+        finally:
+            self._core.metrics.requests.labels(endpoint=ENDPOINT, status=status).inc()
+            logger.info("WEBSOCKET %s %d %.3f s", ENDPOINT, status, time.monotonic() - started)
 
     async def refuse(self, status: int, detail: ErrorDetail) -> None:
         await self._send({"type": "error", "status": status, "error": detail.model_dump()})
+
+    async def _body(self, frame: _Frame) -> ResponseRequest:
+        """A frame's request; InvalidRequest, RequestValidationError or HTTPException where it is none."""
+        if frame.fault is not None:
+            raise frame.fault
+        try:
+            given = await read_json(self._socket, frame.data)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(f"the frame is no JSON: {error}") from None
+        return _request(given)
 
     async def _response(self, body: ResponseRequest) -> Response:
         if self._core.is_stopping.is_set():
@@ -115,12 +195,8 @@ class _Connection:
         await self._socket.send_text(to_json(frame).decode())
 
 
-def _body(frame: str) -> ResponseRequest:
-    """A frame's request; InvalidRequest or RequestValidationError where it is none."""
-    try:
-        given = from_json(frame)
-    except ValueError as error:
-        raise InvalidRequest(f"the frame is no JSON: {error}") from None
+def _request(given: Any) -> ResponseRequest:
+    """What a frame's JSON asks for; InvalidRequest or RequestValidationError where that is nothing."""
     if not isinstance(given, dict) or given.pop("type", None) != CREATE:
         raise InvalidRequest(f"a frame is a JSON object whose `type` is {CREATE!r}", param="type")
     for name in NOT_HERE:

@@ -1,5 +1,6 @@
 """What all bodies have. Unknown fields are refused; limits stand in the OpenAPI document, too."""
 
+import math
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -14,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from server.limits import MAX_DOCUMENT_TOKENS, MAX_ID, MAX_SEALED
+from server.limits import MAX_DOCUMENT_TOKENS, MAX_FREE_DEPTH, MAX_FREE_VALUES, MAX_ID, MAX_SEALED
 from server.text import encodable
 
 # JSON can carry half of a surrogate pair
@@ -34,6 +35,29 @@ def _as_it_is(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
     return given if isinstance(given, Integers) else check(given)
 
 
+def _writable(given: dict[str, Any]) -> dict[str, Any]:
+    """What can be written as JSON again; ValueError for halves of characters, NaN, and what is large or deep."""
+    waiting: list[tuple[Any, int]] = [(given, 1)]
+    num_values = 1
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, str):
+            encodable(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{value} is no number that JSON has")
+        elif isinstance(value, list | dict):
+            num_values += len(value)
+            if num_values > MAX_FREE_VALUES:
+                raise ValueError(f"the object has over {MAX_FREE_VALUES} values")
+            if depth > MAX_FREE_DEPTH:
+                raise ValueError(f"the object is nested over {MAX_FREE_DEPTH} deep")
+            children = [*value, *value.values()] if isinstance(value, dict) else value
+            waiting += [(child, depth + 1) for child in children]
+    return given
+
+
+# an object whose fields are the client's own
+FreeObject = Annotated[dict[str, Any], AfterValidator(_writable)]
 # checked to the first fault: a body may hold millions of them, and their errors would take gigabytes
 Many = Annotated[list[T], Field(fail_fast=True)]
 # whether they are in the vocabulary is seen in a thread: item by item it would hold the event loop

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from server.http.schemas.base import A_TEXT, Body, Many, Text, example
+from server.http.schemas.base import A_TEXT, Body, FreeObject, Many, Text, example
 from server.http.schemas.conditioning import ExpandOrNot, MaxVectors, Sampling
 from server.http.schemas.response_items import Input, Trigger
 from server.limits import (
@@ -68,7 +68,7 @@ class FunctionTool(Body):
     type: Literal["function"]
     name: Annotated[Text, Field(min_length=1, max_length=MAX_TOOL_NAME)]
     description: Text | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: FreeObject | None = None
     strict: bool | None = None
 
 
@@ -171,7 +171,7 @@ class ResponseRequest(CountRequest, Sampling):
     safety_identifier: Identifier | None = None
     user: Text | None = None
     service_tier: Text | None = None
-    client_metadata: dict[str, Any] | None = None
+    client_metadata: FreeObject | None = None
 
     @property
     def threshold(self) -> int | None:
