@@ -36,6 +36,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.prompts.window", "server.core.prompts.expansion"},
         {"server.core.prompts.prompting"},
         {"server.core.responses.compacting"},
+        {"server.core.responses.appending", "server.core.responses.carrying"},
+        {"server.core.responses.opening"},
         {"server.core.responses.transcript", "server.core.responses.calls"},
         {"server.core.prompts.plan"},
         {"server.core.prompts.gathering"},

@@ -27,7 +27,10 @@ from server.core.prompts.prepared import Preparer
 from server.core.prompts.prompting import Prompter
 from server.core.prompts.window import Window
 from server.core.reranking import Reranker
+from server.core.responses.appending import Appender
+from server.core.responses.carrying import Carrier
 from server.core.responses.compacting import Compactor
+from server.core.responses.opening import Opener
 from server.core.responses.records import Records
 from server.core.responses.responding import Responder
 from server.core.responses.sealing import Sealer
@@ -113,8 +116,9 @@ def build_services(
     summaries = Summaries(model, store, metrics)
     compressor = Compressor(model, encoder, summaries, metrics)
     sealer = Sealer(StoredSecret(store, StoreCalls(metrics), "compaction", None), settings.compaction_secrets)
-    compactor = Compactor(model, encoder, compressor, summaries, sealer)
-    prompter = Prompter(model, summaries, compactor, Gatherer(model, decoder, summaries, compressor), metrics)
+    opener = Opener(model, summaries, sealer)
+    appender, carrier = Appender(compressor, opener), Carrier(model, encoder, summaries, opener)
+    prompter = Prompter(model, summaries, opener, Gatherer(model, decoder, summaries, compressor), metrics)
     window = Window(model, prompter, raw_tokens=settings.raw_tokens)
     expander = Expander(model, summaries, prompter)
     intake = Intake(
@@ -143,9 +147,11 @@ def build_services(
         window=window,
         expander=expander,
         preparer=preparer,
+        opener=opener,
         responder=Responder(
             model,
-            compactor,
+            opener,
+            Compactor(model, opener, appender, carrier, sealer),
             prompter,
             preparer,
             expander,
@@ -153,7 +159,7 @@ def build_services(
         ),
         generator=Generator(model, decoder, prompter, expander),
         scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
-        reranker=Reranker(model, decoder, summaries, compactor, prompter, intake),
+        reranker=Reranker(model, decoder, summaries, opener, prompter, intake),
     )
 
 

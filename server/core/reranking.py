@@ -11,7 +11,7 @@ from server.core.documents.summaries import Summaries, Summary
 from server.core.prompts.plan import Call, Plan
 from server.core.prompts.prompting import Prompter
 from server.core.receipts import Receipt, Stopwatch, Usage
-from server.core.responses.compacting import Compactor
+from server.core.responses.opening import Opener
 from server.core.responses.transcript import told
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
@@ -77,14 +77,14 @@ class Reranker:
         model: ServedModel,
         decoder: Decoder,
         summaries: Summaries,
-        compactor: Compactor,
+        opener: Opener,
         prompter: Prompter,
         intake: Intake,
     ) -> None:
         self._model = model
         self._decoder = decoder
         self._summaries = summaries
-        self._compactor = compactor
+        self._opener = opener
         self._prompter = prompter
         self._intake = intake
 
@@ -165,7 +165,7 @@ class Reranker:
         ]
 
     async def _opened(self, place: int, sealed: str, tenant: Tenant) -> Read:
-        summaries, items = await self._compactor.opened(tenant, sealed, param=f"documents.{place}")
+        summaries, items = await self._opener.opened(tenant, sealed, param=f"documents.{place}")
         text = told(items)
         token_ids = await asyncio.to_thread(
             self._model.tokenise, text, is_start=not summaries, parse_special=False, param=f"documents.{place}"

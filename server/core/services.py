@@ -12,6 +12,7 @@ from server.core.prompts.prepared import Preparer
 from server.core.prompts.prompting import Prompter
 from server.core.prompts.window import Window
 from server.core.reranking import Reranker
+from server.core.responses.opening import Opener
 from server.core.responses.responding import Responder
 from server.core.scoring import Scorer
 from server.core.served_model import ServedModel
@@ -33,6 +34,7 @@ class Services:
     window: Window
     expander: Expander
     preparer: Preparer
+    opener: Opener
     responder: Responder
     generator: Generator
     scorer: Scorer

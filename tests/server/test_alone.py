@@ -16,10 +16,14 @@ from model.config import SummaryConfig
 from server.core.documents.compression import Compressor
 from server.core.documents.document import Compressed, Document
 from server.core.documents.progress import Progress, Report
+from server.core.documents.store_calls import StoreCalls
+from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import Summaries, Summary
 from server.core.prompts.gathering import Gatherer
 from server.core.prompts.prompting import Prompter
 from server.core.prompts.window import Window, Wish
+from server.core.responses.opening import Opener
+from server.core.responses.sealing import Sealer
 from server.core.served_model import ServedModel
 from server.engine.protocol import Meter
 from server.errors import InvalidRequest, SummaryNotFound, TooLong
@@ -68,8 +72,10 @@ class House:
         self.engine, self.store, metrics = AloneEngine(config), store, Metrics()
         self.summaries = Summaries(self.model, store, metrics)
         self.compressor = Compressor(self.model, self.engine, self.summaries, metrics)
+        sealer = Sealer(StoredSecret(store, StoreCalls(metrics), "compaction", None), ())
+        self.opener = Opener(self.model, self.summaries, sealer)
         gatherer = Gatherer(self.model, self.engine, self.summaries, self.compressor)
-        self.prompter = Prompter(self.model, self.summaries, gatherer, metrics)
+        self.prompter = Prompter(self.model, self.summaries, self.opener, gatherer, metrics)
         self.window = Window(self.model, self.prompter, raw_tokens=None)
 
     async def compress(self, token_ids: Sequence[int], **fields: Any) -> Summary:
@@ -187,7 +193,7 @@ async def test_fewer_vectors_of_what_had_to_be_compressed(store: EmbeddedStore) 
 
 async def test_vectors_without_an_order_are_not_thinned(store: EmbeddedStore) -> None:
     house = House(store)
-    plain = Prompter(served_model(), house.summaries, house.prompter._gatherer, Metrics())
+    plain = Prompter(served_model(), house.summaries, house.opener, house.prompter._gatherer, Metrics())
     with pytest.raises(InvalidRequest, match="no order of importance") as refused:
         plain.plan_tokens(CALL, (), [1], max_vectors=3)
     assert refused.value.param == "max_vectors"

@@ -7,7 +7,7 @@ from server.core.documents.summaries import Summaries, Summary
 from server.core.prompts.forgetting import in_proportion, remembered
 from server.core.prompts.gathering import Gathered, Gatherer, Share, Source, fused
 from server.core.prompts.plan import Call, CompactionPart, Part, Plan, SummaryPart, TextPart
-from server.core.responses.compacting import Compactor
+from server.core.responses.opening import Opener
 from server.core.responses.transcript import told
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
@@ -22,11 +22,11 @@ class Prompter:
     """Plans prompts, refuses those that can never fit, and assembles the others."""
 
     def __init__(
-        self, model: ServedModel, summaries: Summaries, compactor: Compactor, gatherer: Gatherer, metrics: Metrics
+        self, model: ServedModel, summaries: Summaries, opener: Opener, gatherer: Gatherer, metrics: Metrics
     ) -> None:
         self._model = model
         self._summaries = summaries
-        self._compactor = compactor
+        self._opener = opener
         self._gatherer = gatherer
         self._metrics = metrics
 
@@ -223,7 +223,7 @@ class Prompter:
         """A part as it is, or of a compaction item what it stands for."""
         if not isinstance(part, CompactionPart):
             return [part]
-        summaries, items = await self._compactor.opened(call.tenant, part.sealed, param=call.summaries)
+        summaries, items = await self._opener.opened(call.tenant, part.sealed, param=call.summaries)
         return [*summaries, TextPart(told(items))]
 
     async def _source(self, part: SummaryPart | TextPart | Summary, param: str) -> Source:

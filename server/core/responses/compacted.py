@@ -24,6 +24,18 @@ from server.store.codec import Manifest
 MOST = 127  # of an int8
 
 
+Parts = tuple[str | tuple[CarriedSegment, ...], ...]  # stored summaries by their ids, or segments that are carried
+
+
+@dataclass
+class Cost:
+    """What compacting took: document tokens, those of them whose vectors were stored, and vectors in all."""
+
+    tokens: int = 0
+    cached_tokens: int = 0
+    vectors: int = 0
+
+
 @dataclass(frozen=True)
 class Compacted:
     """A conversation, compacted: `parts` in order, a stored summary's id or segments that are carried.
@@ -33,7 +45,7 @@ class Compacted:
         rest: items after what the parts stand for.
     """
 
-    parts: tuple[str | tuple[CarriedSegment, ...], ...] = ()
+    parts: Parts = ()
     instructions: tuple[Item, ...] = ()
     rest: tuple[Item, ...] = ()
 

@@ -13,8 +13,10 @@ from server.core.prompts.prepared import Prepared, Preparer
 from server.core.prompts.prompting import Prompter
 from server.core.prompts.window import Fitted, Wish
 from server.core.receipts import Stopwatch
-from server.core.responses.compacting import Compactor, Read, Window, kept_for_reply
+from server.core.responses.compacted import Cost
+from server.core.responses.compacting import Compactor, kept_for_reply
 from server.core.responses.items import Compaction, Item, ToolCall, ToolOutput
+from server.core.responses.opening import Context, Opener
 from server.core.responses.records import Conversation
 from server.core.responses.transcript import question, said
 from server.core.served_model import ServedModel
@@ -76,7 +78,7 @@ class Ready:
     max_tokens: int
     stop: tuple[str, ...]
     gap: str
-    compaction: tuple[Compaction, Read] | None
+    compaction: tuple[Compaction, Cost] | None
     given_positions: int
 
     @property
@@ -90,11 +92,12 @@ class Ready:
 
 
 class Responder:
-    """Makes conversations prompts; `compactor` makes them items."""
+    """Makes conversations prompts."""
 
     def __init__(
         self,
         model: ServedModel,
+        opener: Opener,
         compactor: Compactor,
         prompter: Prompter,
         preparer: Preparer,
@@ -103,7 +106,8 @@ class Responder:
         ttl_seconds: float | None,
     ) -> None:
         self._model = model
-        self.compactor = compactor
+        self._opener = opener
+        self._compactor = compactor
         self._prompter = prompter
         self._preparer = preparer
         self._expander = expander
@@ -117,71 +121,71 @@ class Responder:
                 store raise.
         """
         require_known_calls(ask.all_items)
-        window = await self.compactor.window(ask.tenant, ask.all_items, param="input")
-        plan, rendered = await self._plan(ask, window, is_bounded=not ask.is_endless)
+        context = await self._opener.context(ask.tenant, ask.all_items, param="input")
+        plan, rendered = await self._plan(ask, context, is_bounded=not ask.is_endless)
         compaction = None
         if ask.threshold is not None and plan.num_positions + len(plan.token_ids) > ask.threshold:
-            compaction = await self._compacted(ask, window, watch)
+            compaction = await self._compacted(ask, context, watch)
             if compaction is not None:
-                window = await self.compactor.window(ask.tenant, [compaction[0]], param="input")
-                plan, rendered = await self._plan(ask, window)
+                context = await self._opener.context(ask.tenant, [compaction[0]], param="input")
+                plan, rendered = await self._plan(ask, context)
         if ask.is_stored:
-            await self.compactor.touch(window.compacted, ttl_seconds=self._ttl_seconds)
-        fitted = await self._fitted(ask, plan, window)
+            await self._opener.touch(context.compacted, ttl_seconds=self._ttl_seconds)
+        fitted = await self._fitted(ask, plan, context)
         prepared = await self._preparer.prepare(plan, fitted)
         given = sum(sum(share.lengths) for share in fitted.plan.shares[: fitted.num_given])
         return Ready(prepared, fitted.max_tokens, rendered.stop, rendered.gap, compaction, given)
 
     async def count(self, ask: Ask) -> int:
         """How many input tokens a response would have, if nothing was compacted on the way."""
-        window = await self.compactor.window(ask.tenant, ask.all_items, param="input")
-        plan, _ = await self._plan(ask, window)
+        context = await self._opener.context(ask.tenant, ask.all_items, param="input")
+        plan, _ = await self._plan(ask, context)
         return plan.num_positions + len(plan.token_ids)
 
     async def compact(
         self, tenant: Tenant, items: Sequence[Item], *, is_stored: bool, watch: Stopwatch
-    ) -> tuple[Compaction, Read]:
+    ) -> tuple[Compaction, Cost]:
         """All of a conversation as one item.
 
         Raises:
             InvalidRequest: there is nothing to compact. And as `Compactor.window` and `Compactor.compact`.
         """
         require_known_calls(items)
-        window = await self.compactor.window(tenant, items, param="input")
-        if not window.conversation and not window.compacted.parts:
+        context = await self._opener.context(tenant, items, param="input")
+        if not context.conversation and not context.compacted.parts:
             raise InvalidRequest("there is no message, call or output to compact", param="input")
-        return await self._sealed(tenant, window, 0, is_stored, watch)
+        return await self._sealed(tenant, context, 0, is_stored, watch)
 
-    async def _compacted(self, ask: Ask, window: Window, watch: Stopwatch) -> tuple[Compaction, Read] | None:
+    async def _compacted(self, ask: Ask, context: Context, watch: Stopwatch) -> tuple[Compaction, Cost] | None:
         """What stands for all but what was asked last; None where there is nothing else."""
-        kept = kept_for_reply(window.conversation)
-        if kept == len(window.conversation):
+        kept = kept_for_reply(context.conversation)
+        if kept == len(context.conversation):
             return None
-        return await self._sealed(ask.tenant, window, kept, ask.is_stored, watch)
+        return await self._sealed(ask.tenant, context, kept, ask.is_stored, watch)
 
     async def _sealed(
-        self, tenant: Tenant, window: Window, num_kept: int, is_stored: bool, watch: Stopwatch
-    ) -> tuple[Compaction, Read]:
+        self, tenant: Tenant, context: Context, num_kept: int, is_stored: bool, watch: Stopwatch
+    ) -> tuple[Compaction, Cost]:
         with watch.engine():
-            sealed, read = await self.compactor.compact(
+            sealed, cost = await self._compactor.compact(
                 tenant,
-                window,
+                context,
                 num_kept=num_kept,
                 is_stored=is_stored,
                 ttl_seconds=self._ttl_seconds,
                 param="input",
                 meter=watch.meter,
             )
-        return Compaction(f"cmp_{uuid.uuid4().hex}", sealed), read
+        return Compaction(f"cmp_{uuid.uuid4().hex}", sealed), cost
 
-    async def _plan(self, ask: Ask, window: Window, *, is_bounded: bool = False) -> tuple[Plan, Rendered]:
+    async def _plan(self, ask: Ask, context: Context, *, is_bounded: bool = False) -> tuple[Plan, Rendered]:
         """The prompt; where it is bounded TooLong if a long one's beginning alone exceeds the window."""
-        messages = said([*window.instructions, *window.conversation], ask.instructions)
+        messages = said([*context.instructions, *context.conversation], ask.instructions)
         if not messages:
             raise InvalidRequest("there is nothing to answer: give a message after the compaction item", param="input")
         most = self._prompter.window if is_bounded else None
         rendered = await rendered_in_thread(self._model, messages, tools=ask.tools, param="input", most=most)
-        sources = await self.compactor.sources(window.compacted, param="input")
+        sources = await self._opener.sources(context.compacted, param="input")
         call = Call(ask.tenant, "input", "input")
         plan = self._prompter.plan_tokens(call, tuple(sources), rendered.token_ids, max_vectors=ask.max_vectors)
         return self._within(plan, self._room(ask)), rendered
@@ -208,7 +212,7 @@ class Responder:
             shares.append(Share(tuple(lengths)))
         return self._prompter.planned(plan.call, plan.sources, shares, plan.token_ids)
 
-    async def _fitted(self, ask: Ask, plan: Plan, window: Window) -> Fitted:
+    async def _fitted(self, ask: Ask, plan: Plan, context: Context) -> Fitted:
         num_expanded = self._num_expanded(ask, plan)
         most = self._prompter.window // OUTPUT_SHARE
         if not ask.is_endless:
@@ -220,7 +224,7 @@ class Responder:
             max_vectors=ask.max_vectors,
             refusal="`truncation` is 'disabled'",
         )
-        return await self._preparer.fit(plan, wish, query=question(window.conversation))
+        return await self._preparer.fit(plan, wish, query=question(context.conversation))
 
     def _num_expanded(self, ask: Ask, plan: Plan) -> int:
         """As many segments as are asked for, else as many as leave room for an answer."""

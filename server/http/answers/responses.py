@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from server.core.receipts import Stopwatch
 from server.core.responses.calls import CallReader
-from server.core.responses.compacting import Read
+from server.core.responses.compacted import Cost
 from server.core.responses.items import Compaction, Item
 from server.core.responses.records import Conversation, Turn
 from server.core.responses.responding import Ready
@@ -40,7 +40,7 @@ class Begun:
     conversation: Conversation
     ready: Ready | None
     choices: Choices | None
-    compaction: tuple[Compaction, Read] | None
+    compaction: tuple[Compaction, Cost] | None
     watch: Stopwatch
     words: Words
     has_tools: bool
@@ -155,16 +155,16 @@ class Response:
 
     def _usage(self) -> dict[str, Any]:
         ready, choices, watch = self._begun.ready, self._begun.choices, self._begun.watch
-        read = self._begun.compaction[1] if ready is None and self._begun.compaction is not None else Read()
-        num_input = read.tokens if ready is None else ready.input_tokens
-        num_cached = read.cached_tokens if ready is None else ready.cached_tokens(watch)
+        cost = self._begun.compaction[1] if ready is None and self._begun.compaction is not None else Cost()
+        num_input = cost.tokens if ready is None else ready.input_tokens
+        num_cached = cost.cached_tokens if ready is None else ready.cached_tokens(watch)
         return usage(num_input, num_cached, 0 if choices is None else choices.num_generated)
 
     def _compression(self) -> dict[str, Any]:
         """What became of the conversation's tokens; a field of this server's own."""
         told: dict[str, Any] = {"compaction": None}
         if self._begun.compaction is not None:
-            told["compaction"] = shown_read(*self._begun.compaction)
+            told["compaction"] = shown_cost(*self._begun.compaction)
         if self._begun.ready is not None:
             ready = self._begun.ready
             prepared = ready.prepared
@@ -202,12 +202,12 @@ def usage(num_input: int, num_cached: int, num_output: int) -> dict[str, Any]:
     }
 
 
-def shown_read(item: Compaction, read: Read) -> dict[str, Any]:
+def shown_cost(item: Compaction, cost: Cost) -> dict[str, Any]:
     """What a compaction took, and how large it is; fields of this server's own."""
     return {
-        "tokens": read.tokens,
-        "cached_tokens": read.cached_tokens,
-        "vectors": read.vectors,
+        "tokens": cost.tokens,
+        "cached_tokens": cost.cached_tokens,
+        "vectors": cost.vectors,
         "encrypted_characters": len(item.sealed),
     }
 

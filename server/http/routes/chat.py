@@ -88,8 +88,7 @@ async def _conditions(
             if isinstance(part, SummaryContent):
                 summaries.append(next(stored))
             elif isinstance(part, CompactionContent):
-                compactor = services.responder.compactor
-                own, items = await compactor.opened(tenant, part.encrypted_content, param="messages")
+                own, items = await services.opener.opened(tenant, part.encrypted_content, param="messages")
                 summaries += own
                 said += transcript.said(items)
         said.append(_said(message))

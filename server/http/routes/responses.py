@@ -18,7 +18,7 @@ from server.http.answers.errors import possible_errors
 from server.http.answers.receipts import headers
 from server.http.answers.responding import asked, conversation_of, respond
 from server.http.answers.response_items import items_of, new_id, shown
-from server.http.answers.responses import shown_read, usage
+from server.http.answers.responses import shown_cost, usage
 from server.http.answers.waiting import unless_disconnected
 from server.http.routing import Route
 from server.http.schemas import response_replies as replies
@@ -124,13 +124,13 @@ async def _compacted(core: Core, tenant: Tenant, body: CompactRequest, watch: St
     services = core.models.named(body.model)
     conversation = await conversation_of(core, tenant, body)
     items = (*conversation.items, *items_of(body.input))
-    item, read = await services.responder.compact(tenant, items, is_stored=body.store, watch=watch)
+    item, cost = await services.responder.compact(tenant, items, is_stored=body.store, watch=watch)
     said_by_users = [each for each in items if isinstance(each, Message) and each.role == "user"]
     return {
         "id": new_id("resp"),
         "object": "response.compaction",
         "created_at": int(time.time()),
         "output": [*map(shown, said_by_users), shown(item)],
-        "usage": usage(read.tokens, read.cached_tokens, 0),
-        "compression": {"compaction": shown_read(item, read)},
+        "usage": usage(cost.tokens, cost.cached_tokens, 0),
+        "compression": {"compaction": shown_cost(item, cost)},
     }
