@@ -47,7 +47,7 @@ def test_the_readme_s_calls_work_as_written(tmp_path: Path) -> None:
 def test_the_readme_s_recipes_work_as_written(tmp_path: Path) -> None:
     recipes = [block for block in blocks("README.md", "sh") if ".venv/bin/autocompressor compress" in block]
     programs = blocks("README.md", "python")
-    assert (len(recipes), len(programs)) == (2, 4)
+    assert (len(recipes), len(programs)) == (2, 5)
     server = Server(Path("paper"), f"sqlite:{tmp_path}/store.sqlite3", tmp_path / "server.log")
     try:
         address = str(server.client.base_url).rstrip("/")
