@@ -108,7 +108,9 @@ class Conversed(Body):
         "it.",
     )
     previous_response_id: Text | None = Field(
-        None, description="Go on from this response: what was said and answered before stands before `input`."
+        None,
+        max_length=MAX_RESPONSE_ID,
+        description="Go on from this response: what was said and answered before stands before `input`."
     )
     instructions: Text | None = Field(None, description="A system message before all, for this response alone.")
     prompt_cache_key: Identifier | None = None
