@@ -49,6 +49,7 @@ MAX_SEED = 2**63 - 1
 # responses
 MAX_SEALED = 10_485_760  # characters of a compaction's encrypted_content, as Open Responses has it
 MAX_CONVERSATION_ITEMS = 10_000  # of one request
+MAX_ITEM_ID = 512  # characters; of a response's, too
 MAX_TOOLS = 128
 MAX_TOOL_NAME = 64  # characters
 MAX_LISTED_ITEMS = 100  # of a page

@@ -246,6 +246,15 @@ async def test_a_trigger_asks_for_nothing_but_the_item(client: httpx.AsyncClient
     )
 
 
+async def test_a_trigger_in_another_place_is_refused(client: httpx.AsyncClient) -> None:
+    trigger = {"type": "compaction_trigger"}
+    for path, items in (("", [trigger, *STORY]), ("/compact", [*STORY, trigger]), ("/input_tokens", [trigger])):
+        body = {"model": await model_of(client), "input": items}
+        refused = await client.post(f"/v1/responses{path}", json=body)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "input"
+
+
 async def test_a_question_brings_back_what_it_speaks_of_as_text(serve: Serve, tmp_path: Path) -> None:
     tiny_anchored(max_positions=512).save_pretrained(tmp_path / "anchored")
     async with serve(model=str(tmp_path / "anchored")) as client:

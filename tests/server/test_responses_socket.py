@@ -214,7 +214,7 @@ async def test_a_client_that_leaves_before_the_first_word_frees_what_its_turn_he
             finally:
                 ended.set()
 
-        core.models.default.responder.compactor.window = window
+        core.models.default.opener.context = window
         async with listening(create_app(core), http=Connection, ws="websockets-sansio") as port:
             model = await name_of(f"localhost:{port}")
             async with connect(f"ws://localhost:{port}/responses") as socket:

@@ -17,6 +17,7 @@ class Output:
     def __init__(self) -> None:
         self.items: list[Item] = []
         self._message: Message | None = None
+        self._texts: list[str] = []  # of that message
         self._logprobs: dict[str, list[dict[str, Any]]] = {}  # of the messages, by their ids
         self._number = 0
 
@@ -50,7 +51,7 @@ class Output:
         yield from self._closed(status)
 
     def _opened(self) -> Iterator[Event]:
-        self._message = Message(new_id("msg"), "assistant", (), status="in_progress")
+        self._message, self._texts = Message(new_id("msg"), "assistant", (), status="in_progress"), []
         self._logprobs[self._message.id] = []
         yield self._item_event("response.output_item.added", item=shown(self._message))
         yield self._part_event("response.content_part.added", part=output_text(""))
@@ -59,14 +60,14 @@ class Output:
         if self._message is None:
             yield from self._opened()
         assert self._message is not None
-        self._message = replace(self._message, parts=(TextPart(self._message.text + text),))
+        self._texts.append(text)
         self._logprobs[self._message.id] += logprobs
         yield self._part_event("response.output_text.delta", delta=text, logprobs=logprobs)
 
     def _closed(self, status: Status) -> Iterator[Event]:
         if self._message is None:
             return
-        message = replace(self._message, status=status, parts=self._message.parts or (TextPart(""),))
+        message = replace(self._message, status=status, parts=(TextPart("".join(self._texts)),))
         yield self._part_event("response.output_text.done", text=message.text, logprobs=self._logprobs[message.id])
         yield self._part_event("response.content_part.done", part=output_text(message.text))
         yield self._item_event("response.output_item.done", item=shown(message))

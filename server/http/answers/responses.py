@@ -48,13 +48,13 @@ class Begun:
 
 
 class Response:
-    """A response; `turn` is what became of it, once its last event was made."""
+    """A response; once its last event was made, `turn` is what became of it, or `error` what it failed of."""
 
     def __init__(self, body: ResponseRequest, begun: Begun, *, model: str) -> None:
         self._body, self._begun = body, begun
         self._said = Output()
         self._is_cut = False
-        self._error: ServiceError | None = None
+        self.error: ServiceError | None = None
         self.turn: Turn | None = None
         self._resource = _resource(body, model)
 
@@ -64,8 +64,8 @@ class Response:
         async with aclosing(self.events()) as events:
             async for event in events:
                 last = event
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         response: dict[str, Any] = last["response"]
         return response
 
@@ -88,7 +88,7 @@ class Response:
                     yield event
                 end = await self._ended()
             except ServiceError as error:
-                self._error = error
+                self.error = error
                 yield self._said.event("error", error=error_detail(error).model_dump())
                 yield self._said.event("response.failed", response=self._now("failed"))
                 return
@@ -141,8 +141,8 @@ class Response:
         """The response as far as it is."""
         is_over = status in ("completed", "incomplete")
         error = None
-        if self._error is not None:
-            error = {"code": self._error.code, "message": self._error.message}
+        if self.error is not None:
+            error = {"code": self.error.code, "message": self.error.message}
         return self._resource | {
             "status": status,
             "completed_at": int(time.time()) if status == "completed" else None,

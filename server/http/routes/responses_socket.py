@@ -139,8 +139,8 @@ class _Connection:
             body = await self._body(frame)
             named = body.previous_response_id
             response = await self._response(body)
-            is_whole = await self._sent(response)
-            status = 200
+            await self._sent(response)
+            status = 200 if response.error is None else status_of(response.error)
         except RequestValidationError as error:
             status = 400
             await self._failed(named, status, validation_detail(error)[1])
@@ -151,7 +151,7 @@ class _Connection:
             status = status_of(error)
             await self._failed(named, status, error_detail(error))
         else:
-            if not is_whole and named is not None:
+            if response.error is not None and named is not None:
                 self._last.pop(named, None)
         finally:
             self._core.metrics.requests.labels(endpoint=ENDPOINT, status=status).inc()
@@ -178,12 +178,11 @@ class _Connection:
     def _keep(self, turn: Turn) -> None:
         self._last = {turn.id: turn}
 
-    async def _sent(self, response: Response) -> bool:
-        """Send the events, and say whether the response has come to its end."""
+    async def _sent(self, response: Response) -> None:
+        """Send the events."""
         async with aclosing(response.events()) as events:
             async for event in events:
                 await self._send(event)
-        return response.turn is not None
 
     async def _failed(self, named: str | None, status: int, detail: ErrorDetail) -> None:
         """Tell of a failure; the response that it went on from is forgotten here."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from server.http.schemas.base import A_TEXT, Body, Many, Sealed, Text
-from server.limits import MAX_PARTS
+from server.limits import MAX_ITEM_ID, MAX_PARTS
 
 PARTS, A_REFUSAL = "parts of it", "a refusal"  # tags, as those in `base.py`
 UNREAD = {"input_image": "images", "input_file": "files", "input_audio": "audio", "input_video": "videos"}
@@ -41,7 +41,7 @@ Content = Annotated[
     Annotated[Text, Tag(A_TEXT)] | Annotated[Many[Part], Field(max_length=MAX_PARTS), Tag(PARTS)],
     Discriminator(lambda value: PARTS if isinstance(value, list) else A_TEXT),
 ]
-Id = Annotated[str, Field(max_length=512)]
+Id = Annotated[str, Field(max_length=MAX_ITEM_ID)]
 Status = Literal["in_progress", "completed", "incomplete"]
 
 

@@ -5,6 +5,7 @@ Fields that change nothing here are taken and have no effect: `prompt_cache_key`
 `parallel_tool_calls`, `max_tool_calls`, `stream_options` and `text.verbosity`. All others are refused.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -14,6 +15,7 @@ from server.http.schemas.conditioning import ExpandOrNot, MaxVectors, Sampling
 from server.http.schemas.response_items import Input, Trigger
 from server.limits import (
     MAX_CONVERSATION_ITEMS,
+    MAX_ITEM_ID,
     MAX_LISTED_ITEMS,
     MAX_LOGPROBS,
     MAX_METADATA,
@@ -109,8 +111,8 @@ class Conversed(Body):
     )
     previous_response_id: Text | None = Field(
         None,
-        max_length=MAX_RESPONSE_ID,
-        description="Go on from this response: what was said and answered before stands before `input`."
+        max_length=MAX_ITEM_ID,
+        description="Go on from this response: what was said and answered before stands before `input`.",
     )
     instructions: Text | None = Field(None, description="A system message before all, for this response alone.")
     prompt_cache_key: Identifier | None = None
@@ -119,7 +121,14 @@ class Conversed(Body):
     def _something_said(self) -> "Conversed":
         if not self.input and self.previous_response_id is None:
             raise ValueError("`input` is missing or empty, and there is no `previous_response_id`")
+        if any(isinstance(item, Trigger) for item in self._not_last):
+            raise ValueError("`input` has a compaction_trigger that is not the last item of a response's")
         return self
+
+    @property
+    def _not_last(self) -> Sequence[object]:
+        """Of the input, the items that may ask for nothing."""
+        return self.input if isinstance(self.input, list) else ()
 
 
 class CountRequest(Conversed):
@@ -174,6 +183,10 @@ class ResponseRequest(CountRequest, Sampling):
     user: Text | None = None
     service_tier: Text | None = None
     client_metadata: FreeObject | None = None
+
+    @property
+    def _not_last(self) -> Sequence[object]:
+        return self.input[:-1] if isinstance(self.input, list) else ()
 
     @property
     def threshold(self) -> int | None:
