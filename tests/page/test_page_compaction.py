@@ -1,5 +1,6 @@
 """A conversation that is compacted, in a browser: on its way, on demand, and where the server has forgotten it."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,10 @@ def test_compact_now_folds_all_and_the_conversation_goes_on_from_it(visit_answer
     expect(button).to_be_disabled()
     say(page, STORY[:300])
     sent = bodies(page)
-    button.click()
+    button.focus()
+    page.keyboard.press("Enter")
     expect(page.locator(".fold strong")).to_have_text(BECAME, timeout=SOON)
+    expect(page.get_by_label("Message")).to_be_focused()
     expect(page.locator(".talk > .said")).to_have_count(0)
     expect(button).to_be_disabled()  # there is nothing new
     ((path, body),) = sent
@@ -148,6 +151,29 @@ def test_what_fails_is_said_and_a_forgotten_conversation_is_told_anew(visit_answ
     expect(page.locator("#chat")).to_have_attribute("aria-busy", "false", timeout=SOON)
     assert [item["role"] for item in sent[0][1]["input"]] == ["user", "assistant"] * 2 + ["user"]
     expect(page.locator(".fold")).to_have_count(0)  # of a conversation that is read as it was said
+
+
+def test_an_answer_that_breaks_off_after_a_compaction_goes_on_from_its_item(visit_answering: Open) -> None:
+    page = visit_answering().page
+    say(page, "Who lives there?")
+    item = {"id": "cmp_1", "type": "compaction", "encrypted_content": "gAAAA"}
+    events = [
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "error", "error": {"message": "the batch failed", "type": "server_error", "code": "engine_failed"}},
+    ]
+    stream = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+    page.route("**/v1/responses", lambda route: route.fulfill(content_type="text/event-stream", body=stream))
+    sent = bodies(page)
+    page.get_by_label("Message").fill("And the cat?")
+    page.get_by_label("Message").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("engine_failed", timeout=SOON)
+    expect(page.locator(".talk > .fold strong")).to_have_text("What was said above became vectors")
+    expect(page.locator(".talk > .said")).to_have_text(re.compile("And the cat"))
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("alert")).to_contain_text("engine_failed", timeout=SOON)
+    assert "previous_response_id" in sent[0][1]
+    assert sent[1][1]["input"] == [item]  # it has what was asked last
+    assert "previous_response_id" not in sent[1][1]
 
 
 def test_a_conversation_that_reads_a_summary_goes_on_without_it(visit_answering: Open) -> None:

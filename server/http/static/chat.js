@@ -111,18 +111,14 @@ export class ChatPanel {
     if (!content || this.#isBusy) return;
     if (!this.messages.length) this.log.replaceChildren();
     const isAlone = this.messages.at(-1)?.role !== "user" || this.asked.parentElement !== this.log;
-    this.#keep("user", content);
+    this.messages.push({ role: "user", content });
+    this.conversation.say("user", content);
+    this.hasNews = true;
     const said = bubble("user", content);
     this.log.append(said);
     if (isAlone) this.asked = said; // else what was asked before has no answer, and stays as it is too
     this.input.value = "";
     this.#answer();
-  }
-
-  #keep(role, content) {
-    this.messages.push({ role, content });
-    this.conversation.say(role, content);
-    this.hasNews = true;
   }
 
   /** Do something that may be stopped; what goes wrong is shown, with a button that does it again. */
@@ -237,6 +233,7 @@ export class ChatPanel {
 
   #compact() {
     const { conversation } = this;
+    const hadFocus = document.activeElement === this.compacting;
     return this.#busily(
       async (signal) => {
         const read = await conversation.compact(this.session.model?.name, signal);
@@ -244,6 +241,7 @@ export class ChatPanel {
         this.#fold(new Fold(this.log), read);
         this.hasNews = false;
         this.meter.showCompacted(read, this.compacted);
+        if (hadFocus) this.input.focus(); // the button has nothing more to do, and a disabled one loses it
         this.#scroll();
       },
       () => this.#compact(),
@@ -253,7 +251,7 @@ export class ChatPanel {
   /** @param {?Object} read what a compaction took; null where the answer after it was broken off */
   #fold(fold, read) {
     this.compacted = read && this.compacted !== null ? this.compacted + read.tokens : null;
-    fold.show(this.compacted === null ? null : { tokens: this.compacted, vectors: read.vectors });
+    fold.show(read && { tokens: this.compacted, vectors: read.vectors });
   }
 
   #scroll() {

@@ -28,15 +28,18 @@ export class Fold {
     this.number.textContent = `${plural(said, "message")}, open to read`;
   }
 
-  /** @param {?{tokens: number, vectors: number}} read all tokens so far, and all vectors; null where nobody knows */
+  /** @param {?{tokens: ?number, vectors: number}} read all tokens so far, and all vectors; null where nobody knows */
   show(read) {
     this.title.textContent = wordsOf(read);
-    if (read) vary(this.ratio, "--share", Math.min(1, read.vectors / Math.max(1, read.tokens)).toFixed(4));
+    const isKnown = read !== null && read.tokens !== null;
+    this.ratio.hidden = !isKnown;
+    if (isKnown) vary(this.ratio, "--share", Math.min(1, read.vectors / Math.max(1, read.tokens)).toFixed(4));
   }
 }
 
 function wordsOf(read) {
   if (!read) return "What was said above became vectors";
+  if (read.tokens === null) return `What was said above became ${plural(read.vectors, "vector")}`;
   return `${plural(read.tokens, "token")} became ${plural(read.vectors, "vector")}`;
 }
 
