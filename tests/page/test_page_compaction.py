@@ -176,6 +176,21 @@ def test_an_answer_that_breaks_off_after_a_compaction_goes_on_from_its_item(visi
     assert "previous_response_id" not in sent[1][1]
 
 
+def test_what_was_said_of_a_broken_answer_is_told_to_the_server(visit_answering: Open) -> None:
+    page = visit_answering().page
+    event = {"type": "response.output_text.delta", "delta": "A keeper"}
+    stream = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+    page.route("**/v1/responses", lambda route: route.fulfill(content_type="text/event-stream", body=stream))
+    page.get_by_label("Message").fill("Who lives there?")
+    page.get_by_label("Message").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("connection_lost", timeout=SOON)
+    page.unroute("**/v1/responses")
+    sent = bodies(page)
+    say(page, "And the cat?")
+    assert [item["content"] for item in sent[0][1]["input"]] == ["Who lives there?", "A keeper", "And the cat?"]
+    expect(page.locator(".talk > .receipt")).to_have_count(1)
+
+
 def test_a_conversation_that_reads_a_summary_goes_on_without_it(visit_answering: Open) -> None:
     page = visit_answering().page
     compress(page, TEXT)
