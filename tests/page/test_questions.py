@@ -137,7 +137,8 @@ def test_the_chat_reads_the_summary_and_its_segments_where_asked(visit_answering
     expect(page.locator(".meter")).to_contain_text("read as text")
     reading.uncheck()
     say(page, "And of the ships?")
-    assert [message["content"] for message in sent[1][1]["messages"]][::2] == ["Tell of the cat.", "And of the ships?"]
+    assert sent[1][0] == "v1/responses"
+    assert [item["content"] for item in sent[1][1]["input"]][::2] == ["Tell of the cat.", "And of the ships?"]
     assert sent[1][1]["expand"] == {"segments": 2}, "of what is compressed of the chat itself"
 
 

@@ -1,22 +1,31 @@
-/** A conversation that outgrows the window. */
+/** A conversation that outgrows the window, and is compacted where it has grown so long. */
 
 import { stream } from "./api.js";
+import { Conversation, GONE } from "./conversation.js";
 import { el, setBusy } from "./dom.js";
 import { Expansion, whyNoExpansion } from "./expansion.js";
+import { Fold, unfold } from "./fold.js";
 import { Meter } from "./meter.js";
 import { clearNotice, showError } from "./notice.js";
+import { receipt } from "./receipt.js";
+import { bubble } from "./said.js";
+import { Threshold } from "./threshold.js";
 
 const MAX_TOKENS = 96;
+const TEMPERATURE = 0.7;
+const BY_ITSELF = "Unchecked: as many as a sixteenth of the window takes.";
 
 export class ChatPanel {
   constructor(root, session) {
     this.root = root;
     this.session = session;
-    this.messages = [];
     this.log = root.querySelector(".talk");
     this.input = root.querySelector("textarea");
     this.notices = root.querySelector(".notices");
+    this.compacting = root.querySelector("[data-do=compact]");
     this.meter = new Meter(root.querySelector(".meter"), session);
+    this.threshold = new Threshold(root.querySelector(".threshold"), session);
+    this.threshold.addEventListener("change", () => this.#showOptions());
     this.reading = el("input", { type: "checkbox", onchange: () => this.#showOptions() });
     this.expansion = new Expansion();
     const reading = el("p.switch", {}, el("label", {}, this.reading, "Read the summary above too"));
@@ -32,6 +41,7 @@ export class ChatPanel {
     on("stop", () => this.abort.abort());
     on("clear", () => this.clear());
     on("quote", () => this.#quote());
+    on("compact", () => this.#compact());
     this.root.querySelector("form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#send();
@@ -47,15 +57,30 @@ export class ChatPanel {
     const { sources } = this.session;
     this.reading.disabled = !sources.length;
     if (!sources.length) this.reading.checked = false;
+    const reads = this.reading.checked;
     // what was compressed of the chat itself has its text; a summary may have none
-    this.expansion.allow(this.reading.checked ? whyNoExpansion(sources) : null);
+    this.expansion.allow(reads ? whyNoExpansion(sources) : null, reads ? "" : BY_ITSELF);
+    this.threshold.allow(!reads);
+    this.meter.mark(this.threshold.value);
+    this.#showCompacting();
+  }
+
+  #showCompacting() {
+    this.compacting.disabled = this.#isBusy || this.reading.checked || !this.hasNews;
+  }
+
+  get #isBusy() {
+    return this.root.getAttribute("aria-busy") === "true";
   }
 
   clear() {
     this.abort?.abort();
     this.messages = [];
+    this.#restart();
+    this.hasNews = false; // since the last compaction
     clearNotice(this.notices);
     this.meter.reset();
+    this.#showCompacting();
     this.log.replaceChildren(
       el(
         "div.empty",
@@ -63,6 +88,13 @@ export class ChatPanel {
         el("p", {}, "Nothing said yet. Add the document above and the conversation is past the window at once."),
       ),
     );
+  }
+
+  /** The server has nothing of the conversation: all of it is sent again. */
+  #restart() {
+    this.conversation = new Conversation(this.messages);
+    this.compacted = 0; // tokens, of all compactions; null where one did not say
+    unfold(this.log);
   }
 
   #quote() {
@@ -76,78 +108,153 @@ export class ChatPanel {
 
   #send() {
     const content = this.input.value.trim();
-    if (!content || this.root.getAttribute("aria-busy") === "true") return;
+    if (!content || this.#isBusy) return;
     if (!this.messages.length) this.log.replaceChildren();
+    const isAlone = this.messages.at(-1)?.role !== "user" || this.asked.parentElement !== this.log;
     this.messages.push({ role: "user", content });
-    this.log.append(bubble("user", content));
+    this.conversation.say("user", content);
+    this.hasNews = true;
+    const said = bubble("user", content);
+    this.log.append(said);
+    if (isAlone) this.asked = said; // else what was asked before has no answer, and stays as it is too
     this.input.value = "";
     this.#answer();
   }
 
-  /** What was said, after the summaries where these are read: they condition all of it, wherever they stand. */
-  #said() {
-    if (!this.reading.checked) return this.messages;
-    const [{ role, content }, ...rest] = this.messages;
-    return [{ role, content: [...this.session.summaryParts(), { type: "text", text: content }] }, ...rest];
-  }
-
-  async #answer() {
+  /** Do something that may be stopped; what goes wrong is shown, with a button that does it again. */
+  async #busily(work, again) {
+    const { conversation } = this;
     clearNotice(this.notices);
     setBusy(this.root, true);
     this.abort = new AbortController();
-    const messages = this.messages;
+    this.#showCompacting();
+    try {
+      await work(this.abort.signal);
+    } catch (error) {
+      if (conversation === this.conversation) {
+        showError(this.notices, error, () => {
+          if (GONE.has(error.code)) this.#restart();
+          again();
+        });
+      }
+    } finally {
+      setBusy(this.root, false);
+      this.#showCompacting();
+    }
+  }
+
+  #answer() {
+    return this.#busily(
+      (signal) => this.#heard(this.reading.checked ? this.#fromSummaries(signal) : this.#fromConversation(signal)),
+      () => this.#answer(),
+    );
+  }
+
+  /** Show an answer as it comes. @param parts texts, and at the end `{compression, more, id}`; an id where it is kept */
+  async #heard(parts) {
+    const { messages, conversation } = this;
     const said = bubble("assistant", "");
     this.log.append(said);
     this.#scroll();
-    const body = {
-      model: this.session.model?.name,
-      messages: this.#said(),
-      max_tokens: MAX_TOKENS,
-      temperature: 0.7,
-      stream_options: { include_usage: true },
-      ...(this.expansion.value && { expand: this.expansion.value }),
-    };
     let content = "";
+    let isKept = false;
     try {
-      for await (const chunk of stream("/v1/chat/completions", body, this.abort.signal)) {
-        const written = chunk.choices[0]?.delta?.content ?? "";
-        const piece = content ? written : written.trimStart();
-        content += piece;
-        said.lastChild.append(piece);
-        if (chunk.compression) this.meter.show(chunk.compression);
+      for await (const part of parts) {
+        if (typeof part === "string") {
+          const piece = content ? part : part.trimStart();
+          content += piece;
+          said.lastChild.append(piece);
+        } else {
+          const { compression, more, id } = part;
+          isKept = id !== null;
+          this.meter.show(compression, more);
+          said.after(receipt(compression, { window: this.session.model?.max_positions ?? null, id }));
+        }
         this.#scroll();
       }
-    } catch (error) {
-      if (!content) said.remove();
-      if (messages === this.messages) showError(this.notices, error, () => this.#answer());
     } finally {
+      if (!content) said.remove();
       // what was said before a stop stays said
       if (content) messages.push({ role: "assistant", content });
-      setBusy(this.root, false);
+      if (content && !isKept) conversation.say("assistant", content);
     }
+  }
+
+  async *#fromSummaries(signal) {
+    const [{ role, content }, ...rest] = this.messages;
+    // summaries condition all that is said, wherever they stand
+    const first = { role, content: [...this.session.summaryParts(), { type: "text", text: content }] };
+    const body = {
+      model: this.session.model?.name,
+      messages: [first, ...rest],
+      max_tokens: MAX_TOKENS,
+      temperature: TEMPERATURE,
+      stream_options: { include_usage: true },
+      ...this.#expanding,
+    };
+    for await (const chunk of stream("/v1/chat/completions", body, signal)) {
+      const text = chunk.choices[0]?.delta?.content;
+      if (text) yield text;
+      if (chunk.compression) yield { compression: chunk.compression, more: {}, id: null };
+    }
+  }
+
+  async *#fromConversation(signal) {
+    const { conversation } = this;
+    const body = {
+      model: this.session.model?.name,
+      max_output_tokens: MAX_TOKENS,
+      temperature: TEMPERATURE,
+      truncation: "auto",
+      ...(this.threshold.value && {
+        context_management: [{ type: "compaction", compact_threshold: this.threshold.value }],
+      }),
+      ...this.#expanding,
+    };
+    let fold = null;
+    try {
+      for await (const { text, compaction, response } of conversation.reply(body, signal)) {
+        if (text) yield text;
+        if (compaction) fold = new Fold(this.log, this.asked);
+        if (!response) continue;
+        const { usage, compression } = response;
+        if (fold) this.#fold(fold, compression.compaction);
+        fold = null;
+        yield { compression, more: { compacted: this.compacted, usage }, id: response.id };
+      }
+    } finally {
+      if (fold && conversation === this.conversation) this.#fold(fold, null);
+    }
+  }
+
+  get #expanding() {
+    return this.expansion.value ? { expand: this.expansion.value } : {};
+  }
+
+  #compact() {
+    const { conversation } = this;
+    const hadFocus = document.activeElement === this.compacting;
+    return this.#busily(
+      async (signal) => {
+        const read = await conversation.compact(this.session.model?.name, signal);
+        if (conversation !== this.conversation) return; // a new chat began meanwhile
+        this.#fold(new Fold(this.log), read);
+        this.hasNews = false;
+        this.meter.showCompacted(read, this.compacted);
+        if (hadFocus) this.input.focus(); // the button has nothing more to do, and a disabled one loses it
+        this.#scroll();
+      },
+      () => this.#compact(),
+    );
+  }
+
+  /** @param {?Object} read what a compaction took; null where the answer after it was broken off */
+  #fold(fold, read) {
+    this.compacted = read && this.compacted !== null ? this.compacted + read.tokens : null;
+    fold.show(read && { tokens: this.compacted, vectors: read.vectors });
   }
 
   #scroll() {
     this.log.scrollTop = this.log.scrollHeight;
   }
-}
-
-/** A message; a long one shows its beginning and opens. */
-function bubble(role, content) {
-  const name = el("span.visually-hidden", {}, role === "user" ? "You: " : "Model: ");
-  if (content.length < 600) return el(`div.said.${role}`, {}, name, el("p", {}, content));
-  const start = el(
-    "summary",
-    {},
-    `${content.slice(0, 180).replace(/\s+/g, " ").trimEnd()}…`,
-    el("span.facts", {}, `${content.length.toLocaleString("en")} characters, all sent`),
-  );
-  const end = content.trimEnd().split("\n").at(-1);
-  return el(
-    `div.said.${role}`,
-    {},
-    name,
-    el("details", {}, start, el("p", {}, content)),
-    end.length < 600 ? el("p", {}, end) : null,
-  );
 }

@@ -28,10 +28,10 @@ export class Expansion {
     this.allow("There is no summary yet.");
   }
 
-  /** @param {?string} why it cannot be switched on; null where it can */
-  allow(why) {
+  /** @param {?string} why it cannot be switched on; null where it can @param {string} note said where it can */
+  allow(why, note = "") {
     this.box.disabled = why !== null;
-    this.reason.textContent = why ?? "";
+    this.reason.textContent = why ?? note;
     this.#show();
   }
 

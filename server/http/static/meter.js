@@ -1,60 +1,98 @@
-/** What fills the model's window: vectors of what was compressed, raw tokens, room. */
+/** What fills the model's window: vectors of what was compressed, text that came back, raw tokens, room. */
 
 import { el, vary } from "./dom.js";
 import { count, plural } from "./format.js";
 
+const EMPTY = { vectors: 0, again: 0, raw: 0, compressed: 0 };
+
 export class Meter {
+  #shown = EMPTY;
+  #note = "";
+
   constructor(place, session) {
     this.place = place;
     this.session = session;
-    session.addEventListener("model", () => {
-      if (this.isEmpty) this.reset();
-    });
+    session.addEventListener("model", () => this.#draw());
   }
 
   reset() {
-    this.isEmpty = true;
-    this.#draw({ summary_vectors: 0, raw_tokens: 0, compressed_tokens: 0 }, "Nothing in the window yet.");
+    this.#show(EMPTY, "Nothing in the window yet.");
   }
 
-  /** @param {Object} compression as the server's reply has it */
-  show(compression) {
-    this.isEmpty = false;
-    const { segments, cached_segments: cached, dropped_tokens: dropped, expanded } = compression;
-    const work = segments
-      ? `${plural(segments, "segment")}, ${cached} from the store, ${segments - cached} computed now.`
-      : "All of it still fits.";
-    const asText = expanded.reduce((sum, segment) => sum + segment.tokens, 0);
+  /** @param {?number} positions from how many on the conversation is compacted; null for never */
+  mark(positions) {
+    // not drawn anew: that would be read aloud with each step of the slider
+    this.place.classList.toggle("marked", positions !== null);
+    vary(this.place, "--from", this.#share(positions ?? 0));
+  }
+
+  /**
+   * @param {Object} compression as the server's reply has it
+   * @param {{compacted?: ?number, usage?: Object}} more tokens that were compacted before, null where nobody knows;
+   *   the reply's usage
+   */
+  show(compression, { compacted = 0, usage = null } = {}) {
+    const { summary_vectors: vectors, raw_tokens: raw, compressed_tokens: compressed, expanded } = compression;
+    const { dropped_tokens: dropped, thinned_vectors: thinned } = compression;
+    const again = expanded.reduce((sum, segment) => sum + segment.tokens, 0);
     const notes = [
-      work,
+      usage ? known(usage) : worked(compression),
+      thinned ? `${plural(thinned, "less important vector")} left out.` : "",
       dropped ? `${plural(dropped, "token")} left out.` : "",
       expanded.length ? `${plural(expanded.length, "segment")} read as text.` : "",
     ];
-    this.#draw({ ...compression, raw_tokens: compression.raw_tokens + asText }, notes.filter(Boolean).join(" "));
+    const stoodFor = compacted === null ? null : compacted + compressed;
+    this.#show({ vectors, again, raw, compressed: stoodFor }, notes.filter(Boolean).join(" "));
   }
 
-  #draw({ summary_vectors: vectors, raw_tokens: raw, compressed_tokens: compressed }, note) {
-    const window = this.session.model?.max_positions ?? null;
-    const share = (positions) => (window ? Math.min(1, positions / window).toFixed(4) : "0");
-    const strip = el(
-      "div.strip",
-      { "aria-hidden": true },
-      vary(el("span.accent"), "--share", share(vectors)),
-      vary(el("span.ink"), "--share", share(raw)),
-    );
+  /** All that was said is vectors, and nothing else is in the window. */
+  showCompacted({ tokens, cached_tokens: cached, vectors }, compacted) {
+    const note = `${plural(tokens, "token")} compacted now, ${count(cached)} of them from the store.`;
+    this.#show({ ...EMPTY, vectors, compressed: compacted }, note);
+  }
+
+  #show(shown, note) {
+    this.#shown = shown;
+    this.#note = note;
+    this.#draw();
+  }
+
+  get #window() {
+    return this.session.model?.max_positions ?? null;
+  }
+
+  #share(positions) {
+    return this.#window ? Math.min(1, positions / this.#window).toFixed(4) : "0";
+  }
+
+  #draw() {
+    const { vectors, again, raw, compressed } = this.#shown;
+    const window = this.#window;
+    const bar = (kind, positions) => vary(el(`span.${kind}`), "--share", this.#share(positions));
+    const strip = el("div.strip", {}, bar("accent", vectors), bar("again", again), bar("ink", raw));
     const figure = (kind, number, words) =>
       el("div", {}, el("dt", {}, el(`i.${kind}`, { "aria-hidden": true }), words), el("dd", {}, number));
     this.place.replaceChildren(
-      strip,
+      el("div.window", { "aria-hidden": true }, strip, el("i.from")),
       el(
         "dl",
         {},
-        figure("faded", count(compressed), "tokens compressed"),
+        figure("faded", compressed === null ? "–" : count(compressed), "tokens compressed"),
         figure("accent", count(vectors), "vectors that stand for them"),
+        figure("again", count(again), "tokens as text again"),
         figure("ink", count(raw), "raw tokens"),
-        figure("room", window ? count(Math.max(0, window - vectors - raw)) : "–", "positions free"),
+        figure("room", window ? count(Math.max(0, window - vectors - again - raw)) : "–", "positions free"),
       ),
-      el("p.facts", {}, note),
+      el("p.facts", {}, this.#note),
     );
   }
+}
+
+function worked({ segments, cached_segments: cached }) {
+  if (!segments) return "All of it still fits.";
+  return `${plural(segments, "segment")}, ${cached} from the store, ${segments - cached} computed now.`;
+}
+
+function known({ input_tokens: input, input_tokens_details: { cached_tokens: cached } }) {
+  return `${count(cached)} of ${plural(input, "input position")} known from before, ${count(input - cached)} computed now.`;
 }
