@@ -269,6 +269,10 @@ async def test_a_question_brings_back_what_it_speaks_of_as_text(serve: Serve, tm
             assert found["tokens"] > 0
             by_default = await respond(client, input=[*done["output"], question], store=store)
             assert by_default["compression"]["expanded"]
+            none = await respond(client, input=[*done["output"], question], store=store, expand={"segments": 0})
+            assert none["compression"]["expanded"] == []
+            # without text there is room for more vectors
+            assert none["compression"]["summary_vectors"] > by_default["compression"]["summary_vectors"]
 
 
 @pytest.mark.parametrize("family", ["opt", "llama-rmt"])

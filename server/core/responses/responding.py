@@ -24,6 +24,7 @@ from server.core.tenant import Tenant
 from server.errors import InvalidRequest
 
 EXPANDED_SHARE = 16  # of the window, the part that segments take that are read as text where a request does not say
+FEW_SHARE = 8  # of the threshold, the part that vectors take beside such text
 OUTPUT_SHARE = 4  # of the window, the part that an answer takes at most where a request does not say
 THINNED_BLOCKS = 4  # of the room for vectors: what older segments keep changes that often
 
@@ -148,7 +149,7 @@ class Responder:
         """All of a conversation as one item.
 
         Raises:
-            InvalidRequest: there is nothing to compact. And as `Compactor.window` and `Compactor.compact`.
+            InvalidRequest: there is nothing to compact. And as `Opener.context` and `Compactor.compact`.
         """
         require_known_calls(items)
         context = await self._opener.context(tenant, items, param="input")
@@ -188,12 +189,16 @@ class Responder:
         sources = await self._opener.sources(context.compacted, param="input")
         call = Call(ask.tenant, "input", "input")
         plan = self._prompter.plan_tokens(call, tuple(sources), rendered.token_ids, max_vectors=ask.max_vectors)
-        return self._within(plan, self._room(ask)), rendered
+        return self._within(plan, self._room(ask, plan)), rendered
 
-    def _room(self, ask: Ask) -> int:
-        """How many vectors of a compacted conversation are read at most."""
-        half = self._prompter.window // 2
-        return half if ask.threshold is None else max(1, min(half, ask.threshold // 2))
+    def _room(self, ask: Ask, plan: Plan) -> int:
+        """How many vectors of a compacted conversation are read at most: few beside text that a question brings back.
+
+        A small model that has both is misled by many (docs/experiments.md, a name from the first turn).
+        """
+        share, of_threshold = (EXPANDED_SHARE, FEW_SHARE) if self._reads_text(ask, plan) else (2, 2)
+        room = self._prompter.window // share
+        return room if ask.threshold is None else max(1, min(room, ask.threshold // of_threshold))
 
     def _within(self, plan: Plan, room: int) -> Plan:
         """The plan with no more vectors: the less important ones are left out, or without an order the oldest."""
@@ -230,12 +235,19 @@ class Responder:
         """As many segments as are asked for, else as many as leave room for an answer."""
         if ask.expanded_segments is not None:
             return ask.expanded_segments
-        sources = [source for source in plan.sources if isinstance(source, Summary)]
-        if not (sources and self._expander.is_possible and all(source.manifest.has_text for source in sources)):
+        if not self._reads_text(ask, plan):
             return 0
         length = self._model.config.segment_length
         left = plan.room - (ask.max_output_tokens or self._prompter.window // OUTPUT_SHARE)
         return max(0, min(self._prompter.window // EXPANDED_SHARE, left) // length)
+
+    def _reads_text(self, ask: Ask, plan: Plan) -> bool:
+        """Whether segments of what was compacted are read as text again."""
+        if ask.expanded_segments is not None:
+            return ask.expanded_segments > 0
+        sources = [source for source in plan.sources if isinstance(source, Summary)]
+        has_text = all(source.manifest.has_text for source in sources)
+        return bool(sources) and has_text and self._expander.is_possible
 
 
 def require_known_calls(items: Sequence[Item]) -> None:

@@ -43,9 +43,9 @@ class Part(Body):
 
 class Expand(Body):
     segments: int = Field(
-        ge=1,
+        ge=0,
         le=MAX_EXPANDED,
-        description="How many, of all summaries together; of what was compressed of the prompt itself at most a "
+        description="How many, 0 for none, of all summaries together; of what was compressed of the prompt itself at most a "
         "quarter of the window.",
     )
 
