@@ -45,8 +45,8 @@ class Expand(Body):
     segments: int = Field(
         ge=0,
         le=MAX_EXPANDED,
-        description="How many, 0 for none, of all summaries together; of what was compressed of the prompt itself at most a "
-        "quarter of the window.",
+        description="How many, 0 for none, of all summaries together; of what was compressed of the prompt itself at "
+        "most a quarter of the window.",
     )
 
 
