@@ -28,7 +28,7 @@ OPENING = """# The HTTP API
 
 Written by `make docs` from the document that a server gives at `/openapi.json`; it shows this page at `/docs`. Every
 example below works as it stands after these lines, which need a running server (`make serve`); what is deleted is
-`$SPARE`, so that the page can be pasted from top to bottom:
+`$SPARE` or `$SPARE_RESPONSE`, so that the page can be pasted from top to bottom:
 
 ```sh
 URL=${URL:-http://127.0.0.1:8000}
@@ -38,6 +38,9 @@ ID=$(curl -s $URL/compress -F file=@examples/chapter.txt | field id)
 SPARE=$(curl -s $URL/compress -H "$JSON" -d '{"text": "This page is not kept."}' | field id)
 MODEL=$(curl -s $URL/v1/models | python3 -c "import json, sys; print(json.load(sys.stdin)['data'][0]['id'])")
 JOB=$(curl -s $URL/jobs/compress -H "$JSON" -d '{"text": "The lamp went out."}' | field id)
+ASKED='{"model": "'$MODEL'", "input": "Who keeps the lighthouse?", "max_output_tokens": 16}'
+RESPONSE=$(curl -s $URL/v1/responses -H "$JSON" -d "$ASKED" | field id)
+SPARE_RESPONSE=$(curl -s $URL/v1/responses -H "$JSON" -d "$ASKED" | field id)
 curl -s "$URL/summaries/$ID?format=safetensors" -o summary.safetensors
 ```
 
@@ -52,7 +55,8 @@ A body with a field that is not in its table is refused. An error is `{"error": 
 name of elsewhere, 404 no such summary, model or job, 409 a summary of another model, 413 too long, 415 an unknown
 Content-Encoding, 424 the engine failed on this request, 429 too busy, or the bodies of all requests too large
 together (with `Retry-After`), 503 not ready, 507 the store is full. `/v1/completions`, `/v1/chat/completions` and
-`/v1/models` say 400 for 413 and 422, as OpenAI does. Bodies may be gzip or zstd. Where the engine may have worked,
+`/v1/models` say 400 for 413 and 422, as OpenAI does, `/v1/responses` for 409, too. Bodies may be gzip or zstd. Where
+the engine may have worked,
 the headers `x-queue-time`, `x-inference-time` and `x-total-time` say how long, in seconds.
 """
 
@@ -145,7 +149,13 @@ def curl(title: str, operation: Json, schemas: Json) -> str:
     """A command that works once the page's first lines have run."""
     method, path = title.split()
     # the examples below the one that deletes a summary need theirs
-    values = {"{summary_id}": "$SPARE" if method == "DELETE" else "$ID", "{job_id}": "$JOB", "{model_id}": "$MODEL"}
+    spare = "SPARE" if method == "DELETE" else ""
+    values = {
+        "{summary_id}": f"${spare or 'ID'}",
+        "{job_id}": "$JOB",
+        "{model_id}": "$MODEL",
+        "{response_id}": f"${spare}{'_' if spare else ''}RESPONSE",
+    }
     address = f"$URL{path}"
     for name, value in values.items():
         address = address.replace(name, value)

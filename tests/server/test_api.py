@@ -248,4 +248,7 @@ async def test_openapi_describes_every_endpoint(client: httpx.AsyncClient) -> No
     expected |= {"/summaries/{summary_id}/segments"}
     expected |= {"/jobs/compress", "/jobs/{job_id}"}
     expected |= {"/v1/models", "/v1/models/{model_id}", "/v1/completions", "/v1/chat/completions"}
+    response = "/v1/responses/{response_id}"
+    expected |= {"/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens"}
+    expected |= {response, f"{response}/cancel", f"{response}/input_items"}
     assert expected | {"/health", "/livez", "/readyz", "/metrics"} == set(paths)

@@ -24,7 +24,7 @@ CASES = [
     ("/compress", {"token_ids": []}, 400, "invalid_request", "0 tokens"),
     ("/generate", {"prompt": "a", "max_tokens": 1_000_001}, 422, "validation_error", "1000000, not 1000001"),
     ("/rerank", {"query": "", "documents": ["a"]}, 422, "validation_error", "at least 1 character, not ''"),
-    ("/rerank", {"query": "a", "documents": [{}]}, 422, "validation_error", "either a `text` or a `summary_id`"),
+    ("/rerank", {"query": "a", "documents": [{}]}, 422, "validation_error", "one of a `text`, a `summary_id` and"),
     ("/rerank", {"query": "a", "documents": [1]}, 422, "validation_error", "documents.0"),
     ("/v1/completions", {"prompt": [{"type": "summary"}]}, 400, "validation_error", "id: Field required"),
     (

@@ -62,12 +62,12 @@ async def test_users_messages_stay_and_one_item_stands_for_all(client: httpx.Asy
 
 
 async def test_what_was_compacted_is_read_as_vectors_and_not_as_text(client: httpx.AsyncClient) -> None:
-    done = await compact(client, input=STORY)
+    done = await compact(client, input=STORY[:2])
     vectors = done["compression"]["compaction"]["vectors"]
     alone = await count(client, input=[QUESTION])
     assert await count(client, input=[*done["output"], QUESTION]) == vectors + alone
     assert await count(client, input=[done["output"][-1], QUESTION]) == vectors + alone
-    assert await count(client, input=[*STORY, QUESTION]) > vectors + alone
+    assert await count(client, input=[*STORY[:2], QUESTION]) > vectors + alone
 
 
 async def test_the_same_conversation_is_compacted_once(client: httpx.AsyncClient) -> None:

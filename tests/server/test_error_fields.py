@@ -40,7 +40,12 @@ VALIDATED = [
     (COMPLETIONS, {"prompt": [{"type": "summary", "id": "a", "x": 1}]}, "prompt.0.x", "Extra inputs"),
     (COMPLETIONS, {"prompt": [{"type": "text", "text": "a", "text ": 1}]}, "prompt.0.text ", "Extra inputs"),
     (CHAT, {"messages": [ASK]}, "messages.0.content.0.text", "Field required"),
-    (COMPLETIONS, {"prompt": [{"type": "x" * 500}]}, "prompt.0.type", "one of 'text', 'summary', not 'xxx"),
+    (
+        COMPLETIONS,
+        {"prompt": [{"type": "x" * 500}]},
+        "prompt.0.type",
+        "one of 'text', 'summary', 'compaction', not 'xxx",
+    ),
     (COMPLETIONS, {"prompt": [{"text": "a"}]}, "prompt.0.type", "prompt.0.type: Field required"),
     # names that the client chose
     ("/compress", {"text": "a", "max-tokens": 1}, "max-tokens", "Extra inputs"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from server.http.schemas.base import A_TEXT, Body, FreeObject, Many, Text, example
+from server.http.schemas.base import A_TEXT, EXAMPLE_MODEL, Body, FreeObject, Many, Text, example
 from server.http.schemas.conditioning import ExpandOrNot, MaxVectors, Sampling
 from server.http.schemas.response_items import Input, Trigger
 from server.limits import (
@@ -134,7 +134,7 @@ class Conversed(Body):
 class CountRequest(Conversed):
     """What a response's input would be."""
 
-    model_config = example(model="default", input="Who keeps the lighthouse?")
+    model_config = example(model=EXAMPLE_MODEL, input="Who keeps the lighthouse?")
 
     tools: Many[Annotated[FunctionTool, BeforeValidator(_function_alone)]] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: Annotated[Literal["auto", "none"], BeforeValidator(_unforced)] | None = None
@@ -151,7 +151,7 @@ class CountRequest(Conversed):
 
 
 class ResponseRequest(CountRequest, Sampling):
-    model_config = example(model="default", input="Who keeps the lighthouse?", max_output_tokens=24)
+    model_config = example(model=EXAMPLE_MODEL, input="Who keeps the lighthouse?", max_output_tokens=24)
 
     max_output_tokens: int | None = Field(
         None,
@@ -204,7 +204,7 @@ class ResponseRequest(CountRequest, Sampling):
 
 class CompactRequest(Conversed):
     model_config = example(
-        model="default",
+        model=EXAMPLE_MODEL,
         input=[
             {"type": "message", "role": "user", "content": "We launch on Tuesday."},
             {"type": "message", "role": "assistant", "content": "Understood: Tuesday."},
