@@ -102,6 +102,14 @@ async def test_a_call_in_a_stream_is_told_by_its_events(
     assert events[3]["delta"] == events[4]["arguments"] == events[5]["item"]["arguments"]
 
 
+@pytest.mark.parametrize("depth", [500, 100_000])
+async def test_arguments_too_deep_for_a_template_are_refused(serve: Serve, tools_model: str, depth: int) -> None:
+    call = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "[" * depth + "]" * depth}
+    async with serve(model=tools_model) as client:
+        refused = await respond(client, status=400, input=[{"role": "user", "content": "And?"}, call])
+    assert refused["error"]["param"] == "input"
+
+
 async def test_calls_and_outputs_are_compacted_as_what_was_said(serve: Serve, tools_model: str) -> None:
     call = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city": "Brest"}'}
     output = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
@@ -127,6 +135,7 @@ async def test_calls_and_outputs_are_compacted_as_what_was_said(serve: Serve, to
         ('<tool_call>{"name": "f"}', [WrittenCall("f", "{}")]),
         ("<tool_call>not JSON</tool_call>", ["<tool_call>not JSON</tool_call>"]),
         ("<tool_call>not JSON", ["<tool_call>not JSON"]),
+        (f"<tool_call>{'[' * 5000}</tool_call>", [f"<tool_call>{'[' * 5000}</tool_call>"]),
         ("<tool_call>[1, 2]</tool_call> and", ["<tool_call>[1, 2]</tool_call>", " and"]),
     ],
 )

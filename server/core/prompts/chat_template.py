@@ -93,6 +93,8 @@ def render(
         )
     except TemplateError as error:
         raise InvalidRequest(f"the model's chat template refuses the messages: {error}", param=param) from error
+    except RecursionError:
+        raise InvalidRequest("the arguments of a call are nested too deeply for a chat template", param=param) from None
     tokenise = partial(model.tokenise_marked, param=param)
     _require_possible(text, most, tokenise, param)
     return Rendered(tuple(tokenise(text)))
