@@ -93,6 +93,7 @@ class AutoCompressor(SegmentModel):
         parts = checkpoint.read_parts(directory)
         where = directory if parts.base is None else find_base(parts.base, data)
         base, tokenizer = load_base(str(where), dtype=dtype, device=device)
+        base.generation_config.update(**parts.generation)
         config = parts.config
         if not parts.has_segment_length:
             config = replace(config, segment_length=Positions.of(base.config).default_segment_length())

@@ -1,8 +1,10 @@
 """Checkpoints, read and written: our layout, and those that the authors published."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +20,7 @@ SUMMARY_FILE = "summary_embeddings.safetensors"
 BRIDGE_FILE = "bridge.safetensors"
 ADAPTER_FOLDER = "reader"  # in ours, in peft's format
 BASE_FILE = "base.json"  # in ours, where the base is not in the directory
+GENERATION_FILE = "generation_config.json"  # transformers' own, beside ours
 WEIGHT = "embed_summary.weight"
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -35,6 +38,7 @@ class Parts:
         weights: the writer's own, by their names in the model.
         adapter: the folder that has the reading adapter, None where there is none.
         base: names the base where it is not in the directory itself.
+        generation: what a checkpoint without its base says of how it is sampled, in transformers' terms.
         has_segment_length: whether the segment length of `config` is the checkpoint's, which may not say.
     """
 
@@ -42,6 +46,7 @@ class Parts:
     weights: dict[str, Tensor]
     adapter: Path | None = None
     base: BaseReference | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
     has_segment_length: bool = True
 
 
@@ -57,10 +62,10 @@ def read_parts(directory: Path) -> Parts:
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"{directory} holds no checkpoint: it has no config.json")
     published = json.loads((directory / "config.json").read_text())
-    for field in ("summary_length", "accumulate_summary"):
-        if field not in published:
+    for name in ("summary_length", "accumulate_summary"):
+        if name not in published:
             raise PlainModel(
-                f"{directory} is a plain language model: it has no {FOLDER} folder and its config.json no {field}; "
+                f"{directory} is a plain language model: it has no {FOLDER} folder and its config.json no {name}; "
                 f"AutoCompressor.from_base makes a compressor of it"
             )
     summary_length = int(published["summary_length"])
@@ -88,11 +93,13 @@ def _read_folder(folder: Path) -> Parts:
         raise ValueError(f"{file} has no {WEIGHT}")
     adapter = folder / ADAPTER_FOLDER
     base = folder / BASE_FILE
+    generation = folder.parent / GENERATION_FILE
     return Parts(
         config,
         weights,
         adapter if adapter.is_dir() else None,
         BaseReference.read(base) if base.is_file() else None,
+        json.loads(generation.read_text()) if base.is_file() and generation.is_file() else {},
     )
 
 

@@ -48,6 +48,7 @@ from server.store import StoreError, SummaryStore, open_store
 
 logger = logging.getLogger(__name__)
 
+SAMPLED_BY = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 QUEUE_SHARE = 4  # of the engine's line, the part that one request's documents may take
 
 
@@ -175,6 +176,12 @@ def load_model(settings: Settings) -> tuple[AutoCompressor, ServedModel]:
     return compressor, served_model(compressor, settings, name=name)
 
 
+def sampling_of(compressor: AutoCompressor) -> dict[str, float]:
+    """How a model's generation_config says that its tokens are to be drawn."""
+    named = {name: getattr(compressor.base.generation_config, name, None) for name in SAMPLED_BY}
+    return {name: value for name, value in named.items() if value}  # transformers' 0 is off, as its None is
+
+
 def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -> ServedModel:
     """What the server is to know of a model that is loaded."""
     positions = compressor.positions
@@ -194,6 +201,7 @@ def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -
         tokenizer=compressor.tokenizer,
         document_limit=settings.max_document_tokens,
         is_trained=compressor.is_trained,
+        sampling=sampling_of(compressor),
     )
     if served.tokeniser.num_ids > served.vocabulary_size:
         logger.warning(

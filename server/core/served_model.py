@@ -1,7 +1,7 @@
 """What the server knows of the model it serves, apart from its weights."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ class ServedModel:
         tokenizer: a transformers one, safe across threads.
         document_limit: tokens a document may have where its segments are read alone, so that positions set no limit.
         is_trained: whether anything was trained for its vectors.
+        sampling: how tokens are chosen where a request does not say, by names of `SamplingParams`.
         working_vectors: how many vectors of a document there is memory for before its last segment; None for any
             number.
     """
@@ -43,6 +44,7 @@ class ServedModel:
     tokenizer: Any
     document_limit: int = MAX_DOCUMENT_TOKENS
     is_trained: bool = True
+    sampling: Mapping[str, float] = field(default_factory=dict)
     working_vectors: int | None = None
 
     @property

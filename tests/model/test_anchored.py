@@ -197,6 +197,14 @@ def test_an_adapter_finds_its_base(model: AutoCompressor, stored: Path) -> None:
     assert loaded.tokenizer is not None
 
 
+def test_an_adapter_says_how_its_model_is_sampled(stored: Path) -> None:
+    (stored / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.25}')
+    loaded, alone = AutoCompressor.from_pretrained(stored), tiny_base("llama")
+    assert loaded.base.generation_config.temperature == 0.25
+    assert loaded.base.generation_config.eos_token_id == alone.generation_config.eos_token_id
+    assert alone.generation_config.temperature is None
+
+
 # peft asks what newer releases of transformers call by another name
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_peft_reads_the_adapter(model: AutoCompressor, stored: Path) -> None:

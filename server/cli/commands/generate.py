@@ -34,15 +34,23 @@ async def generate(
     expand: Expand = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens.", min=1)] = None,
     temperature: Annotated[
-        float, typer.Option(help="0 takes the most likely token.", min=0, max=MAX_TEMPERATURE, callback=finite)
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="0 takes the most likely token; the model's own by default.",
+            min=0,
+            max=MAX_TEMPERATURE,
+            callback=finite,
+        ),
+    ] = None,
     top_p: Annotated[
-        float, typer.Option(help="Least set of tokens that holds so much probability.", max=1, callback=positive)
-    ] = 1.0,
+        float | None,
+        typer.Option(help="Least set of tokens that holds so much probability.", max=1, callback=positive),
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="So many tokens to choose from.", min=1)] = None,
     min_p: Annotated[
-        float, typer.Option(help="Least share of the most likely token's probability.", min=0, max=1, callback=finite)
-    ] = 0.0,
+        float | None,
+        typer.Option(help="Least share of the most likely token's probability.", min=0, max=1, callback=finite),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same text.", min=0, max=MAX_SEED)] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="Text that ends it; may be repeated.", callback=no_empty)

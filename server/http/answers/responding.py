@@ -64,11 +64,11 @@ async def respond(
     )
     if body.is_trigger:
         made = await services.responder.compact(tenant, ask.all_items, is_stored=body.store, watch=watch)
-        return Response(body, replace(begun, compaction=made), model=services.model.name)
+        return Response(body, replace(begun, compaction=made), model=services.model)
     ready = await services.responder.ready(ask, watch)
     choices = _choices(core, services, body, ready, watch)
     return Response(
-        body, replace(begun, ready=ready, choices=choices, compaction=ready.compaction), model=services.model.name
+        body, replace(begun, ready=ready, choices=choices, compaction=ready.compaction), model=services.model
     )
 
 
@@ -95,7 +95,7 @@ async def conversation_of(
 
 
 def _choices(core: Core, services: Services, body: ResponseRequest, ready: Ready, watch: Stopwatch) -> Choices:
-    params = sampling_params(body, max_tokens=ready.max_tokens)
+    params = sampling_params(body, services.model, max_tokens=ready.max_tokens)
     params = services.model.stopping(
         replace(params, stop=(*params.stop, *ready.stop), num_logprobs=body.top_logprobs or 0)
     )

@@ -14,6 +14,7 @@ from server.core.responses.compacted import Cost
 from server.core.responses.items import Compaction, Item
 from server.core.responses.records import Conversation, Turn
 from server.core.responses.responding import Ready
+from server.core.served_model import ServedModel
 from server.core.words import Words
 from server.errors import ServiceError
 from server.http.answers.choices import Choices, Piece, Scored, finite
@@ -21,6 +22,7 @@ from server.http.answers.errors import error_detail
 from server.http.answers.receipts import shown_expansion
 from server.http.answers.response_items import new_id, shown
 from server.http.answers.response_output import Event, Output
+from server.http.answers.sampling import sampling_params
 from server.http.schemas.responses import ResponseRequest
 
 Keep = Callable[[Turn], Awaitable[None]]
@@ -50,7 +52,7 @@ class Begun:
 class Response:
     """A response; once its last event was made, `turn` is what became of it, or `error` what it failed of."""
 
-    def __init__(self, body: ResponseRequest, begun: Begun, *, model: str) -> None:
+    def __init__(self, body: ResponseRequest, begun: Begun, *, model: ServedModel) -> None:
         self._body, self._begun = body, begun
         self._said = Output()
         self._is_cut = False
@@ -212,13 +214,14 @@ def shown_cost(item: Compaction, cost: Cost) -> dict[str, Any]:
     }
 
 
-def _resource(body: ResponseRequest, model: str) -> dict[str, Any]:
+def _resource(body: ResponseRequest, model: ServedModel) -> dict[str, Any]:
     """A response's fields that do not change on its way."""
+    sampling = sampling_params(body, model, max_tokens=0)
     return {
         "id": new_id("resp"),
         "object": "response",
         "created_at": int(time.time()),
-        "model": model,
+        "model": model.name,
         "previous_response_id": body.previous_response_id,
         "instructions": body.instructions,
         "tools": [
@@ -235,11 +238,11 @@ def _resource(body: ResponseRequest, model: str) -> dict[str, Any]:
         "truncation": body.truncation or "disabled",
         "parallel_tool_calls": True if body.parallel_tool_calls is None else body.parallel_tool_calls,
         "text": {"format": {"type": "text"}},
-        "top_p": 1.0 if body.top_p is None else body.top_p,
-        "presence_penalty": body.presence_penalty or 0.0,
-        "frequency_penalty": body.frequency_penalty or 0.0,
+        "top_p": sampling.top_p,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
         "top_logprobs": body.top_logprobs or 0,
-        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "temperature": sampling.temperature,
         "reasoning": {"effort": None, "summary": None},
         "max_output_tokens": body.max_output_tokens,
         "max_tool_calls": body.max_tool_calls,

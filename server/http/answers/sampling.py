@@ -21,11 +21,16 @@ SAME_NAMES = {
 }
 
 
-def sampling_params(body: Sampling, max_tokens: int) -> SamplingParams:
-    """Null is the default, as OpenAI's clients mean it."""
+def sampling_params(body: Sampling, model: ServedModel, max_tokens: int) -> SamplingParams:
+    """What is null is the model's own default."""
     given = body.model_dump(include=SAME_NAMES, exclude_none=True)
+    if given.get("top_k", 1) <= 0:
+        given["top_k"] = None
     return SamplingParams(
-        max_tokens=max_tokens, stop=body.stops, stop_token_ids=tuple(body.stop_token_ids or ()), **given
+        max_tokens=max_tokens,
+        stop=body.stops,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        **{**model.sampling, **given},
     )
 
 

@@ -59,7 +59,7 @@ async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequ
     plan = services.prompter.plan_tokens(call, summaries, rendered.token_ids, max_vectors=body.max_vectors)
     wish = openai.wish_of(body, body.wanted_tokens)
     fitted = await services.preparer.fit(plan, wish, query=_question(body.messages))
-    params = sampling_params(body, max_tokens=fitted.max_tokens)
+    params = sampling_params(body, services.model, max_tokens=fitted.max_tokens)
     params = services.model.stopping(
         replace(
             params,

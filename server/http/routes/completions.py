@@ -64,7 +64,7 @@ async def _answer(
     """Nothing is computed before every prompt is known to fit."""
     logit_bias = biases(body, services.model)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    params = sampling_params(body, max_tokens=max_tokens)
+    params = sampling_params(body, services.model, max_tokens=max_tokens)
     params = services.model.stopping(replace(params, logit_bias=logit_bias, num_logprobs=body.logprobs or 0))
     plans = [
         await _plan(services, Call(tenant, place, place), prompt, body.max_vectors)

@@ -31,6 +31,7 @@ async def info(core: WithCore) -> schemas.InfoResponse:
             "compressor": model.config.compressor,
             "reads_alone": model.config.reads_alone,
             "is_trained": model.is_trained,
+            "sampling": dict(model.sampling),
             "has_chat_template": model.has_chat_template,
             "hidden_size": model.hidden_size,
             "vocabulary_size": model.vocabulary_size,

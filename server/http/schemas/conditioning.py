@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
 from server.http.schemas.base import (
     A_LIST_OF_TEXTS,
@@ -103,11 +103,6 @@ class Conditioned(Body):
         return [*(Part(summary_id=summary_id) for summary_id in self.summary_ids), Part(text=self.prompt or "")]
 
 
-def _unless_off(top_k: int) -> int | None:
-    return top_k if top_k > 0 else None
-
-
-TopK = Annotated[int, Field(ge=-1), AfterValidator(_unless_off)]
 Stops = Annotated[
     Annotated[NonEmptyText, Tag(A_TEXT)]
     | Annotated[Many[NonEmptyText], Field(max_length=MAX_STOPS), Tag(A_LIST_OF_TEXTS)],
@@ -116,14 +111,24 @@ Stops = Annotated[
 
 
 class Sampling(Body):
-    """How tokens are chosen; null is the default."""
+    """How tokens are chosen; null is the model's own default, which `/info` tells."""
 
-    temperature: float | None = Field(1.0, ge=0, le=MAX_TEMPERATURE, description="0 takes the most likely token.")
-    top_p: float | None = Field(1.0, gt=0, le=1)
-    top_k: TopK | None = Field(None, description="Null is all, and so are vLLM's -1 and 0.")
-    min_p: float | None = Field(0.0, ge=0, le=1, description="Least share of the most likely token's probability.")
+    temperature: float | None = Field(
+        None, ge=0, le=MAX_TEMPERATURE, description="0 takes the most likely token. Null is the model's own, or 1."
+    )
+    top_p: float | None = Field(None, gt=0, le=1, description="Null is the model's own, or 1.")
+    top_k: int | None = Field(None, ge=-1, description="Null is the model's own, or all; -1 and 0 are all, as vLLM's.")
+    min_p: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least share of the most likely token's probability. Null is the model's own, or 0.",
+    )
     repetition_penalty: float | None = Field(
-        1.0, gt=0, le=MAX_REPETITION_PENALTY, description="For tokens of the prompt and of the answer."
+        None,
+        gt=0,
+        le=MAX_REPETITION_PENALTY,
+        description="For tokens of the prompt and of the answer. Null is the model's own, or 1.",
     )
     frequency_penalty: float | None = Field(0.0, ge=-MAX_PENALTY, le=MAX_PENALTY)
     presence_penalty: float | None = Field(0.0, ge=-MAX_PENALTY, le=MAX_PENALTY)
