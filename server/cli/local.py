@@ -230,7 +230,7 @@ class LocalClient:
         return await self._services.generator.begin(
             Call(self._core.tenant),
             _condition(prompt, summary_ids, expand),
-            lambda max_tokens: SamplingParams(max_tokens=max_tokens, **{**self._model.sampling, **given}),
+            lambda max_tokens: SamplingParams(max_tokens=max_tokens, **{**self._services.model.sampling, **given}),
             max_tokens=sampling.get("max_tokens"),
         )
 
