@@ -2,12 +2,14 @@
 
 import asyncio
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 import torch
 
 from model import AutoCompressor
+from server.engine.protocol import SamplingParams
 from server.engine.torch import build, loop, memory, runner
 from server.engine.torch.devices import choose_kernels
 from server.engine.torch.packed import PackedModel
@@ -33,19 +35,39 @@ def test_the_checkpoint_leaves_memory(tmp_path: Path, kind: str) -> None:
     assert not mapped(tmp_path)
 
 
-async def test_what_steps_freed_is_given_back_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once in a while, and not again before another step: memory grew with requests of ever other lengths."""
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One for each time that what steps have freed was given back."""
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_RESTS", 0.05)
-    rests: list[None] = []
-    monkeypatch.setattr(runner, "give_back_freed", lambda: rests.append(None))
+    taken: list[None] = []
+    monkeypatch.setattr(runner, "give_back_freed", lambda: taken.append(None))
+    return taken
+
+
+async def test_what_steps_freed_is_given_back_when_nobody_waits(rests: list[None]) -> None:
+    """Once, and not again before another step: memory grew with requests of ever other lengths."""
     async with running(tiny_compressor()) as engine:
-        for expected in (1, 2):
+        for _ in range(2):
+            before = len(rests)
             await asyncio.gather(*(generated(engine, prompt) for prompt in prompts()))
             async with asyncio.timeout(10):
-                while len(rests) < expected:
+                while len(rests) == before:
                     await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            after = len(rests)
             await asyncio.sleep(0.2)
-            assert len(rests) == expected
+            assert len(rests) == after
+
+
+async def test_and_while_a_generation_runs(rests: list[None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not, and a server that always had work grew."""
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_RESTS", 0.01)
+    params = SamplingParams(max_tokens=100, temperature=0, ignore_eos=True)
+    async with running(tiny_compressor()) as engine, aclosing(engine.generate(prompts()[0], params)) as events:
+        async for event in events:
+            if event.finish_reason is None:
+                taken = len(rests)
+    assert taken >= 2
 
 
 def test_what_is_free_is_less_in_a_container_that_has_a_limit(tmp_path: Path) -> None:

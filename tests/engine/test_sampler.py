@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from server.engine.protocol import SamplingParams
-from server.engine.torch.sampler import NUM_CANDIDATES, Row, Sampled, random_stream, sample_rows
+from server.engine.torch.sampler import NUM_CANDIDATES, Bias, Row, Sampled, random_stream, sample_rows
 
 VOCABULARY = 4 * NUM_CANDIDATES
 DRAWS = 4000
@@ -38,7 +38,8 @@ def logits_of(seed: int, *, spread: float = 2.0) -> Tensor:
 
 
 def row(seed: int = 0, *, prompt: list[int] | None = None, generated: list[int] | None = None, **params: Any) -> Row:
-    return Row(SamplingParams(max_tokens=8, **params), random_stream(seed), prompt or [], generated or [])
+    asked = SamplingParams(max_tokens=8, **params)
+    return Row(asked, random_stream(seed), prompt or [], generated or [], Bias.of(asked))
 
 
 def expected_probabilities(logits: Tensor, **params: Any) -> Tensor:
@@ -151,5 +152,5 @@ def test_logits_are_left_as_they_were() -> None:
     logits = logits_of(7)[None]
     before = logits.clone()
     asked = replace(row().params, repetition_penalty=2.0, logit_bias=((0, 1.0),))
-    sample_rows(logits, [Row(asked, random_stream(0), [1], [2])])
+    sample_rows(logits, [Row(asked, random_stream(0), [1], [2], Bias.of(asked))])
     assert torch.equal(logits, before)

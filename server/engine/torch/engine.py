@@ -15,7 +15,7 @@ from server.engine.torch.observer import EngineObserver
 from server.engine.torch.prefix_cache import running_hashes
 from server.engine.torch.requests import Compression, Generation, Request, Scoring
 from server.engine.torch.runner import BatchRunner
-from server.engine.torch.sampler import random_stream
+from server.engine.torch.sampler import Bias, random_stream
 from server.engine.torch.scheduler import Limits
 from server.errors import InvalidRequest, TooLong
 from server.metrics import Metrics
@@ -128,6 +128,7 @@ class TorchEngine:
             params,
             Detokenizer(self._tokenizer, prompt.token_ids, params.stop),
             random_stream(params.seed),
+            Bias.of(params),
             hashes=running_hashes(prompt.keys),
             lengths=prompt.key_lengths,
             meter=meter,

@@ -103,20 +103,19 @@ class EngineLoop:
         """Wait for work, and what is to be moved before it; no pieces to rest, None when the engine stops."""
         with self._work:
             while not self._is_stopping:
+                if self._seconds_to_rest() == 0:
+                    self._awake_since = None
+                    return [], []
                 pieces = self._scheduler.schedule()
                 self._observer.load(self._scheduler)
                 if pieces:
                     self._awake_since = self._awake_since or time.monotonic()
                     return pieces, self._scheduler.take_moves()
-                seconds = self._seconds_to_rest()
-                if seconds == 0:
-                    self._awake_since = None
-                    return [], []
-                self._work.wait(seconds)
+                self._work.wait(self._seconds_to_rest())
         return None
 
     def _seconds_to_rest(self) -> float | None:
-        """How long until what steps freed is given back, if nobody comes before; None where there were none."""
+        """How long until what steps freed is given back, whether others wait or not; None where there were none."""
         if self._awake_since is None:
             return None
         return max(0.0, self._awake_since + SECONDS_BETWEEN_RESTS - time.monotonic())

@@ -82,6 +82,7 @@ class Generation(Request):
     params: SamplingParams
     detokenizer: Detokenizer
     generator: Any
+    bias: Any = None
     row: int | None = field(default=None, init=False)
     generated: list[int] = field(default_factory=list, init=False)
     last_token_at: float | None = field(default=None, init=False)

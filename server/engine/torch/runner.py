@@ -59,7 +59,7 @@ class Runner:
         request.prefix = None
 
     def rest(self) -> None:
-        """Give back what steps have freed; called now and then when nobody waits."""
+        """Give back what steps have freed; called now and then."""
         if self._model.device.type == "cpu":
             give_back_freed()
 
@@ -199,7 +199,7 @@ class Runner:
         sequences = [piece.request for piece in pieces]
         generations = [sequence for sequence in sequences if isinstance(sequence, Generation)]
         rows = [
-            Row(generation.params, generation.generator, generation.prompt_ids, generation.generated)
+            Row(generation.params, generation.generator, generation.prompt_ids, generation.generated, generation.bias)
             for generation in generations
         ]
         return sample_rows(self._model.logits(hidden), rows)

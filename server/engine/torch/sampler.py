@@ -21,13 +21,30 @@ class Sampled(NamedTuple):
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
+class Bias(NamedTuple):
+    """What is added to the logits of some tokens: both (n,), made once for all tokens of an answer."""
+
+    token_ids: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, params: SamplingParams) -> "Bias | None":
+        if not params.logit_bias:
+            return None
+        token_ids, values = zip(*params.logit_bias, strict=True)
+        return cls(torch.tensor(token_ids), torch.tensor(values, dtype=torch.float32))
+
+
 class Row(NamedTuple):
-    """What one sequence asks of its next token: parameters, random stream, and the tokens that penalties look at."""
+    """What one sequence asks of its next token: parameters, random stream, the tokens that penalties look at, and the
+    bias that its parameters have.
+    """
 
     params: SamplingParams
     stream: torch.Generator
     prompt_ids: Sequence[int]
     generated: Sequence[int]
+    bias: Bias | None = None
 
 
 def random_stream(seed: int | None) -> torch.Generator:
@@ -80,9 +97,8 @@ def _adjusted(logits: Tensor, rows: Sequence[Row]) -> Tensor:
             made = torch.tensor(row.generated, dtype=torch.long, device=own.device)
             ids, counts = made.unique(return_counts=True)
             own[ids] -= params.frequency_penalty * counts + params.presence_penalty
-        if params.logit_bias:  # all at once: a thousand single ones would hold every other row
-            ids, biases = zip(*params.logit_bias, strict=True)
-            own[torch.tensor(ids, device=own.device)] += own.new_tensor(biases)
+        if row.bias is not None:
+            own[row.bias.token_ids.to(own.device)] += row.bias.values.to(own.device)
     return logits if changed is None else changed
 
 
