@@ -52,12 +52,14 @@ class Prompt:
     `keys`: ids of the segments whose vectors the soft prompt consists of, as many vectors each; equal ids mean equal
     vectors, and what was computed of them is used again. Empty where they have none.
     `key_lengths`: how many vectors each of the keys stands for; empty for equal shares of the soft prompt.
+    `scope`: whose prompts may go on from what is computed of this one's tokens, those of the same scope; None for none.
     """
 
     soft_prompt: Tensor | None
     token_ids: tuple[int, ...]
     keys: tuple[str, ...] = ()
     key_lengths: tuple[int, ...] = ()
+    scope: str | None = None
 
     @property
     def num_positions(self) -> int:
@@ -69,11 +71,12 @@ class Meter:
     """What calls took, written as they run; several may share one.
 
     `queue_seconds`: the longest wait for a first forward pass. `known_positions`: of soft prompts, those that were not
-    read again because their keys and values were in memory.
+    read again because their keys and values were in memory; `known_tokens`: of the tokens after them.
     """
 
     queue_seconds: float = 0.0
     known_positions: int = 0
+    known_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ from server.engine.protocol import Prompt
 from server.engine.torch.attention import SdpaKernels
 from server.engine.torch.engine import TorchEngine
 from server.engine.torch.packed import PackedModel
-from server.engine.torch.prefix_cache import PrefixCache, running_hashes
+from server.engine.torch.prefix_cache import PrefixCache, parts_of, running_hashes
 from server.engine.torch.runner import Runner
 from server.metrics import Metrics
 from tests.engine.test_engine import GREEDY, LIMITS, TOLERANCE, compressed, document, generated, token_ids
 from tests.tiny import FAMILIES, random_base, tiny_compressor, tiny_config
+
+BLOCK = 8  # tokens
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Counted:
         self.metrics = Metrics()
         self.engine = TorchEngine(
             Runner(PackedModel(model, SdpaKernels(), num_rows=LIMITS.max_running, max_tokens=128)),
-            replace(LIMITS, max_batch_tokens=256),
+            replace(LIMITS, max_batch_tokens=256, block_tokens=BLOCK, max_kept_positions=cache_bytes and 128),
             max_requests=64,
             num_appended=model.summary_length,
             accumulate_summary=model.accumulate_summary,
@@ -221,3 +223,113 @@ async def test_a_prompt_of_several_continuations_is_read_once() -> None:
         assert counted.num_positions("vectors") == 8
         assert counted.num_positions("prompt") == 9
         assert counted.num_positions("score") == 2 + 1 + 3
+
+
+# --- blocks of tokens
+
+
+def of_scope(prompt: Prompt, more: Sequence[int] = (), scope: str | None = "me") -> Prompt:
+    return replace(prompt, token_ids=(*prompt.token_ids, *more), scope=scope)
+
+
+async def said(counted: Counted, prompt: Prompt) -> list[tuple[int, float]]:
+    return [(event.token_id, event.logprob) for event in await generated(counted.engine, prompt)]
+
+
+def test_a_prompt_has_a_part_for_each_segment_and_each_whole_block() -> None:
+    vectors = torch.zeros(6, 32)
+    prompt = Prompt(vectors, tuple(range(17)), ("a", "b"), (4, 2), scope="me")
+    names, lengths = parts_of(prompt, BLOCK, 1_000)
+    assert (names[:2], lengths) == (["a", "b"], [4, 2, 8, 8])
+    assert parts_of(replace(prompt, token_ids=tuple(range(16))), BLOCK, 1_000)[1] == [4, 2, 8]  # the last is drawn from
+    assert parts_of(prompt, BLOCK, 21)[1] == [4, 2, 8]
+    assert parts_of(prompt, BLOCK, 13)[1] == [4, 2]
+    assert parts_of(replace(prompt, scope=None), BLOCK, 1_000)[1] == [4, 2]
+    assert parts_of(replace(prompt, keys=()), BLOCK, 1_000) == ([], [])
+    assert parts_of(Prompt(None, tuple(range(17)), scope="me"), BLOCK, 1_000)[1] == [8, 8]
+    assert parts_of(Prompt(vectors, (), ("a", "b")), BLOCK, 1_000)[1] == [3, 3]
+
+
+@pytest.mark.parametrize("has_vectors", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+async def test_a_prompt_that_grew_is_answered_as_one_that_is_new(dtype: torch.dtype, has_vectors: bool) -> None:
+    """To the bit; what it had before is not read again, but for the block that it left unfinished."""
+    model = tiny_compressor(max_positions=256).to(dtype)
+    async with Counted(model) as counted, Counted(tiny_compressor(max_positions=256).to(dtype)) as other:
+        keys = keys_of("a", 3) if has_vectors else ()
+        vectors = await vectors_of(counted.engine, segments_of(0), keys) if has_vectors else None
+        prompt = of_scope(Prompt(vectors, tuple(document(30)), keys))
+        first = await said(counted, prompt)
+        assert first == await said(counted, prompt)
+        assert (counted.num_positions("block"), counted.num_positions("prefill")) == (24, 6 + 6)
+        grown = of_scope(prompt, [each for each, _ in first] + document(13, seed=2))
+        assert await said(counted, grown) == await said(other, grown)
+        assert counted.num_positions("block") == 24 + 24  # 55 tokens: six blocks, three of them known
+        assert counted.num_positions("prefill") == 12 + 7
+        assert other.num_positions("block") == 48
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_prompt_in_blocks_is_answered_as_one_in_a_piece(family: str) -> None:
+    model = tiny_compressor(family)
+    async with Counted(model) as counted, Counted(tiny_compressor(family), cache_bytes=0) as plain:
+        keys = keys_of("a", 3)
+        vectors = await vectors_of(plain.engine, segments_of(0))
+        for soft_prompt, own in ((None, ()), (vectors, keys)):
+            prompt = of_scope(Prompt(soft_prompt, tuple(document(45)), own))
+            for (token, logprob), (expected, its) in zip(
+                await said(counted, prompt), await said(plain, prompt), strict=True
+            ):
+                assert token == expected
+                assert logprob == pytest.approx(its, abs=1e-4)
+    assert counted.num_positions("block") == 2 * 40
+    assert plain.num_positions("block") == 0
+
+
+async def test_blocks_are_of_their_scope_and_of_what_stands_before_them() -> None:
+    async with Counted(tiny_compressor()) as counted:
+        tokens = tuple(document(20))
+        vectors = torch.randn(12, 32, generator=torch.Generator().manual_seed(0))
+        asked = [
+            Prompt(None, tokens, scope="me"),
+            Prompt(None, tokens, scope="another"),
+            Prompt(vectors, tokens, keys_of("a", 3), scope="me"),
+            Prompt(None, (tokens[0] + 1, *tokens[1:]), scope="me"),
+            Prompt(None, tokens),
+        ]
+        for prompt in asked:
+            await said(counted, prompt)
+        assert counted.num_positions("block") == 4 * 16
+        await said(counted, Prompt(None, (*tokens[:9], *document(9, seed=3)), scope="me"))
+        assert counted.num_positions("block") == 4 * 16 + 8  # one block is the same
+
+
+async def test_prompts_that_come_together_read_what_they_share_once() -> None:
+    async with Counted(tiny_compressor()) as counted:
+        begin = tuple(document(40))
+        asked = [of_scope(Prompt(None, begin), document(5 + index, seed=index)) for index in range(4)]
+        together = await asyncio.gather(*(said(counted, prompt) for prompt in asked))
+        assert counted.num_positions("block") == 40
+        for prompt, answer in zip(asked, together, strict=True):
+            assert await said(counted, prompt) == answer
+
+
+async def test_a_long_prompt_leaves_others_their_turns() -> None:
+    """Its blocks are read a few a step, beside whoever decodes."""
+    async with Counted(tiny_compressor(max_positions=256)) as counted:
+        decoding = asyncio.create_task(said(counted, Prompt(None, tuple(document(3)))))
+        await said(counted, of_scope(Prompt(None, tuple(document(100)))))
+        await decoding
+    (steps,) = (
+        sample.value
+        for metric in counted.metrics.step_tokens.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_bucket") and sample.labels["le"] == "50.0"
+    )
+    (all_steps,) = (
+        sample.value
+        for metric in counted.metrics.step_tokens.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_count")
+    )
+    assert steps == all_steps  # four blocks of eight and what decodes

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import accumulate
 
 import pytest
 
@@ -121,12 +122,24 @@ def test_a_cancelled_request_frees_its_row_at_the_next_step() -> None:
 
 MAX_HELD = 12
 MAX_OF_DOCUMENTS, MAX_OF_PROMPTS = 20, 45  # positions of strips; a prompt's has up to 41
+BLOCK = 5  # tokens
 
 
 def is_prompt(piece: Piece) -> bool:
     """Whether it reads the first tokens after a soft prompt, which is read by then."""
     is_alone = isinstance(piece.request, Scoring) and len(piece.request.continuations) == 1
     return piece.phase in (Phase.PREFILL, Phase.PROMPT) or (piece.phase is Phase.SCORE and is_alone)
+
+
+def reads(piece: Piece) -> Sequence[str]:
+    """The soft prompt or the block that it reads, by the hash of all up to its end."""
+    request = piece.request
+    if piece.phase is Phase.BLOCK:
+        assert isinstance(request, Generation)
+        return request.hashes_to(piece.index + 1)[-1:]
+    if piece.phase is Phase.VECTORS:
+        return (request.hashes_to(0) if isinstance(request, Generation) else request.hashes)[-1:]
+    return ()
 
 
 class Line:
@@ -190,9 +203,11 @@ class Line:
     def run(self, piece: Piece) -> None:
         request = piece.request
         self.scheduler.complete(piece)
-        if piece.phase is Phase.VECTORS:
-            if request.hashes:
-                self.known[request.hashes[-1]] = request.soft_prompt_length
+        if piece.phase in (Phase.VECTORS, Phase.BLOCK):
+            if request.read_hashes:
+                has_blocks = piece.phase is Phase.BLOCK and isinstance(request, Generation)
+                read = request.block_start(piece.index + 1) if has_blocks else request.soft_prompt_length
+                self.known[request.read_hashes[-1]] = read
             return
         if isinstance(request, Generation):
             request.generated.append(1)
@@ -219,7 +234,8 @@ class Line:
         for request in (piece.request for piece in batch if is_prompt(piece)):
             assert isinstance(request, Generation | Scoring)
             is_bare = not request.prompt_ids  # the last vector is read again
-            assert request.num_known == request.soft_prompt_length - is_bare
+            num_blocks = request.num_blocks if isinstance(request, Generation) else 0
+            assert request.num_known == request.soft_prompt_length + BLOCK * num_blocks - is_bare
         others = [piece.num_positions for piece in batch[num_decodes:]]
         assert num_decodes + sum(others) <= scheduler.limits.max_batch_tokens or len(others) == 1
         assert all(piece.num_positions > 0 and not piece.request.is_cancelled for piece in batch)
@@ -233,8 +249,8 @@ class Line:
         ]
         assert sum(documents) <= MAX_OF_DOCUMENTS
         assert sum(prompts) <= MAX_OF_PROMPTS
-        read = [piece.request.hashes[-1] for piece in batch if piece.phase is Phase.VECTORS and piece.request.hashes]
-        assert len(set(read)) == len(read)  # no soft prompt twice in one batch
+        read = [name for piece in batch for name in reads(piece)]
+        assert len(set(read)) == len(read)  # no soft prompt and no block twice in one batch
         new = list(dict.fromkeys(piece.request for piece in batch if piece.request not in self.begun))
         self.check_order(new)
         self.begun |= set(new)
@@ -243,7 +259,7 @@ class Line:
         """Nobody starts before an earlier one of his kind, but for those who wait for a soft prompt being read, and
         those who wait for room where he needs none or is in more of a hurry.
         """
-        being_read = {request.hashes[-1] for request in new if request.hashes}
+        being_read = {name for piece in self.batch for name in reads(piece)}
         for request in new:
             for earlier in self.arrived[: self.arrived.index(request)]:
                 if earlier.strip_length and not request.strip_length:
@@ -252,7 +268,7 @@ class Line:
                     continue
                 if type(earlier) is type(request) and earlier not in self.ended and not earlier.is_started:
                     assert earlier.hashes, "passed"
-                    assert earlier.hashes[-1] in being_read, "passed"
+                    assert not being_read.isdisjoint(earlier.hashes), "passed"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -284,6 +300,11 @@ def random_request(generator: random.Random) -> Request:
         request.soft_prompt_length = 12
         if generator.random() < 0.3:
             request.prompt_ids = ()
+    if isinstance(request, Generation) and (request.hashes or not request.soft_prompt_length):
+        request.block_tokens, request.num_blocks = BLOCK, max(0, len(request.prompt_ids) - 1) // BLOCK
+        begins = [*request.hashes] or [generator.choice("def")]
+        named = (f"{begins[-1]}{generator.choice('12')}" for _ in range(request.num_blocks))
+        request.hashes = [*request.hashes, *accumulate(named)]
     return request
 
 

@@ -57,17 +57,17 @@ class Fuser:
         Raises:
             InvalidRequest: the prompt has fewer tokens than 2. And what the engine raises.
         """
-        token_ids = fitted.plan.token_ids
+        token_ids, tenant = fitted.plan.token_ids, fitted.plan.call.tenant
         if len(token_ids) < 2:
             raise InvalidRequest(
                 f"contributions need a prompt of at least 2 tokens; it has {len(token_ids)}", param="contributions"
             )
-        prompts = [fused(gathered, token_ids)]
+        prompts = [fused(gathered, token_ids, tenant)]
         ids = []
         for place, source in enumerate(fitted.plan.sources):
             if isinstance(source, Summary):
                 ids.append(source.id)
-                prompts.append(fused([*gathered[:place], *gathered[place + 1 :]], token_ids))
+                prompts.append(fused([*gathered[:place], *gathered[place + 1 :]], token_ids, tenant))
         scoring = [partial(self._logprob, prompt) for prompt in prompts]
         if not ids:
             return []

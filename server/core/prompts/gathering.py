@@ -160,10 +160,11 @@ class Gatherer:
         )
 
 
-def fused(gathered: Sequence[Gathered], token_ids: tuple[int, ...]) -> Prompt:
-    """A prompt after all of these in order (arXiv 2305.14788, section 5)."""
+def fused(gathered: Sequence[Gathered], token_ids: tuple[int, ...], tenant: Tenant) -> Prompt:
+    """A tenant's prompt after all of these in order (arXiv 2305.14788, section 5)."""
     vectors = [each.vectors for each in gathered if each.keys]
     keys = tuple(key for each in gathered for key in each.keys)
     lengths = tuple(length for each in gathered for length in each.lengths)
     is_equal = len(set(lengths)) <= 1
-    return Prompt(torch.cat(vectors) if vectors else None, token_ids, keys, () if is_equal else lengths)
+    soft_prompt = torch.cat(vectors) if vectors else None
+    return Prompt(soft_prompt, token_ids, keys, () if is_equal else lengths, scope=tenant.account)

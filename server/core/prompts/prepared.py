@@ -92,7 +92,7 @@ class Preparer:
         contributions = await self._fuser.contributions(fitted, gathered) if has_contributions else []
         given = (token_id for source in plan.sources if isinstance(source, tuple) for token_id in source)
         return Prepared(
-            fused(gathered, fitted.plan.token_ids),
+            fused(gathered, fitted.plan.token_ids, fitted.plan.call.tenant),
             (*given, *plan.token_ids),
             compressed_tokens=sum(texts.tokens),
             segments=sum(texts.segments),

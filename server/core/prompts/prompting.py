@@ -207,7 +207,7 @@ class Prompter:
         tenants = [plan.call.tenant for plan in plans for _ in plan.sources]
         gathered = iter(await self._gatherer.gather(sources, shares, tenants))
         self._metrics.tokens_saved.inc(sum(_saved(plan) for plan in plans))
-        return [fused([next(gathered) for _ in plan.sources], plan.token_ids) for plan in plans]
+        return [fused([next(gathered) for _ in plan.sources], plan.token_ids, plan.call.tenant) for plan in plans]
 
     async def gather(self, plan: Plan) -> list[Gathered]:
         """What the plan's sources condition with, in order, compressing what is not stored."""

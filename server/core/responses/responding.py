@@ -89,7 +89,8 @@ class Ready:
 
     def cached_tokens(self, watch: Stopwatch) -> int:
         """Of those, what was not computed for this response."""
-        return self.prepared.cached_tokens + min(watch.meter.known_positions, self.given_positions)
+        known = min(watch.meter.known_positions, self.given_positions) + watch.meter.known_tokens
+        return self.prepared.cached_tokens + known
 
 
 class Responder:

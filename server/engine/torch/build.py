@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 FREE_SHARE = 4  # of free memory, so many parts; one is for what is being read
 PROMPT_SHARE = 4  # of that, so many parts; one is for prompts, the others for documents
-CPU_STEP_TOKENS = 512  # of one document in one step: enough to keep a CPU busy
+CPU_STEP_TOKENS = 512  # of one document or prompt in one step: enough to keep a CPU busy
+BLOCK_TOKENS = 128  # of a prompt, kept together; as many at most are read again of a prompt that grew
 
 
 def build_engine(
@@ -33,6 +34,9 @@ def build_engine(
         max_sequence_tokens=max_sequence_tokens,
         max_batch_tokens=settings.max_batch_tokens,
         segments_together=max(1, most // compressor.segment_length),
+        max_kept_positions=settings.prefix_cache_bytes // packed.pool.position_bytes,
+        blocks_together=max(1, most // BLOCK_TOKENS),
+        block_tokens=BLOCK_TOKENS,
         max_document_positions=max_document_positions,
         max_prompt_positions=max_prompt_positions,
     )

@@ -12,7 +12,7 @@ from server.engine.torch.admission import Admission
 from server.engine.torch.loop import EngineLoop
 from server.engine.torch.mailbox import Mailbox
 from server.engine.torch.observer import EngineObserver
-from server.engine.torch.prefix_cache import running_hashes
+from server.engine.torch.prefix_cache import parts_of, running_hashes
 from server.engine.torch.requests import Compression, Generation, Request, Scoring
 from server.engine.torch.runner import BatchRunner
 from server.engine.torch.sampler import Bias, random_stream
@@ -119,6 +119,7 @@ class TorchEngine:
         self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None, waits: bool = False
     ) -> AsyncGenerator[TokenEvent]:
         self._require_room(prompt, params.max_tokens)
+        names, lengths = parts_of(prompt, self._limits.block_tokens, self._limits.max_kept_positions)
         mailbox = Mailbox()
         request = Generation(
             mailbox.put,
@@ -129,8 +130,10 @@ class TorchEngine:
             Detokenizer(self._tokenizer, prompt.token_ids, params.stop),
             random_stream(params.seed),
             Bias.of(params),
-            hashes=running_hashes(prompt.keys),
-            lengths=prompt.key_lengths,
+            hashes=running_hashes(names),
+            lengths=lengths,
+            num_blocks=len(names) - len(prompt.keys) if names else 0,
+            block_tokens=self._limits.block_tokens,
             meter=meter,
         )
         async with self._running(request, waits=waits):

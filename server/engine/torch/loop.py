@@ -160,22 +160,22 @@ class EngineLoop:
         return num_known
 
     def _remember(self, piece: Piece, result: Any) -> None:
-        """Keep the keys and values of a soft prompt, for whoever reads it next."""
+        """Keep the keys and values of what a prompt begins with, for whoever reads it next."""
         request, hashes = piece.request, piece.request.read_hashes
-        is_read = piece.phase in (Phase.VECTORS, Phase.SEGMENT) and not isinstance(result, ServiceError)
+        is_read = piece.phase in (Phase.VECTORS, Phase.BLOCK, Phase.SEGMENT) and not isinstance(result, ServiceError)
         if not is_read or not hashes or self._prefixes.has(hashes):
             return
-        strip = self._runner.soft_prompt_strip(request)
+        strip = self._runner.strip_to_keep(request)
         if strip is not None:
             share = request.soft_prompt_length // len(hashes)
-            lengths = request.lengths or [share] * len(hashes)
+            lengths = request.lengths[: len(hashes)] or [share] * len(hashes)
             self._prefixes.put(hashes, list(accumulate(lengths)), strip)
 
     def _deliver(self, piece: Piece, result: Any) -> None:
         request = piece.request
         if isinstance(result, ServiceError):
             self._finish(request, result)
-        elif piece.phase is Phase.VECTORS:
+        elif piece.phase in (Phase.VECTORS, Phase.BLOCK):
             return
         elif isinstance(request, Compression):
             self._deliver_summary(request, result, is_last=piece.index + 1 == len(request.segments))

@@ -36,7 +36,9 @@ class EngineObserver:
         self._metrics.queue_wait_seconds.labels(kind=KINDS[type(request)]).observe(waited)
         if request.meter is not None:
             request.meter.queue_seconds = max(request.meter.queue_seconds, waited)
-            request.meter.known_positions += request.num_known
+            num_vectors = min(request.num_known, request.soft_prompt_length)
+            request.meter.known_positions += num_vectors
+            request.meter.known_tokens += request.num_known - num_vectors
 
     def step(self, pieces: Sequence[Piece], seconds: float) -> None:
         self._metrics.step_seconds.observe(seconds)

@@ -1,4 +1,6 @@
-"""Keys and values of soft prompts that were read lately, found by the ids of the segments they consist of."""
+"""Keys and values of prompts' beginnings that were read lately, found by what they consist of: ids of segments, then
+blocks of tokens.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,6 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cachetools import LRUCache
+
+from server.engine.protocol import Prompt
 
 
 class Sized(Protocol):
@@ -15,20 +19,46 @@ class Sized(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """A soft prompt that was read: its keys and values, and the positions that each of its leading parts ends at."""
+    """A beginning that was read: its keys and values, and the positions that each of its leading parts ends at."""
 
     strip: Sized
     ends: dict[str, int]
 
 
 def running_hashes(keys: Sequence[str]) -> list[str]:
-    """One hash for each leading part of a sequence of segment ids."""
+    """One hash for each leading part of a sequence of names."""
     whole = hashlib.sha256()
     hashes = []
     for key in keys:
         whole.update(key.encode() + b"\n")
         hashes.append(whole.hexdigest())
     return hashes
+
+
+def parts_of(prompt: Prompt, block_tokens: int, max_positions: int) -> tuple[list[str], list[int]]:
+    """What of a prompt is kept for others that begin as it does: a part for each segment and for each block of tokens.
+
+    A prompt's last token is in no block, as what follows is drawn from its state. Nothing of a soft prompt that has no
+    known origin is kept.
+
+    Args:
+        block_tokens: of one block. max_positions: beyond which nothing is worth keeping.
+
+    Returns:
+        Of each part a name and how many positions it has.
+    """
+    num_vectors = prompt.num_positions - len(prompt.token_ids)
+    if num_vectors and not prompt.keys:
+        return [], []
+    names = list(prompt.keys)
+    lengths = list(prompt.key_lengths) or [num_vectors // len(names) for _ in names]
+    room = max_positions - num_vectors
+    if prompt.scope is not None:
+        for start in range(0, min(len(prompt.token_ids) - 1, room) - block_tokens + 1, block_tokens):
+            block = prompt.token_ids[start : start + block_tokens]
+            names.append(f"{prompt.scope}:{','.join(map(str, block))}")
+            lengths.append(block_tokens)
+    return names, lengths
 
 
 class PrefixCache:
@@ -55,7 +85,7 @@ class PrefixCache:
         return hashes[-1] in self._prefixes.whole_of
 
     def put(self, hashes: Sequence[str], ends: Sequence[int], strip: Sized) -> None:
-        """Keep a soft prompt whose leading parts have these hashes and end at these positions.
+        """Keep a beginning whose leading parts have these hashes and end at these positions.
 
         What is larger than the whole cache is not kept; shorter ones that it begins with are let go.
         """

@@ -16,7 +16,8 @@ class Phase(Enum):
 
     SEGMENT = "segment"
     VECTORS = "vectors"  # a soft prompt by itself, before the first token that follows it
-    PREFILL = "prefill"
+    BLOCK = "block"  # of a prompt's tokens, kept for prompts that begin with the same ones
+    PREFILL = "prefill"  # what is left of a prompt
     DECODE = "decode"
     PROMPT = "prompt"  # of continuations to score, once for all of them
     SCORE = "score"
@@ -32,9 +33,9 @@ class Request:
         is_cancelled: set by the waiting side; seen at the next step.
         is_ended: its last result was delivered.
         soft_prompt: vectors before all tokens, (P, D), `soft_prompt_length` of them; None for 0.
-        hashes: of the leading parts of the soft prompt, and of the documents' segments after it; none where the soft
-            prompt has no known origin, and nothing of it is shared.
-        lengths: vectors that each of the hashes adds to the soft prompt; none for equal shares of it.
+        hashes: of the leading parts of the soft prompt, and of the segments or the blocks of tokens after it; none
+            where the soft prompt has no known origin, and nothing of it is shared.
+        lengths: positions that each of the hashes adds; none for equal shares of the soft prompt.
         meter: where what it took is written, by the engine's thread, before its first result.
         prefix: keys and values that another request left, of `num_known` leading positions.
         has_vectors: all of the soft prompt was read before, by this request or another.
@@ -76,7 +77,11 @@ class Request:
 
 @dataclass(eq=False)
 class Generation(Request):
-    """One sequence. `row` is its place in the KV pool while it runs."""
+    """One sequence. `row` is its place in the KV pool while it runs.
+
+    Its prompt is read in three parts, each in passes of its own, so that what is found of one is what was read of it to
+    the bit: the soft prompt, `num_blocks` blocks of `block_tokens` tokens, and the rest.
+    """
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams
@@ -86,10 +91,34 @@ class Generation(Request):
     row: int | None = field(default=None, init=False)
     generated: list[int] = field(default_factory=list, init=False)
     last_token_at: float | None = field(default=None, init=False)
+    num_blocks: int = field(default=0, kw_only=True)
+    block_tokens: int = field(default=0, kw_only=True)
+
+    @property
+    def strip_length(self) -> int:
+        return self.block_start(self.num_blocks)
 
     @property
     def num_prompt_positions(self) -> int:
         return self.soft_prompt_length + len(self.prompt_ids)
+
+    @property
+    def read_hashes(self) -> Sequence[str]:
+        return self.hashes_to(self.num_blocks_read)
+
+    @property
+    def num_blocks_read(self) -> int:
+        """Of its blocks; 0 also where the soft prompt was not read yet."""
+        read = self.num_known - self.soft_prompt_length
+        return min(self.num_blocks, max(0, read) // self.block_tokens) if self.num_blocks else 0
+
+    def block_start(self, index: int) -> int:
+        """The position of a block's first token."""
+        return self.soft_prompt_length + index * self.block_tokens
+
+    def hashes_to(self, num_blocks: int) -> Sequence[str]:
+        """Of the soft prompt and so many blocks."""
+        return self.hashes[: len(self.hashes) - self.num_blocks + num_blocks]
 
     def take(self, sampled: Sampled, end_of_text: frozenset[int]) -> TokenEvent:
         """Add a token: its event, with the text that it completes, and the reason where it is the last one."""
@@ -161,7 +190,7 @@ class Scoring(Request):
 class Piece:
     """What one forward pass runs of one request: `num_positions` of them.
 
-    `index` is the segment or the continuation it is; 0 for a generation.
+    `index` is the segment, the continuation or the block it is; 0 for others.
     """
 
     request: Request

@@ -28,7 +28,7 @@ class BatchRunner(Protocol):
 
     def prepare(self, request: Request) -> None: ...
 
-    def soft_prompt_strip(self, request: Request) -> Any: ...
+    def strip_to_keep(self, request: Request) -> Any: ...
 
     def rest(self) -> None: ...
 
@@ -64,9 +64,12 @@ class Runner:
             give_back_freed()
 
     @torch.inference_mode()
-    def soft_prompt_strip(self, request: Request) -> KvStrip | None:
-        """Keys and values of a request's soft prompt, to be kept when it is gone; None where it has none."""
-        length = request.soft_prompt_length
+    def strip_to_keep(self, request: Request) -> KvStrip | None:
+        """Keys and values of what a request begins with, to be kept when it is gone; None where there are none.
+
+        A generation's strip has nothing else in it, though it may have room for blocks that are read later.
+        """
+        length = request.strip_length if isinstance(request, Generation) else request.soft_prompt_length
         strip: KvStrip | None = request.line
         return strip if strip is None or strip.capacity == length else strip.extended(length, length)
 
@@ -76,7 +79,8 @@ class Runner:
 
         Returns:
             For each piece: `Sampled` for PREFILL and DECODE, its `SegmentSummary` on the CPU for SEGMENT, None for
-            VECTORS and PROMPT, `TokenLogprobs` for SCORE; `EngineFailed` where the model's states are not finite.
+            VECTORS, BLOCK and PROMPT, `TokenLogprobs` for SCORE; `EngineFailed` where the model's states are not
+            finite.
         """
         for piece in pieces:
             if piece.phase is Phase.PREFILL:
@@ -111,7 +115,7 @@ class Runner:
         for index, (piece, last) in enumerate(zip(pieces, by_piece, strict=True)):
             if index in results:
                 continue
-            if piece.phase in (Phase.VECTORS, Phase.PROMPT):
+            if piece.phase in (Phase.VECTORS, Phase.BLOCK, Phase.PROMPT):
                 results[index] = None
             elif piece.phase is Phase.SEGMENT:
                 results[index] = self._written(piece, last, states_by_piece[index])
@@ -149,6 +153,8 @@ class Runner:
             token = torch.tensor(request.generated[-1:], device=model.device)
             place = model.positions.of_token(request.num_known - request.soft_prompt_length, request.soft_prompt_length)
             return model.embed(token[None])[0], torch.tensor([place], device=model.device)
+        if piece.phase is Phase.BLOCK:
+            return self._block_inputs(piece)
         token_ids = self._token_ids(piece)
         num_appended = model.writer.num_appended if piece.phase is Phase.SEGMENT else 0
         mask = torch.ones(1, len(token_ids), dtype=torch.long, device=model.device)
@@ -164,6 +170,15 @@ class Runner:
         if num_appended:
             parts.append(model.writer.appended())
         return torch.cat(parts), positions[request.num_known :]
+
+    def _block_inputs(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        request, model = piece.request, self._model
+        assert isinstance(request, Generation)
+        end = (piece.index + 1) * request.block_tokens
+        ids = torch.tensor(request.prompt_ids[end - request.block_tokens : end], device=model.device)
+        mask = torch.ones(1, end, dtype=torch.long, device=model.device)
+        positions = model.positions.ids(mask, request.soft_prompt_length, 0)[0]
+        return model.embed(ids[None])[0], positions[-request.block_tokens :]
 
     def _token_ids(self, piece: Piece) -> Sequence[int]:
         """The tokens of a piece and of what it shares with others, after the soft prompt."""
@@ -181,6 +196,8 @@ class Runner:
 
     def _span(self, piece: Piece) -> Span:
         request, length = piece.request, piece.num_positions
+        if isinstance(request, Generation) and piece.phase is Phase.BLOCK:
+            return Span(length, request.line, request.block_start(piece.index), num_kept=length)
         if isinstance(request, Generation) and piece.phase is not Phase.VECTORS:
             assert request.row is not None
             row = request.row if piece.phase is Phase.DECODE else None

@@ -1,7 +1,7 @@
 """Who runs next: plain Python, no tensors, no threads, no clock."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.engine.torch.requests import Compression, Generation, Phase, Piece, Request, Scoring
@@ -17,6 +17,8 @@ class Limits:
         max_batch_tokens: positions in one step.
         segments_together: of one document whose segments are read alone, in one step. More than keep the device busy
             gain nothing, and those who decode beside them wait.
+        block_tokens: of a prompt, kept together. max_kept_positions: of a prompt's beginning that is kept, at most; 0
+            for nothing. blocks_together: of one prompt, in one step.
         max_document_positions: of the strips of all documents that have begun and not ended; a longer one can never
             run. max_prompt_positions: likewise of prompts that have no row, at least as many as a row's. None for any
             number.
@@ -26,6 +28,9 @@ class Limits:
     max_sequence_tokens: int
     max_batch_tokens: int
     segments_together: int = 1
+    block_tokens: int = 128
+    max_kept_positions: int = 0
+    blocks_together: int = 4
     max_document_positions: int | None = None
     max_prompt_positions: int | None = None
 
@@ -82,7 +87,7 @@ class Scheduler:
         budget = self.limits.max_batch_tokens - len(pieces)
         has_new = False
         self._strips.begin()
-        being_read: set[str] = set()  # soft prompts that this batch reads for all who come after
+        being_read: set[str] = set()  # beginnings of prompts that this batch reads for all who come after
         for request in list(self._waiting):
             if isinstance(request, Generation) and len(self._running) == self.limits.max_running:
                 continue  # waits for a row; documents behind it need none
@@ -90,10 +95,9 @@ class Scheduler:
                 if not self._strips.has_room(request):
                     continue
                 self._know(request, self._find_prefix(request))
-                if self._reads_vectors(request):
-                    if request.hashes and request.hashes[-1] in being_read:
-                        continue
-                    being_read.update(request.hashes[-1:])
+                if not being_read.isdisjoint(self._reads_next(request)):
+                    continue
+            being_read.update(self._reads_next(request))
             for piece in self._pieces(request):
                 if piece.num_positions > budget and has_new:
                     return pieces
@@ -111,7 +115,7 @@ class Scheduler:
     def complete(self, piece: Piece) -> None:
         """Account for a piece that ran; the request stays until `remove`."""
         request = piece.request
-        if piece.phase is Phase.VECTORS:
+        if piece.phase in (Phase.VECTORS, Phase.BLOCK):
             self._know(request, request.num_known + piece.num_positions)
             return
         if isinstance(request, Generation):
@@ -151,6 +155,17 @@ class Scheduler:
         """
         return not isinstance(request, Compression) and not request.has_vectors
 
+    def _reads_next(self, request: Request) -> Sequence[str]:
+        """The hashes of what a request reads now and others may wait for."""
+        if self._reads_vectors(request):
+            own = request.hashes_to(0) if isinstance(request, Generation) else request.hashes
+            return own[-1:]
+        if isinstance(request, Generation):
+            read = request.num_blocks_read
+            last = min(read + self.limits.blocks_together, request.num_blocks)
+            return request.hashes_to(last)[len(request.hashes_to(read)) :]
+        return ()
+
     def _know(self, request: Request, num_positions: int) -> None:
         """Account for so many leading positions of a soft prompt that were read.
 
@@ -167,6 +182,10 @@ class Scheduler:
         known = request.num_known
         if self._reads_vectors(request):
             return [Piece(request, Phase.VECTORS, request.soft_prompt_length - known)]
+        if isinstance(request, Generation) and request.num_blocks_read < request.num_blocks:
+            first = request.num_blocks_read
+            last = min(first + self.limits.blocks_together, request.num_blocks)
+            return [Piece(request, Phase.BLOCK, request.block_tokens, index) for index in range(first, last)]
         if isinstance(request, Generation):
             return [Piece(request, Phase.PREFILL, request.num_prompt_positions - known)]
         if isinstance(request, Compression):

@@ -68,6 +68,11 @@ class Choices:
         self.watch = watch
         self.num_generated = 0
 
+    @property
+    def known_tokens(self) -> int:
+        """Of the prompt's own tokens, those that its one choice did not read; 0 for several, which read together."""
+        return self.watch.meter.known_tokens if len(self._work) == 1 else 0
+
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
         """Each with the index of its choice; the last of a choice has a finish reason."""
         # the first is refused where there is no room, and with it the request; of one that was taken the others wait

@@ -46,7 +46,7 @@ class Answer(Generic[BodyT]):
     def _usage(self) -> replies.CompletionUsage:
         num_prompt_tokens = sum(len(each.token_ids) for each in self._prepared)
         num_completion_tokens = self._choices.num_generated
-        cached_tokens = sum(each.cached_tokens for each in self._prepared)
+        cached_tokens = sum(each.cached_tokens for each in self._prepared) + self._choices.known_tokens
         return replies.CompletionUsage(
             prompt_tokens=num_prompt_tokens,
             completion_tokens=num_completion_tokens,

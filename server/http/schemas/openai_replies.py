@@ -10,7 +10,9 @@ FinishReason = Literal["stop", "length"]
 
 
 class PromptTokensDetails(BaseModel):
-    cached_tokens: int = Field(description="Of them, those whose segments were in the store.")
+    cached_tokens: int = Field(
+        description="Of them, those whose segments were in the store, or whose keys and values in memory."
+    )
 
 
 class CompletionUsage(BaseModel):
