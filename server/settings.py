@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     )
     prefix_cache_bytes: NonNegativeInt = Field(
         2**28,
-        description="Memory for keys and values of what prompts began with lately, so as not to be read twice; 0 for none.",
+        description="Memory for keys and values of what prompts began with lately, so that none is read twice.",
     )
     working_bytes: PositiveInt | None = Field(
         None,
