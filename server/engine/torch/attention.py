@@ -12,6 +12,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from server.engine.torch.kv_cache import KvPool, Line
 
+LENGTH_STEP = 64  # of keys that a decode reads: what is compiled for a length is kept for good, see `PackedLinear`
+
 
 @dataclass(frozen=True)
 class Span:
@@ -78,7 +80,7 @@ class PackedAttention:
         self._num_decodes = len(decodes)
         self._runs = list(spans[len(decodes) :])
         assert not any(span.row is not None for span in self._runs)
-        self._longest = max((span.num_known + 1 for span in decodes), default=0)
+        self._longest = -(-max((span.num_known + 1 for span in decodes), default=0) // LENGTH_STEP) * LENGTH_STEP
         self._rows = torch.arange(len(decodes), device=device)
         self._places = torch.tensor([span.num_known for span in decodes], dtype=torch.long, device=device)
         try:
