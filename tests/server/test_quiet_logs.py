@@ -57,11 +57,11 @@ async def test_no_text_and_no_secret_is_logged(serve: Serve, caplog: pytest.LogC
         for path in posted:
             url = path.replace("{summary_id}", made).replace("{response_id}", WORD)
             whole = {"model": model, **BODIES[path]} if "/v1/" in path else BODIES[path]
-            for body in (whole, *_wrong(whole)):
-                statuses.append((await client.post(url, json=body, headers=HEADERS)).status_code)
+            bodies = (whole, *_wrong(whole))
+            statuses += [(await client.post(url, json=body, headers=HEADERS)).status_code for body in bodies]
             statuses.append((await client.post(url, content=f'{{"{WORD}": ', headers=HEADERS)).status_code)
-        for path in (f"/summaries/{WORD}", f"/v1/models/{WORD}", f"/{WORD}?{WORD}={WORD}", f"/jobs/{WORD}"):
-            statuses.append((await client.get(path, headers=HEADERS)).status_code)
+        read = (f"/summaries/{WORD}", f"/v1/models/{WORD}", f"/{WORD}?{WORD}={WORD}", f"/jobs/{WORD}")
+        statuses += [(await client.get(path, headers=HEADERS)).status_code for path in read]
         exported = await client.get(f"/summaries/{made}", headers={**HEADERS, "Accept": "application/octet-stream"})
         put = await client.put(f"/summaries/{made}", content=exported.content + WORD.encode(), headers=HEADERS)
         statuses += [exported.status_code, put.status_code]
