@@ -11,6 +11,7 @@ INSTALLED := .venv/.installed
 BASE := .venv/.base
 URL ?= http://127.0.0.1:8000
 OUT ?= runs/tiny
+SUPPLY := artifacts/supply
 
 # Freed activations stay with the process: handed back to the system, each step faults them in again. About a fifth faster.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=1000000000
@@ -24,7 +25,12 @@ WARNINGS := grep -v '^WARNING: Location'
 # What the default model stands on. Without a network all else works, so that it cannot be had ends nothing
 FETCH_BASE := $(BIN)/autocompressor fetch-base >/dev/null && touch $(BASE) || true
 
-.PHONY: help setup serve demo test lint check train no-data bench judges docs
+# What looks at the dependencies, in an environment of its own
+SUPPLY_TOOLS := cyclonedx-bom==7.5.0 pip-audit==2.10.1 pip-licenses==5.5.5 uv==0.13.9
+HASHED := requirements-server.txt
+NAMES = sed -nE 's/^([a-z0-9._-]+)==.*/\1/p' $(HASHED)
+
+.PHONY: help setup serve demo test lint check train no-data bench judges docs hashes audit sbom licences
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +80,27 @@ bench: $(INSTALLED) ## Measure the engine beside its peers; VLLM=PYTHON of an en
 
 judges: $(INSTALLED) ## Have others' suites and clients judge a server; ONLY='openai langchain', ARGS='--model default'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.judges $(ONLY) $(ARGS)
+
+$(SUPPLY)/.installed: Makefile
+	@$(PYTHON) -m venv --clear $(SUPPLY)
+	@$(SUPPLY)/bin/pip install --quiet --disable-pip-version-check $(SUPPLY_TOOLS) 2> >($(WARNINGS) >&2)
+	@touch $@
+
+hashes: $(SUPPLY)/.installed ## Write what the image installs, each file by its hash, from pyproject.toml and constraints.txt
+	@$(SUPPLY)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra server -c constraints.txt \
+	  --generate-hashes --no-annotate --custom-compile-command "make hashes" pyproject.toml -o $(HASHED)
+
+audit: $(SUPPLY)/.installed ## Look for known vulnerabilities of what the image installs; asks PyPI, ARGS='-s osv' OSV
+	@$(SUPPLY)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r $(HASHED) $(ARGS)
+
+sbom: $(SUPPLY)/.installed ## Write artifacts/sbom.json, a CycloneDX bill of what the image installs
+	@$(SUPPLY)/bin/cyclonedx-py requirements $(HASHED) --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible -o artifacts/sbom.json
+
+licences: $(INSTALLED) $(SUPPLY)/.installed ## Write the table of docs/licences.md, from what is installed in .venv
+	@sed -i '/^| Name/,$$d' docs/licences.md
+	@$(SUPPLY)/bin/pip-licenses --python $(BIN)/python --with-system --format markdown --packages $$($(NAMES)) \
+	  | sed -E 's/ +\|/ |/g; s/-{4,}/---/g' >> docs/licences.md
 
 no-data:
 	@echo "make train needs documents: DATA=FOLDER, with .jsonl, .jsonl.gz or .jsonl.zst files" >&2; exit 2

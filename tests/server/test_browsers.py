@@ -38,6 +38,14 @@ async def test_a_rebound_name_is_refused(serve: Serve) -> None:
             assert told(await client.get("/summaries", headers={"Host": host})) == (403, "forbidden")
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
+async def test_probes_come_by_address(serve: Serve, path: str) -> None:
+    """An image's health check asks 127.0.0.1, Kubernetes the pod's address: with allowed_hosts both were 403."""
+    async with serve(allowed_hosts="server") as client:
+        assert (await client.get(path, headers={"Host": "10.1.2.3:8000"})).status_code == 200
+        assert (await client.get("/info", headers={"Host": "10.1.2.3:8000"})).status_code == 403
+
+
 def test_which_hosts_are_ours_follows_from_where_the_server_listens() -> None:
     assert Settings().hosts == {"localhost", "127.0.0.1", "::1"}
     assert Settings(host="0.0.0.0").hosts is None

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.http.schemas.errors import ErrorDetail, ErrorResponse
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+PROBES = frozenset({"/livez", "/readyz", "/health"})  # asked by address, and hold nothing of anybody's
 POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1; before the connection is accepted the answer is 403
 
 
@@ -29,7 +30,7 @@ class Browsers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fault = None
         if scope["type"] in ("http", "websocket"):  # the latter may write, and browsers open it to any origin
-            fault = self._fault(scope.get("method", "WEBSOCKET"), Headers(scope=scope))
+            fault = self._fault(scope.get("method", "WEBSOCKET"), scope["path"], Headers(scope=scope))
         if fault is None:
             await self._app(scope, receive, send)
             return
@@ -40,9 +41,9 @@ class Browsers:
         detail = ErrorDetail(message=fault, type="invalid_request_error", param=None, code="forbidden")
         await JSONResponse(ErrorResponse(error=detail).model_dump(), status_code=403)(scope, receive, send)
 
-    def _fault(self, method: str, headers: Headers) -> str | None:
+    def _fault(self, method: str, path: str, headers: Headers) -> str | None:
         host = headers.get("host", "")
-        if self._hosts is not None and _name(host) not in self._hosts:
+        if self._hosts is not None and _name(host) not in self._hosts and path not in PROBES:
             return f"requests to the host {host!r} are not answered; the setting allowed_hosts names those that are"
         origin = headers.get("origin")
         if method in READS or "*" in self._origins or (origin is not None and origin in self._origins):
