@@ -13,7 +13,7 @@ from benchmarks.live import LiveServer
 
 DOCS = Path(__file__).parent
 SOON = 120_000  # milliseconds
-THRESHOLD = 448  # positions
+THRESHOLD = 512  # positions, the least that the page has
 SAID = (
     "The beekeeper of our village is called Ottoline Marsh. She keeps forty hives behind the chapel, and sells the "
     "honey on Saturdays. Her brother Casper mends clocks in the old mill, and has not sold one in years.",
@@ -21,7 +21,8 @@ SAID = (
     "reads the letters aloud to those who cannot read, and writes their answers for a jar of honey.",
     "The lighthouse at the end of the bay was built of red stone. Its lamp burns rape oil, and its keeper writes one "
     "line a day: the wind, the ships, the fog. In March he counted eleven ships and no fog.",
-    "Who is the beekeeper of our village?",
+    "The chapel has a bell that nobody rings. It was cast from a ship's anchor, and the rope was sold long ago.",
+    "What is the name of the beekeeper of our village?",
 )
 
 
@@ -44,9 +45,11 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 1100})
         page.goto(f"http://127.0.0.1:{server.port}/")
         page.get_by_label("Compact from").fill(str(THRESHOLD))
+        page.locator("#chat").get_by_label("Read the segments that the question speaks of as text").check()
+        page.locator("#chat").get_by_role("spinbutton").fill("1")
         for words in SAID:
             say(page, words)
-        page.evaluate("document.activeElement.blur()")
+        page.evaluate("document.activeElement.blur(); document.querySelector('.talk').scrollTop = 0")
         page.locator("#chat").screenshot(path=DOCS / "compaction.png", animations="disabled")
 
 
