@@ -115,6 +115,7 @@ class Settings(BaseSettings):
     max_connections: PositiveInt = Field(1024, description="Connections at a time; more are answered with 503.")
     shutdown_seconds: NonNegativeInt = Field(30, description="How long a stop waits for running requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Lines of the log: text, or one JSON object each.")
 
     @property
     def hosts(self) -> frozenset[str] | None:

@@ -13,6 +13,7 @@ from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.browsers import Browsers
 from server.http.middleware.decompression import Decompression
 from server.http.middleware.request_log import RequestLog
+from server.http.request_id import HEADER
 from server.http.routes import (
     chat,
     completions,
@@ -55,7 +56,13 @@ def create_app(core: Core) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
     app.add_middleware(Browsers, hosts=settings.hosts, origins=settings.origins)
     if settings.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[HEADER],
+        )
     app.add_middleware(RequestLog, metrics=core.metrics)
     app.include_router(compress.form_router)
     for each in ROUTES:

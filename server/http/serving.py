@@ -36,7 +36,7 @@ def run(settings: Settings) -> None:
     Raises:
         CannotServe: the address is taken, or a part cannot be built from these settings.
     """
-    log.configure(settings.log_level)
+    log.configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
 
