@@ -49,6 +49,7 @@ def create_app(core: Core) -> FastAPI:
     )
     app.state.core = core
     app.state.reading = asyncio.Lock()  # a large body
+    app.state.faults = {}  # as /readyz saw them last
     settings = core.settings
     # the last one added stands outermost
     app.add_middleware(Bodies, max_bytes=BODIES * settings.max_body_bytes, metrics=core.metrics)
