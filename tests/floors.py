@@ -61,7 +61,7 @@ FLOORS: dict[str, list[set[str]]] = {
         | {"server.core.together", "server.core.long_texts"},
         {"server.engine.torch", "server.store"},
         {"server.engine.detokenizer", "server.engine.protocol"},
-        {"server.log"},
+        {"server.log", "server.traces"},
         {"server.settings", "server.metrics", "server.errors", "server.text", "server.tally"},
         {"server.limits"},
     ],

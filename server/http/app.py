@@ -1,7 +1,9 @@
 """The application over an open core."""
 
 import asyncio
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -32,14 +34,17 @@ from server.http.routes import (
     tokens,
 )
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
 NATIVE = (compress, summaries, generate, score, rerank, jobs, tokens, info)
 STANDARD = (completions, chat, responses, responses_socket, models)
 ROUTES = (*NATIVE, *STANDARD, health, page)
 BODIES = 8  # of the largest, that all requests together may hold
 
 
-def create_app(core: Core) -> FastAPI:
-    """The application; the core outlives it."""
+def create_app(core: Core, *, tracer: "Tracer | None" = None) -> FastAPI:
+    """The application; the core outlives it. `tracer` makes a span of every request; None for no traces."""
     app = FastAPI(
         title="autocompressor",
         version=version("autocompressor"),
@@ -64,6 +69,9 @@ def create_app(core: Core) -> FastAPI:
             allow_headers=["*"],
             expose_headers=[HEADER],
         )
+    if tracer is not None:
+        # not at the top: it brings OpenTelemetry, which is an extra
+        app.add_middleware(importlib.import_module("server.http.middleware.traces").Traces, tracer=tracer)
     app.add_middleware(RequestLog, metrics=core.metrics)
     app.include_router(compress.form_router)
     for each in ROUTES:
