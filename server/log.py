@@ -2,6 +2,8 @@
 
 import json
 import logging
+import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -38,6 +40,32 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return of_request | getattr(record, "fields", {})
 
 
+def _exception(record: logging.LogRecord) -> str | None:
+    """A record's exception, with those that it came of; None where there is none.
+
+    What libraries log of errors that came out of a request, as uvicorn and asyncio do, is told without their messages:
+    nobody knows whose words those repeat.
+    """
+    if not record.exc_info or record.exc_info[1] is None:
+        return None
+    error = record.exc_info[1]
+    if record.name.split(".")[0] == "server":
+        return "".join(traceback.format_exception(error)).rstrip()
+    return "\ncame of\n".join(_without_message(each) for each in _with_causes(error))
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _without_message(error: BaseException) -> str:
+    return "".join([*traceback.format_tb(error.__traceback__), type(error).__name__])
+
+
 class TextFormatter(logging.Formatter):
     """Time, level, logger and message, then values as `name=value`."""
 
@@ -46,6 +74,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.values = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        record.exc_text = _exception(record)
         return super().format(record)
 
 
@@ -60,6 +89,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_fields(record),
         }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        exception = _exception(record)
+        if exception is not None:
+            line["exception"] = exception
         return json.dumps(line, default=str)

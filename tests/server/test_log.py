@@ -173,6 +173,14 @@ async def test_no_text_and_no_key_is_in_any_line(serve: Serve, lines: Lines) -> 
     key = {"Authorization": f"Bearer {CANARY}-key", "Cookie": f"{CANARY}=1"}
     async with serve(allowed_hosts="localhost") as core_of:
         app = create_app(core_of.core)  # type: ignore[attr-defined]
+
+        @app.get("/defect")
+        async def defect() -> None:
+            try:
+                raise KeyError(CANARY)
+            except KeyError as error:
+                raise ValueError(f"an error of {CANARY}") from error
+
         async with (
             listening(app, http=Connection, ws="websockets-sansio") as port,
             httpx.AsyncClient(base_url=f"http://localhost:{port}", headers=key, timeout=60) as client,
@@ -197,12 +205,15 @@ async def test_no_text_and_no_key_is_in_any_line(serve: Serve, lines: Lines) -> 
                         "error",
                     ):
                         pass
+            assert (await client.get("/defect")).status_code == 500
             metrics = (await client.get("/metrics")).text
             described = (await client.get("/openapi.json")).json()["paths"]
     ours = [line for line in lines.json if line["logger"].startswith("server")]
     assert len(ours) > len(asked)
     endpoints = {line["message"].split()[1] for line in ours if line["logger"].endswith("request_log")}
-    assert set(described) <= {re.sub(r":\w+}", "}", endpoint) for endpoint in endpoints}
+    assert set(described) - {"/defect"} <= {re.sub(r":\w+}", "}", endpoint) for endpoint in endpoints}
+    (told,) = [line["exception"] for line in lines.json if "exception" in line]
+    assert re.search(r"in defect\b.*ValueError\ncame of\n.*KeyError$", told, re.DOTALL)
     shown = [text for text, line in zip(lines.texts, lines.json, strict=True) if _is_shown(line)]
     assert [text for text in shown if CANARY in text] == []
     assert CANARY not in metrics
