@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from server.limits import MAX_DOCUMENT_TOKENS, MAX_TTL_SECONDS
 
 ENVIRONMENT_PREFIX = "AUTOCOMPRESSOR_"
+OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")  # OpenTelemetry's own
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -115,6 +116,11 @@ class Settings(BaseSettings):
     max_connections: PositiveInt = Field(1024, description="Connections at a time; more are answered with 503.")
     shutdown_seconds: NonNegativeInt = Field(30, description="How long a stop waits for running requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Lines of the log: text, or one JSON object each.")
+    traces: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="OpenTelemetry traces, by the extra otel; 'auto' is on where OTEL_EXPORTER_OTLP_ENDPOINT is set.",
+    )
 
     @property
     def hosts(self) -> frozenset[str] | None:
@@ -156,7 +162,7 @@ def unknown_names(environment: dict[str, str]) -> list[str]:
 
 
 def load_settings(environment: dict[str, str], flags: dict[str, Any]) -> Settings:
-    """Settings from flags, else the environment, else defaults.
+    """Settings from flags, else the environment, else defaults; `traces` that nobody asks for are off.
 
     Raises:
         ValueError: an unknown variable, or a value that does not fit, said in a sentence.
@@ -164,4 +170,7 @@ def load_settings(environment: dict[str, str], flags: dict[str, Any]) -> Setting
     unknown = unknown_names(environment)
     if unknown:
         raise ValueError(f"unknown setting {unknown[0]}; `autocompressor serve --help` lists them")
-    return Settings(**flags)
+    settings = Settings(**flags)
+    if settings.traces == "auto" and not any(map(environment.get, OTLP_ENDPOINTS)):
+        return settings.model_copy(update={"traces": "off"})
+    return settings

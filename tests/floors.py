@@ -20,7 +20,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.http.app", "server.http.connection"},
         {"server.http.routes", "server.http.middleware"},
         {"server.http.envelope"},
-        {"server.http.routing", "server.http.held"},
+        {"server.http.routing", "server.http.held", "server.http.request_id"},
         {"server.http.json_body"},
         {"server.http.answers"},
         {"server.http.schemas"},
@@ -61,7 +61,8 @@ FLOORS: dict[str, list[set[str]]] = {
         | {"server.core.together", "server.core.long_texts"},
         {"server.engine.torch", "server.store"},
         {"server.engine.detokenizer", "server.engine.protocol"},
-        {"server.settings", "server.metrics", "server.errors", "server.log", "server.text"},
+        {"server.log", "server.traces"},
+        {"server.settings", "server.metrics", "server.errors", "server.text", "server.tally"},
         {"server.limits"},
     ],
     "model": [

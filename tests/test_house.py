@@ -27,6 +27,10 @@ def _yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
+def _has_otel() -> bool:
+    return find_spec("opentelemetry") is not None and find_spec("opentelemetry.sdk") is not None
+
+
 def _needed(requirements: list[Requirement]) -> set[str]:
     """Names of all that the requirements bring here, themselves included."""
     seen: set[str] = set()
@@ -47,7 +51,7 @@ def _needed(requirements: list[Requirement]) -> set[str]:
 def test_every_dependency_has_one_exact_pin() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    here = ["server", "train", "dev", *(["ci"] if find_spec("lm_eval") else [])]
+    here = ["server", "train", "dev", *(["ci"] if find_spec("lm_eval") else []), *(["otel"] if _has_otel() else [])]
     texts = project["dependencies"] + [text for extra in here for text in extras[extra]]
     requirements = [one for one in map(Requirement, texts) if one.name != project["name"]]
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]

@@ -42,9 +42,11 @@ from server.engine.protocol import Decoder, Encoder, Engine
 from server.engine.torch.build import build_engine
 from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.engine.torch.devices import choose_device, choose_dtype
+from server.engine.torch.memory import most_bytes
 from server.metrics import Metrics
 from server.settings import Settings
 from server.store import StoreError, SummaryStore, open_store
+from server.store.metered import MeteredStore, tier_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     """
     metrics = Metrics()
     compressor, served = await in_a_thread_that_ends(load_model, settings)
-    store = await open_store(settings.store)
+    store = MeteredStore(await open_store(settings.store), metrics, tier=tier_of(settings.store))
     try:
         await warn_of_concerns(store)
         engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)
@@ -91,6 +93,7 @@ async def warn_of_concerns(store: SummaryStore) -> None:
 
 def connect(settings: Settings, served: ServedModel, engine: Engine, store: SummaryStore, metrics: Metrics) -> Core:
     """The core over an engine and a store that are open."""
+    metrics.memory_limit.set(most_bytes())
     metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
     services = build_services(served, engine, engine, store, settings, metrics)
     return Core(
@@ -129,7 +132,7 @@ def build_services(
         default_ttl_seconds=settings.default_ttl_seconds,
         max_together=max_together,
     )
-    preparer = Preparer(prompter, window, expander, Fuser(decoder, prompter))
+    preparer = Preparer(prompter, window, expander, Fuser(decoder, prompter), metrics)
     return Services(
         model=model,
         encoder=encoder,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from server.core.services import Services
 from server.errors import ModelNotFound
+from server.tally import current
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Models:
 
     @property
     def default(self) -> Services:
-        return next(iter(self.by_name.values()))
+        return _asked(next(iter(self.by_name.values())))
 
     def named(self, name: str | None) -> Services:
         """Those of the model of this name, None for the default one; ModelNotFound where it is not served."""
@@ -25,4 +26,12 @@ class Models:
             served = ", ".join(map(repr, self.by_name))
             are = "are" if len(self.by_name) > 1 else "is"
             raise ModelNotFound(f"there is no model {name!r}; {served} {are} served", param="model")
-        return self.by_name[name]
+        return _asked(self.by_name[name])
+
+
+def _asked(services: Services) -> Services:
+    """Note, for the log and the trace of the request, whose model it asks."""
+    tally = current()
+    if tally is not None:
+        tally.model = services.model.name
+    return services

@@ -1,7 +1,9 @@
 """The application over an open core."""
 
 import asyncio
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -13,6 +15,7 @@ from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.browsers import Browsers
 from server.http.middleware.decompression import Decompression
 from server.http.middleware.request_log import RequestLog
+from server.http.request_id import HEADER
 from server.http.routes import (
     chat,
     completions,
@@ -31,14 +34,17 @@ from server.http.routes import (
     tokens,
 )
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
 NATIVE = (compress, summaries, generate, score, rerank, jobs, tokens, info)
 STANDARD = (completions, chat, responses, responses_socket, models)
 ROUTES = (*NATIVE, *STANDARD, health, page)
 BODIES = 8  # of the largest, that all requests together may hold
 
 
-def create_app(core: Core) -> FastAPI:
-    """The application; the core outlives it."""
+def create_app(core: Core, *, tracer: "Tracer | None" = None) -> FastAPI:
+    """The application; the core outlives it. `tracer` makes a span of every request; None for no traces."""
     app = FastAPI(
         title="autocompressor",
         version=version("autocompressor"),
@@ -48,6 +54,7 @@ def create_app(core: Core) -> FastAPI:
     )
     app.state.core = core
     app.state.reading = asyncio.Lock()  # a large body
+    app.state.faults = {}  # as /readyz saw them last
     settings = core.settings
     # the last one added stands outermost
     app.add_middleware(Bodies, max_bytes=BODIES * settings.max_body_bytes, metrics=core.metrics)
@@ -55,7 +62,16 @@ def create_app(core: Core) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
     app.add_middleware(Browsers, hosts=settings.hosts, origins=settings.origins)
     if settings.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[HEADER],
+        )
+    if tracer is not None:
+        # not at the top: it brings OpenTelemetry, which is an extra
+        app.add_middleware(importlib.import_module("server.http.middleware.traces").Traces, tracer=tracer)
     app.add_middleware(RequestLog, metrics=core.metrics)
     app.include_router(compress.form_router)
     for each in ROUTES:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from server.errors import Internal, InvalidRequest, Overloaded, ServiceError
+from server.http import request_id
 from server.http.answers.errors import CLIENT, RATE, SERVER, error_detail, status_of
 from server.http.schemas.errors import ErrorDetail, ErrorResponse
 from server.http.schemas.openai import CONTENT_PARTS
@@ -54,9 +55,13 @@ def add_error_handlers(app: FastAPI) -> None:
         return Response(status_code=CLIENT_LEFT)
 
     @app.exception_handler(Exception)
-    async def defect(_: Request, __: Exception) -> Response:
+    async def defect(request: Request, _: Exception) -> Response:
         return _envelope(
-            500, "the server has failed on this request; its log says more", code=Internal.code, kind=SERVER
+            500,
+            "the server has failed on this request; its log says more",
+            code=Internal.code,
+            kind=SERVER,
+            headers=request_id.headers(request.scope),
         )
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import importlib
 import logging
 import signal
 import socket
 import time
 from contextlib import AsyncExitStack, ExitStack
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
@@ -19,6 +21,9 @@ from server.http.app import create_app
 from server.http.connection import Connection
 from server.settings import LOOPBACK, Settings
 from server.store import StoreError, shown_url
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +41,7 @@ def run(settings: Settings) -> None:
     Raises:
         CannotServe: the address is taken, or a part cannot be built from these settings.
     """
-    log.configure(settings.log_level)
+    log.configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
 
@@ -47,11 +52,12 @@ async def _serve(settings: Settings) -> None:
     async with AsyncExitStack() as opened:
         listener = opened.enter_context(_bound(settings))
         try:
+            tracer = _tracer(settings, opened)
             core = await opened.enter_async_context(open_core(settings))
         except (ValueError, OSError, StoreError) as error:
             raise CannotServe(str(error)) from error
         config = uvicorn.Config(
-            create_app(core),
+            create_app(core, tracer=tracer),
             http=Connection,
             ws="websockets-sansio",
             ws_max_size=settings.max_body_bytes,
@@ -78,6 +84,28 @@ async def _serve(settings: Settings) -> None:
             # uvicorn raises a signal again once it has stopped; the parts are closed after that
             signal.signal(number, lambda *_: None)
         await _Server(config, core).serve(sockets=[listener])
+
+
+def _tracer(settings: Settings, opened: AsyncExitStack) -> "Tracer | None":
+    """What makes spans, until `opened` closes; None where nobody asks for them, or only by a variable of others'.
+
+    Raises:
+        ValueError: the settings ask for them, and the extra is not installed.
+    """
+    if settings.traces == "off":
+        return None
+    try:
+        traces = importlib.import_module("server.traces")  # not at the top: it brings OpenTelemetry, which is an extra
+    except ImportError as error:
+        lacking = f"traces need the extra otel, pip install 'autocompressor[otel]': {error}"
+        if settings.traces == "on":
+            raise ValueError(lacking) from error
+        logger.warning("OTEL_EXPORTER_OTLP_ENDPOINT is set; %s", lacking)
+        return None
+    provider = traces.open_provider()
+    opened.push_async_callback(asyncio.to_thread, provider.shutdown)
+    tracer: Tracer = provider.get_tracer(traces.NAME)
+    return tracer
 
 
 class _Server(uvicorn.Server):

@@ -24,6 +24,7 @@ from server.errors import InvalidRequest, NotReady, Overloaded
 from server.metrics import Metrics
 from server.store import MissingReferences
 from server.store.codec import Manifest
+from server.tally import current
 
 logger = logging.getLogger(__name__)
 
@@ -162,12 +163,18 @@ class Compressor:
                 total_seconds=time.monotonic() - started,
             ),
             num_computed=work.num_computed,
+            num_computed_tokens=sum(len(work.segments[place]) for place in work.computed),
         )
 
-    def _observed(self, done: Compressed, *, num_computed: int = 0) -> Compressed:
+    def _observed(self, done: Compressed, *, num_computed: int = 0, num_computed_tokens: int = 0) -> Compressed:
         self._metrics.compression_ratio.observe(done.summary.compression_ratio)
         self._metrics.segments.labels(source="cached").inc(done.cached_segments)
         self._metrics.segments.labels(source="computed").inc(num_computed)
+        self._metrics.compress_tokens.labels(source="cached").inc(done.cached_tokens)
+        self._metrics.compress_tokens.labels(source="computed").inc(num_computed_tokens)
+        tally = current()
+        if tally is not None:
+            tally.cached(done.cached_tokens)
         return done
 
     def _manifest(self, work: Work, parent: Summary | None, document: Document) -> Manifest:

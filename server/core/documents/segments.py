@@ -146,5 +146,5 @@ class Segments:
         try:
             return None if value is None else decode_segment(value, fingerprint=self._fingerprint)
         except CorruptRecord:
-            self._calls.warn("damaged segment", f"segment {key} is damaged and is computed anew")
+            self._calls.damaged("damaged segment", f"segment {key} is damaged and is computed anew")
             return None

@@ -39,9 +39,21 @@ class StoreCalls:
                     f"the summary is of another model than the one served: {error}", param=param
                 ) from error
             except StoreError as error:
-                self._metrics.store_errors.labels(operation=operation).inc()
+                self._metrics.store_errors.labels(operation=operation, reason=_reason(error)).inc()
+                if isinstance(error, CorruptRecord):
+                    self._metrics.damaged_records.inc()
                 self.warn(f"{operation} {type(error).__name__}", f"the store failed to {operation}: {error}")
                 raise _as_service_error(error) from error
+
+    def damaged(self, kind: str, message: str) -> None:
+        """Count and tell of a damaged record in whose place another is made."""
+        self._metrics.damaged_records.inc()
+        self.warn(kind, message)
+
+    def lost(self, kind: str, message: str) -> None:
+        """Count and tell of a summary whose segments the store removed by itself."""
+        self._metrics.lost_summaries.inc()
+        self.warn(kind, message)
 
     def warn(self, kind: str, message: str) -> None:
         """Log this unless something of its kind was told just now: those are counted for the next line."""
@@ -52,6 +64,12 @@ class StoreCalls:
         self._logged_at[kind] = now
         num_unsaid = self._num_unsaid.pop(kind, 0)
         logger.warning("%s (%d more not told)", message, num_unsaid)
+
+
+def _reason(error: StoreError) -> str:
+    """Why a call failed, as the metrics have it."""
+    kinds = {StoreFull: "full", StoreUnavailable: "unavailable", CorruptRecord: "damaged"}
+    return next((reason for kind, reason in kinds.items() if isinstance(error, kind)), "other")
 
 
 def _as_service_error(error: StoreError) -> ServiceError:

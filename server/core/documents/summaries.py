@@ -191,7 +191,7 @@ class Summaries:
             try:
                 manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
             except CorruptRecord:
-                self._calls.warn("damaged manifest", f"the manifest of {summary_id} is damaged and is written anew")
+                self._calls.damaged("damaged manifest", f"the manifest of {summary_id} is damaged and is written anew")
                 return None, data, None
         return Summary(summary_id, manifest), data, seconds_to_live
 
@@ -200,7 +200,7 @@ class Summaries:
         manifest = summary.manifest
         is_whole = await self.segments.are_there(manifest.segments, with_texts=manifest.has_text)
         if not is_whole:
-            self._calls.warn("segments gone", f"segments of {summary.id} are gone from the store; was its memory full?")
+            self._calls.lost("segments gone", f"segments of {summary.id} are gone from the store; was its memory full?")
         return is_whole
 
     async def update(self, summary_id: str, change: Change, *, ttl_seconds: float | None) -> Summary | None:

@@ -12,6 +12,7 @@ from server.core.prompts.prompting import Prompter
 from server.core.prompts.window import Fitted, Window, Wish
 from server.core.receipts import Expanded
 from server.engine.protocol import Prompt
+from server.metrics import Metrics
 
 Order = Literal["given", "distance"]  # of summaries before a prompt; by distance the nearest to it comes last
 
@@ -47,7 +48,8 @@ class Prepared:
 class Preparer:
     """Fits prompts to the window, and assembles them."""
 
-    def __init__(self, prompter: Prompter, window: Window, expander: Expander, fuser: Fuser) -> None:
+    def __init__(self, prompter: Prompter, window: Window, expander: Expander, fuser: Fuser, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._prompter = prompter
         self._window = window
         self._expander = expander
@@ -85,6 +87,7 @@ class Preparer:
         Raises:
             What the engine and the store raise.
         """
+        self._count(fitted)
         gathered = await self._prompter.gather(fitted.plan)
         texts = _Texts(self._prompter, fitted.plan, gathered)
         if fuse == "distance":
@@ -103,6 +106,14 @@ class Preparer:
             expanded=fitted.plan.expanded,
             contributions=contributions,
         )
+
+    def _count(self, fitted: Fitted) -> None:
+        is_compressed = len(fitted.plan.sources) > fitted.num_given
+        self._metrics.context_gate.labels(decision="compressed" if is_compressed else "raw").inc()
+        if fitted.num_dropped:
+            self._metrics.fallbacks.labels(reason="dropped").inc()
+        if fitted.plan.thinned_vectors:
+            self._metrics.fallbacks.labels(reason="thinned").inc()
 
 
 class _Texts:

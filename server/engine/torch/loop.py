@@ -170,6 +170,7 @@ class EngineLoop:
             share = request.soft_prompt_length // len(hashes)
             lengths = request.lengths[: len(hashes)] or [share] * len(hashes)
             self._prefixes.put(hashes, list(accumulate(lengths)), strip)
+            self._observer.prefix_bytes(self._prefixes.num_bytes)
 
     def _deliver(self, piece: Piece, result: Any) -> None:
         request = piece.request

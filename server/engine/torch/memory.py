@@ -44,6 +44,12 @@ def free_bytes(device: torch.device) -> int:
     return min([_free_of_machine(), *_free_of_container()])
 
 
+def most_bytes() -> int:
+    """Memory that there is for this process at most, of the machine or of the container it is in."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(limit for limit, _ in _limits_of_container())])
+
+
 def _free_of_machine() -> int:
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
@@ -54,11 +60,16 @@ def _free_of_machine() -> int:
 
 def _free_of_container(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """Limit less use of the control group at the root, as a container sees its own; nothing where it has no limit."""
+    return [max(0, limit - used) for limit, used in _limits_of_container(root)]
+
+
+def _limits_of_container(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
+    """Limit and use of the control group at the root."""
     files = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
     found = []
     for limit, used in files:  # version 2 and version 1
         try:
-            found.append(max(0, int((root / limit).read_text()) - int((root / used).read_text())))
+            found.append((int((root / limit).read_text()), int((root / used).read_text())))
         except (OSError, ValueError):  # not there, or "max"
             continue
     return found

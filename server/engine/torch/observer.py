@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from server.engine.protocol import FinishReason
-from server.engine.torch.requests import Compression, Generation, Piece, Scoring
+from server.engine.torch.requests import Compression, Generation, Piece, Request, Scoring
 from server.engine.torch.scheduler import Scheduler
 from server.metrics import Metrics
 
@@ -34,14 +34,33 @@ class EngineObserver:
         request.started_at = now
         waited = now - request.submitted_at
         self._metrics.queue_wait_seconds.labels(kind=KINDS[type(request)]).observe(waited)
+        if isinstance(request, Generation | Scoring):
+            self._metrics.prompt_tokens.inc(len(request.prompt_ids))
+        if request.given_hashes:
+            self._prefix(request)
         if request.meter is not None:
             request.meter.queue_seconds = max(request.meter.queue_seconds, waited)
             num_vectors = min(request.num_known, request.soft_prompt_length)
             request.meter.known_positions += num_vectors
             request.meter.known_tokens += request.num_known - num_vectors
+        if request.tally is not None:
+            request.tally.begin(waited=waited, tokens_in=request.num_tokens, cached_positions=request.num_known)
+
+    def _prefix(self, request: Request) -> None:
+        """A request whose beginning may be in memory begins."""
+        known = request.num_known
+        looked_for = request.strip_length if isinstance(request, Generation) else request.soft_prompt_length
+        self._metrics.prefix_queries.labels(outcome="hit" if known else "miss").inc()
+        self._metrics.prefix_positions.labels(outcome="hit").inc(known)
+        self._metrics.prefix_positions.labels(outcome="miss").inc(max(0, looked_for - known))
+
+    def prefix_bytes(self, num_bytes: int) -> None:
+        """What is kept of prompts has changed."""
+        self._metrics.prefix_bytes.set(num_bytes)
 
     def step(self, pieces: Sequence[Piece], seconds: float) -> None:
         self._metrics.step_seconds.observe(seconds)
+        self._metrics.batch_size.observe(len({id(piece.request) for piece in pieces}))
         self._metrics.step_tokens.observe(sum(piece.num_positions for piece in pieces))
 
     def vectors(self, number: int) -> None:
@@ -50,8 +69,12 @@ class EngineObserver:
     def token(self, request: Generation, reason: FinishReason | None) -> None:
         """A token is there, with the reason it is the last one for, if it is."""
         now = time.monotonic()
+        self._metrics.generated_tokens.inc()
+        if request.tally is not None:
+            request.tally.token(now, reason)
         if request.last_token_at is None:
             self._metrics.time_to_first_token_seconds.observe(now - request.submitted_at)
+            self._metrics.prefill_seconds.observe(now - (request.started_at or request.submitted_at))
         else:
             self._metrics.inter_token_seconds.observe(now - request.last_token_at)
         request.last_token_at = now

@@ -9,6 +9,7 @@ from typing import Any
 from server.engine.detokenizer import Detokenizer
 from server.engine.protocol import FinishReason, Meter, SamplingParams, TokenEvent
 from server.engine.torch.sampler import Sampled
+from server.tally import Tally, current
 
 
 class Phase(Enum):
@@ -37,6 +38,7 @@ class Request:
             where the soft prompt has no known origin, and nothing of it is shared.
         lengths: positions that each of the hashes adds; none for equal shares of the soft prompt.
         meter: where what it took is written, by the engine's thread, before its first result.
+        tally: of the HTTP request in whose name it was made, if any; written likewise.
         prefix: keys and values that another request left, of `num_known` leading positions.
         has_vectors: all of the soft prompt was read before, by this request or another.
         num_known: leading positions whose keys and values lie in the pool's row or in `line`.
@@ -49,6 +51,7 @@ class Request:
     hashes: Sequence[str] = field(default=(), kw_only=True)
     lengths: Sequence[int] = field(default=(), kw_only=True)
     meter: Meter | None = field(default=None, kw_only=True)
+    tally: Tally | None = field(default_factory=current, init=False)
     prefix: Any = field(default=None, init=False)
     has_vectors: bool = field(default=False, init=False)
     num_known: int = field(default=0, init=False)
@@ -58,6 +61,11 @@ class Request:
     is_ended: bool = field(default=False, init=False)
     submitted_at: float = field(default_factory=time.monotonic, init=False)
     started_at: float | None = field(default=None, init=False)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of its texts, the vectors before them not counted."""
+        raise NotImplementedError
 
     @property
     def strip_length(self) -> int:
@@ -97,6 +105,10 @@ class Generation(Request):
     @property
     def strip_length(self) -> int:
         return self.block_start(self.num_blocks)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_ids)
 
     @property
     def num_prompt_positions(self) -> int:
@@ -151,6 +163,10 @@ class Compression(Request):
     next_segment: int = field(default=0, init=False)
 
     @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.segments))
+
+    @property
     def given_hashes(self) -> Sequence[str]:
         return self.hashes[: -len(self.segments)]
 
@@ -169,6 +185,10 @@ class Scoring(Request):
     num_logprobs: int = field(default=0, kw_only=True)
     next_continuation: int = field(default=0, init=False)
     results: dict[int, Any] = field(default_factory=dict, init=False)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_ids) + sum(map(len, self.continuations))
 
     @property
     def strip_length(self) -> int:

@@ -20,6 +20,7 @@ from server.core.receipts import Stopwatch
 from server.core.responses.records import Turn
 from server.core.tenant import Tenant
 from server.errors import InvalidRequest, NotReady, ServiceError
+from server.http import request_id
 from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import error_detail, status_of
 from server.http.answers.responding import respond
@@ -29,6 +30,8 @@ from server.http.held import Held, held_of
 from server.http.routing import read_json
 from server.http.schemas.errors import ErrorDetail
 from server.http.schemas.responses import ResponseRequest
+from server.log import fields
+from server.tally import Tally, counting
 
 LONGEST_SECONDS = 3600.0  # of a connection, as the specification has it
 MOST_WAITING = 8  # frames of a connection, that which is being answered among them
@@ -131,9 +134,13 @@ class _Connection:
             self._waiting.append(_Frame(data, held))
 
     async def _turn(self, frame: _Frame) -> None:
+        """Answer one frame in the name of a request of its own, which has the connection's id."""
+        with counting(Tally(request_id.of(self._socket.scope))) as tally:
+            await self._counted_turn(frame, tally)
+
+    async def _counted_turn(self, frame: _Frame, tally: Tally) -> None:
         """Answer one frame, with the events of a response or with an error."""
         named: str | None = None
-        started = time.monotonic()
         status = CLIENT_LEFT
         try:
             body = await self._body(frame)
@@ -155,7 +162,8 @@ class _Connection:
                 self._last.pop(named, None)
         finally:
             self._core.metrics.requests.labels(endpoint=ENDPOINT, status=status).inc()
-            logger.info("WEBSOCKET %s %d %.3f s", ENDPOINT, status, time.monotonic() - started)
+            seconds = time.monotonic() - tally.started
+            logger.info("WEBSOCKET %s %d %.3f s", ENDPOINT, status, seconds, extra=fields(tally.shown))
 
     async def refuse(self, status: int, detail: ErrorDetail) -> None:
         await self._send({"type": "error", "status": status, "error": detail.model_dump()})
