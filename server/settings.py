@@ -27,6 +27,13 @@ class Settings(BaseSettings):
         "", description="Origins of other pages that may call from a browser, with commas between; * for any."
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of its own for /metrics, at the same address and without a key; none has it beside the other "
+        "routes, where api_keys ask for an admin's key.",
+    )
     model: str = Field(
         "default", description="'default' or 'paper', which are bundled, a checkpoint directory, or a hub id."
     )
@@ -53,6 +60,12 @@ class Settings(BaseSettings):
         "sqlite:summaries.sqlite3", description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, rediss://…"
     )
     tenant_salt: str = Field("", description="Part of every summary id: other salts, other ids for equal documents.")
+    api_keys: str | None = Field(
+        None,
+        repr=False,
+        description="TOML file of the keys that callers need, its entries made by `autocompressor keys new`, and read "
+        "again on SIGHUP. What has a [ in it is the entries themselves. None lets everyone in.",
+    )
     export_secret: str | None = Field(
         None,
         repr=False,
@@ -136,6 +149,15 @@ class Settings(BaseSettings):
     @property
     def compaction_secrets(self) -> list[str]:
         return [key.strip() for key in (self.compaction_keys or "").split(",") if key.strip()]
+
+    @model_validator(mode="after")
+    def _tenants_vouch_for_imports(self) -> "Settings":
+        if self.api_keys is not None and self.imports == "any":
+            raise ValueError(
+                "imports is 'any' and api_keys are given: whoever has a key could import vectors that answer for "
+                "another tenant's text"
+            )
+        return self
 
     @model_validator(mode="after")
     def _salt_is_text(self) -> "Settings":

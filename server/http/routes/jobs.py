@@ -44,24 +44,21 @@ async def start_job(
         return answer_of(await run(report), services, is_list=body.documents is not None)
 
     digest = await asyncio.to_thread(lambda data: hashlib.sha256(data).digest(), await request.body())
-    fingerprint = services.model.fingerprint
     held = held_of(request.scope)
-    job = core.jobs.start(
-        work, digest=digest, idempotency_key=idempotency_key, owner=tenant.owner(fingerprint), hold=held.keep
-    )
+    job = core.jobs.start(work, digest=digest, idempotency_key=idempotency_key, owner=tenant.account, hold=held.keep)
     return _described(job)
 
 
 @router.get("/jobs/{job_id}")
-async def get_job(job_id: JobId, core: WithCore) -> schemas.JobResponse:
+async def get_job(job_id: JobId, core: WithCore, tenant: WithTenant) -> schemas.JobResponse:
     """How far a job is, and its result when it is done."""
-    return _described(core.jobs.get(job_id))
+    return _described(core.jobs.get(job_id, owner=tenant.account))
 
 
 @router.delete("/jobs/{job_id}")
-async def cancel_job(job_id: JobId, core: WithCore) -> schemas.JobResponse:
+async def cancel_job(job_id: JobId, core: WithCore, tenant: WithTenant) -> schemas.JobResponse:
     """Cancel a job; one that has ended stays as it is."""
-    return _described(await core.jobs.cancel(job_id))
+    return _described(await core.jobs.cancel(job_id, owner=tenant.account))
 
 
 def _described(job: Job) -> schemas.JobResponse:
