@@ -1,9 +1,11 @@
 """The audit log: who did what to which ids, and how many bytes came and went; never text, never a key."""
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from server.core.callers.accounts import Account
-from server.core.callers.visit import Visit
+from server.core.callers.visit import Visit, visiting
 
 logger = logging.getLogger("server.audit")
 
@@ -17,9 +19,19 @@ def visited(visit: Visit, what: str, status: int, num_received: int, num_sent: i
     )
 
 
-def ended(visit: Visit, job_id: str, outcome: str) -> None:
-    """A job, which goes on when its request has been answered."""
-    logger.info("%s JOB %s %s%s", _who(visit.account), job_id, outcome, _ids(visit))
+@contextmanager
+def job(of: Visit | None, job_id: Callable[[], str]) -> Iterator[None]:
+    """Around the work of a job, which goes on when the request that started it has its line; without one, nothing."""
+    if of is None:
+        yield
+        return
+    visit, outcome = Visit(of.account), "failed"
+    try:
+        with visiting(visit):
+            yield
+        outcome = "done"
+    finally:
+        logger.info("%s JOB %s %s%s", _who(visit.account), job_id(), outcome, _ids(visit))
 
 
 def refused(account: Account | None, method: str, code: str) -> None:

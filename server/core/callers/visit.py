@@ -8,7 +8,7 @@ from typing import Literal
 
 from server.core.callers.accounts import Account
 
-Did = Literal["read", "stored", "deleted", "started", "cancelled", "revoked", "refused"]
+Did = Literal["read", "stored", "deleted", "started", "cancelled", "revoked"]
 
 # in a context, as what is charged is known deep below whoever knows the key; tasks that a request starts have it too
 _current: ContextVar["Visit | None"] = ContextVar("visit", default=None)

@@ -6,9 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request
 
+from server.core.callers import audit
+from server.core.callers.visit import note
 from server.core.documents.progress import Report
 from server.core.jobs import Job
 from server.errors import InvalidRequest
+from server.http.answers.callers import visit_of
 from server.http.answers.compression import CompressAnswer, answer_of, work_of
 from server.http.answers.dependencies import WithCore, WithServices, WithTenant
 from server.http.answers.errors import error_detail, possible_errors
@@ -39,13 +42,16 @@ async def start_job(
     if body.stream:
         raise InvalidRequest("a job has no stream: GET /jobs/{id} tells its progress", param="stream")
     run = work_of(body, services, tenant, waits=True)
+    visit = visit_of(request.scope)
 
     async def work(report: Report) -> CompressAnswer:
-        return answer_of(await run(report), services, is_list=body.documents is not None)
+        with audit.job(visit, lambda: job.id):
+            return answer_of(await run(report), services, is_list=body.documents is not None)
 
     digest = await asyncio.to_thread(lambda data: hashlib.sha256(data).digest(), await request.body())
     held = held_of(request.scope)
     job = core.jobs.start(work, digest=digest, idempotency_key=idempotency_key, owner=tenant.account, hold=held.keep)
+    note("started", job.id)
     return _described(job)
 
 
@@ -58,7 +64,9 @@ async def get_job(job_id: JobId, core: WithCore, tenant: WithTenant) -> schemas.
 @router.delete("/jobs/{job_id}")
 async def cancel_job(job_id: JobId, core: WithCore, tenant: WithTenant) -> schemas.JobResponse:
     """Cancel a job; one that has ended stays as it is."""
-    return _described(await core.jobs.cancel(job_id, owner=tenant.account))
+    job = await core.jobs.cancel(job_id, owner=tenant.account)
+    note("cancelled", job.id)
+    return _described(job)
 
 
 def _described(job: Job) -> schemas.JobResponse:
