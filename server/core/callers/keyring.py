@@ -94,10 +94,16 @@ def read_keyring(source: str) -> Keyring:
         keys = tuple(_File.model_validate(given).key)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise ValueError(f"api_keys: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(f"api_keys: {_field(first['loc'])}: {first['msg']}") from None
     for what in ("name", "sha256"):
         _require_different(keys, what)
     return Keyring(keys)
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """Which field is wrong; one that an entry does not have may be the key itself."""
+    known = {"key", *ApiKey.model_fields}
+    return ".".join(str(part) if isinstance(part, int) or part in known else "an unknown field" for part in location)
 
 
 def _place(error: tomllib.TOMLDecodeError) -> str:
