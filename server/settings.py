@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: PositiveInt = Field(16 * 2**20, description="Largest request body, decoded.")
     body_seconds: PositiveInt = Field(60, description="Longest pause in a request's body before it is given up.")
-    max_connections: PositiveInt = Field(1024, description="Connections at a time; more are answered with 503.")
+    max_connections: PositiveInt = Field(1024, description="Connections at a time, WebSockets too; more get 503.")
     shutdown_seconds: NonNegativeInt = Field(30, description="How long a stop waits for running requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
 

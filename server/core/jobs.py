@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from server.core.documents.progress import Progress, Report
 from server.errors import IdempotencyMismatch, Internal, JobNotFound, Overloaded, ServiceError
-from server.limits import MAX_FINISHED_JOBS, MAX_RUNNING_JOBS, MAX_UNFINISHED_JOBS
+from server.limits import MAX_FINISHED_JOBS, MAX_OWN_UNFINISHED_JOBS, MAX_RUNNING_JOBS, MAX_UNFINISHED_JOBS
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -78,15 +78,22 @@ class Jobs:
                 raise IdempotencyMismatch(f"the Idempotency-Key {idempotency_key!r} was used for another request")
             if known.status not in ("failed", "cancelled"):
                 return known
-        num_unfinished = sum(job.finished_at is None for job in self._jobs.values())
-        if num_unfinished >= MAX_UNFINISHED_JOBS:
-            raise Overloaded(f"{num_unfinished} jobs are unfinished, and the limit is {MAX_UNFINISHED_JOBS}")
+        self._require_room(owner)
         job = Job(owner, key, digest, on_end=None if hold is None else hold())
         self._jobs[job.id] = job
         if key is not None:
             self._by_key[key] = job
         job.task = asyncio.create_task(self._run(job, work))
         return job
+
+    def _require_room(self, owner: str) -> None:
+        """Refuse another job, without a word of how many others have."""
+        unfinished = [job.owner for job in self._jobs.values() if job.finished_at is None]
+        num_own = unfinished.count(owner)
+        if num_own >= MAX_OWN_UNFINISHED_JOBS:
+            raise Overloaded(f"{num_own} of your jobs are unfinished, and the limit is {MAX_OWN_UNFINISHED_JOBS}")
+        if len(unfinished) >= MAX_UNFINISHED_JOBS:
+            raise Overloaded(f"the server has as many unfinished jobs as it takes, which is {MAX_UNFINISHED_JOBS}")
 
     def get(self, job_id: str, *, owner: str = "") -> Job:
         """A job by its id; JobNotFound where its owner has none, or none any more."""
