@@ -19,14 +19,14 @@ DOCUMENT = "The keeper wrote one line a day: wind from the north, eleven ships, 
 
 
 class Server:
-    """`autocompressor serve` on a free port, ready when made."""
+    """`autocompressor serve` on a free port, ready when made; `flags` are more of its settings."""
 
-    def __init__(self, checkpoint: Path, store: str, log: Path, *options: str) -> None:
+    def __init__(self, checkpoint: Path, store: str, log: Path, *flags: str) -> None:
         command = [str(Path(sys.executable).parent / "autocompressor"), "serve", "--port", "0", "--store", store]
         self._log = log
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                [*command, "--model", str(checkpoint), "--dtype", "float32", "--shutdown-seconds", "1", *options],
+                [*command, "--model", str(checkpoint), "--dtype", "float32", "--shutdown-seconds", "1", *flags],
                 stderr=errors,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
