@@ -24,6 +24,24 @@ class TooLong(ServiceError):
     code = "context_length_exceeded"
 
 
+class Unauthorized(ServiceError):
+    """No key where one is wanted, or none that is known."""
+
+    code = "invalid_api_key"
+
+
+class Forbidden(ServiceError):
+    """Something that this key may not do."""
+
+    code = "forbidden"
+
+
+class KeyNotFound(ServiceError):
+    """No key of this name."""
+
+    code = "key_not_found"
+
+
 class SummaryNotFound(ServiceError):
     """No such summary, or no longer: deleted, or its time to live is over."""
 
@@ -76,6 +94,16 @@ class Overloaded(ServiceError):
     """The queue is full; the client should come back later."""
 
     code = "overloaded"
+
+
+class RateLimited(ServiceError):
+    """More than the caller's key may do now; `seconds` until it may again."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, param: str | None = None, seconds: float = 1.0) -> None:
+        super().__init__(message, param=param)
+        self.seconds = seconds
 
 
 class NotReady(ServiceError):

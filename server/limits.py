@@ -21,6 +21,7 @@ MAX_IDEMPOTENCY_KEY = 255  # characters
 # jobs
 MAX_RUNNING_JOBS = 4
 MAX_UNFINISHED_JOBS = 64  # each holds its documents
+MAX_OWN_UNFINISHED_JOBS = 48  # of one caller: others find room
 MAX_FINISHED_JOBS = 1024  # whose results are kept
 
 # prompts

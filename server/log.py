@@ -20,6 +20,7 @@ def configure(level: str, log_format: LogFormat = "text") -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler])
     logging.getLogger("server").setLevel(level.upper())
+    logging.getLogger("server.audit").setLevel(logging.INFO)  # whatever else is wanted: it is kept for others to read
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index that it builds
     transformers_logging.disable_progress_bar()
 

@@ -28,6 +28,13 @@ class Settings(BaseSettings):
         "", description="Origins of other pages that may call from a browser, with commas between; * for any."
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of its own for /metrics, at the same address and without a key; none has it beside the other "
+        "routes, where api_keys ask for an admin's key.",
+    )
     model: str = Field(
         "default", description="'default' or 'paper', which are bundled, a checkpoint directory, or a hub id."
     )
@@ -54,6 +61,12 @@ class Settings(BaseSettings):
         "sqlite:summaries.sqlite3", description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, rediss://…"
     )
     tenant_salt: str = Field("", description="Part of every summary id: other salts, other ids for equal documents.")
+    api_keys: str | None = Field(
+        None,
+        repr=False,
+        description="TOML file of the keys that callers need, its entries made by `autocompressor keys new`, and read "
+        "again on SIGHUP. What has a [ in it is the entries themselves. None lets everyone in.",
+    )
     export_secret: str | None = Field(
         None,
         repr=False,
@@ -113,7 +126,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: PositiveInt = Field(16 * 2**20, description="Largest request body, decoded.")
     body_seconds: PositiveInt = Field(60, description="Longest pause in a request's body before it is given up.")
-    max_connections: PositiveInt = Field(1024, description="Connections at a time; more are answered with 503.")
+    max_connections: PositiveInt = Field(1024, description="Connections at a time, WebSockets too; more get 503.")
     shutdown_seconds: NonNegativeInt = Field(30, description="How long a stop waits for running requests.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
     log_format: Literal["text", "json"] = Field("text", description="Lines of the log: text, or one JSON object each.")
@@ -142,6 +155,15 @@ class Settings(BaseSettings):
     @property
     def compaction_secrets(self) -> list[str]:
         return [key.strip() for key in (self.compaction_keys or "").split(",") if key.strip()]
+
+    @model_validator(mode="after")
+    def _tenants_vouch_for_imports(self) -> "Settings":
+        if self.api_keys is not None and self.imports == "any":
+            raise ValueError(
+                "imports is 'any' and api_keys are given: whoever has a key could import vectors that answer for "
+                "another tenant's text"
+            )
+        return self
 
     @model_validator(mode="after")
     def _salt_is_text(self) -> "Settings":

@@ -29,6 +29,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.core"},
         {"server.core.models"},
         {"server.core.services"},
+        {"server.core.callers.access"},
+        {"server.core.callers.audit", "server.core.callers.charged", "server.core.callers.revoked"},
         {"server.core.generating", "server.core.scoring", "server.core.reranking"}
         | {"server.core.responses.responding"},
         {"server.core.prompts.prepared"},
@@ -53,9 +55,12 @@ FLOORS: dict[str, list[set[str]]] = {
             "server.core.documents.retention",
             "server.core.documents.summaries",
         },
-        {"server.core.documents.segments", "server.core.responses.items"},
+        {"server.core.documents.owned", "server.core.documents.segments", "server.core.responses.items"},
         {"server.core.documents.store_calls"},
-        {"server.core.receipts", "server.core.tenant", "server.core.served_model", "server.core.jobs"},
+        {"server.core.callers.visit"},
+        {"server.core.callers.accounts"},
+        {"server.core.callers.keyring", "server.core.callers.rates"}
+        | {"server.core.receipts", "server.core.tenant", "server.core.served_model", "server.core.jobs"},
         {"server.core.tokeniser", "server.core.words"},
         {"server.core.chain", "server.core.documents.progress", "server.core.documents.single_flight"}
         | {"server.core.together", "server.core.long_texts"},

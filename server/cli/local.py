@@ -193,7 +193,7 @@ class LocalClient:
 
     async def get_summary(self, summary_id: str) -> StoredSummary:
         with _translated():
-            summary = await self._services.summaries.get(summary_id, param="id")
+            summary = await self._services.summaries.get(self._core.tenant, summary_id, param="id")
             seconds = await self._services.summaries.seconds_to_live(summary_id)
         return StoredSummary(
             **summary.described(self._model),
@@ -203,11 +203,11 @@ class LocalClient:
 
     async def delete_summary(self, summary_id: str) -> None:
         with _translated():
-            await self._services.summaries.delete(summary_id)
+            await self._services.summaries.delete(self._core.tenant, summary_id)
 
     async def export_summary(self, summary_id: str, *, format: str = "safetensors") -> bytes:  # noqa: A002  # the client's
         with _translated():
-            summary = await self._services.summaries.get(summary_id, param="id")
+            summary = await self._services.summaries.get(self._core.tenant, summary_id, param="id")
             if format == "prompt_embeds":
                 return await self._services.portable.prompt_embeds(summary)
             return await self._services.portable.export(summary, self._core.tenant)

@@ -8,6 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from model import AutoCompressor
+from server.core.callers.access import Access
+from server.core.callers.charged import Charged
+from server.core.callers.keyring import read_keyring
+from server.core.callers.revoked import Revoked
 from server.core.checkpoints import open_checkpoint
 from server.core.core import Core
 from server.core.documents.compression import Compressor
@@ -62,6 +66,8 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
         ValueError, OSError, StoreError: a part cannot be built from these settings.
     """
     metrics = Metrics()
+    if settings.api_keys is not None:
+        read_keyring(settings.api_keys)  # what is wrong with it is told before the model is loaded
     compressor, served = await in_a_thread_that_ends(load_model, settings)
     store = MeteredStore(await open_store(settings.store), metrics, tier=tier_of(settings.store))
     try:
@@ -95,6 +101,10 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
     """The core over an engine and a store that are open."""
     metrics.memory_limit.set(most_bytes())
     metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
+    tenant, access = Tenant(settings.tenant_salt), None
+    if settings.api_keys is not None:
+        access = Access(settings.api_keys, tenant, Revoked(store, StoreCalls(metrics)))
+        engine = Charged(engine)
     services = build_services(served, engine, engine, store, settings, metrics)
     return Core(
         settings=settings,
@@ -108,7 +118,8 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
         ),
         jobs=Jobs(),
         metrics=metrics,
-        tenant=Tenant(settings.tenant_salt),
+        tenant=tenant,
+        access=access,
     )
 
 

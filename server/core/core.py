@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from threading import Event
 
+from server.core.callers.access import Access
 from server.core.jobs import Jobs
 from server.core.models import Models
 from server.core.responses.records import Records
@@ -18,6 +19,7 @@ class Core:
 
     Attributes:
         tenant: of every call that sends no key; those of callers with keys are made of it.
+        access: who is let in; None where nobody's key is checked.
         is_stopping: set when the server was told to; what runs is finished.
     """
 
@@ -28,4 +30,5 @@ class Core:
     jobs: Jobs
     metrics: Metrics
     tenant: Tenant
+    access: Access | None = None
     is_stopping: Event = field(default_factory=Event)

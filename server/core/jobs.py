@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from server.core.documents.progress import Progress, Report
 from server.errors import IdempotencyMismatch, Internal, JobNotFound, Overloaded, ServiceError
-from server.limits import MAX_FINISHED_JOBS, MAX_RUNNING_JOBS, MAX_UNFINISHED_JOBS
+from server.limits import MAX_FINISHED_JOBS, MAX_OWN_UNFINISHED_JOBS, MAX_RUNNING_JOBS, MAX_UNFINISHED_JOBS
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -22,8 +22,12 @@ KEPT_SECONDS = 3600.0  # a finished job, for whoever asks for its result
 
 @dataclass(eq=False)
 class Job:
-    """`digest` is of the request; `result` of a job that is done, `error` of one that failed; `on_end` called once."""
+    """`digest` is of the request; `result` of a job that is done, `error` of one that failed; `on_end` called once.
 
+    `owner`: whose it is.
+    """
+
+    owner: str
     idempotency_key: tuple[str, str] | None
     digest: bytes
     id: str = field(default_factory=lambda: f"job-{uuid.uuid4().hex}", init=False)
@@ -60,7 +64,7 @@ class Jobs:
         """A job for this work, or the one that was started under the same key and has not failed or been cancelled.
 
         Args:
-            owner: whose key it is; others' equal ones are other keys.
+            owner: whose job it is; others do not see it, and their equal keys are other keys.
             hold: called where the job is a new one; what it gives is called when the job has ended.
 
         Raises:
@@ -74,26 +78,34 @@ class Jobs:
                 raise IdempotencyMismatch(f"the Idempotency-Key {idempotency_key!r} was used for another request")
             if known.status not in ("failed", "cancelled"):
                 return known
-        num_unfinished = sum(job.finished_at is None for job in self._jobs.values())
-        if num_unfinished >= MAX_UNFINISHED_JOBS:
-            raise Overloaded(f"{num_unfinished} jobs are unfinished, and the limit is {MAX_UNFINISHED_JOBS}")
-        job = Job(key, digest, on_end=None if hold is None else hold())
+        self._require_room(owner)
+        job = Job(owner, key, digest, on_end=None if hold is None else hold())
         self._jobs[job.id] = job
         if key is not None:
             self._by_key[key] = job
         job.task = asyncio.create_task(self._run(job, work))
         return job
 
-    def get(self, job_id: str) -> Job:
-        """A job by its id; JobNotFound where there is none, or none any more."""
-        self._forget_old()
-        if job_id not in self._jobs:
-            raise JobNotFound(f"there is no job {job_id!r}", param="id")
-        return self._jobs[job_id]
+    def _require_room(self, owner: str) -> None:
+        """Refuse another job, without a word of how many others have."""
+        unfinished = [job.owner for job in self._jobs.values() if job.finished_at is None]
+        num_own = unfinished.count(owner)
+        if num_own >= MAX_OWN_UNFINISHED_JOBS:
+            raise Overloaded(f"{num_own} of your jobs are unfinished, and the limit is {MAX_OWN_UNFINISHED_JOBS}")
+        if len(unfinished) >= MAX_UNFINISHED_JOBS:
+            raise Overloaded(f"the server has as many unfinished jobs as it takes, which is {MAX_UNFINISHED_JOBS}")
 
-    async def cancel(self, job_id: str) -> Job:
+    def get(self, job_id: str, *, owner: str = "") -> Job:
+        """A job by its id; JobNotFound where its owner has none, or none any more."""
+        self._forget_old()
+        job = self._jobs.get(job_id)
+        if job is None or job.owner != owner:
+            raise JobNotFound(f"there is no job {job_id!r}", param="id")
+        return job
+
+    async def cancel(self, job_id: str, *, owner: str = "") -> Job:
         """End a job; one that has ended stays as it is. JobNotFound as `get`."""
-        job = self.get(job_id)
+        job = self.get(job_id, owner=owner)
         await self._end(job)
         return job
 

@@ -13,9 +13,13 @@ class Tenant:
 
     salt: str = ""
 
+    def named(self, name: str) -> "Tenant":
+        """The tenant of this name, whichever key it is reached by; of an empty one this tenant itself."""
+        return Tenant(f"{self.salt}\0{name}") if name else self
+
     def of_key(self, key: str) -> "Tenant":
-        """The tenant of whoever sends this key. The salt has a hash of it, as whoever checks keys may store them."""
-        return Tenant(f"{self.salt}\0{hashlib.sha256(key.encode()).hexdigest()}")
+        """The tenant of whoever sends this key to a server that checks none: its name is the key's SHA-256."""
+        return self.named(hashlib.sha256(key.encode()).hexdigest())
 
     def root(self, fingerprint: str) -> str:
         """The key before any segment, for the model of this fingerprint."""

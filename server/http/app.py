@@ -13,10 +13,12 @@ from server.http.envelope import add_error_handlers
 from server.http.middleware.bodies import Bodies
 from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.browsers import Browsers
+from server.http.middleware.callers import Callers
 from server.http.middleware.decompression import Decompression
 from server.http.middleware.request_log import RequestLog
 from server.http.request_id import HEADER
 from server.http.routes import (
+    admin,
     chat,
     completions,
     compress,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 NATIVE = (compress, summaries, generate, score, rerank, jobs, tokens, info)
 STANDARD = (completions, chat, responses, responses_socket, models)
-ROUTES = (*NATIVE, *STANDARD, health, page)
+ROUTES = (*NATIVE, *STANDARD, health, admin, page)
 BODIES = 8  # of the largest, that all requests together may hold
 
 
@@ -60,6 +62,8 @@ def create_app(core: Core, *, tracer: "Tracer | None" = None) -> FastAPI:
     app.add_middleware(Bodies, max_bytes=BODIES * settings.max_body_bytes, metrics=core.metrics)
     app.add_middleware(Decompression, max_bytes=settings.max_body_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
+    if core.access is not None:
+        app.add_middleware(Callers, access=core.access, metrics=core.metrics)
     app.add_middleware(Browsers, hosts=settings.hosts, origins=settings.origins)
     if settings.origins:
         app.add_middleware(

@@ -8,6 +8,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 CLOSED = b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large" + CLOSED
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout" + CLOSED
+TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5" + CLOSED
 
 
 class Connection(HttpToolsProtocol):
@@ -60,6 +61,14 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._unread_bytes = 0
         super().on_body(body)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Refuse a WebSocket where a request would be, which uvicorn does not: it looks at its limit after this."""
+        most = self.limit_concurrency
+        if most is not None and len(self.connections) >= most:
+            self._close(TOO_MANY)
+        else:
+            super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn does where the parser failed, be it in a call of `_count`."""

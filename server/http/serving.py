@@ -7,12 +7,14 @@ import logging
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
+from prometheus_client import start_http_server
 
 from server import log
 from server.core.build import open_core
@@ -68,16 +70,20 @@ async def _serve(settings: Settings) -> None:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
+        if settings.metrics_port is not None:
+            opened.callback(_serve_metrics(core, settings.host, settings.metrics_port))
         gc.collect()
         gc.freeze()  # what is there for good, not to be gone through again: that would hold the event loop
         model = core.models.default.model
         logger.info("%s on %s in %s, summaries in %s", model.name, model.device, model.dtype, shown_url(settings.store))
         listener.listen(BACKLOG)
         logger.info("ready in %.1f s at http://%s:%d", time.monotonic() - started, *listener.getsockname()[:2])
-        if settings.hosts is None and settings.host not in LOOPBACK:
+        if core.access is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, core.access.reload)
+        elif settings.hosts is None and settings.host not in LOOPBACK:
             logger.warning(
-                "anyone who reaches %s may read and delete what is stored, as the server asks for no key: put a proxy "
-                "that does before it, and name its hosts in allowed_hosts",
+                "anyone who reaches %s may read and delete what is stored, as the server asks for no key: give it "
+                "api_keys, or put a proxy that asks before it, and name its hosts in allowed_hosts",
                 settings.host,
             )
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -106,6 +112,21 @@ def _tracer(settings: Settings, opened: AsyncExitStack) -> "Tracer | None":
     opened.push_async_callback(asyncio.to_thread, provider.shutdown)
     tracer: Tracer = provider.get_tracer(traces.NAME)
     return tracer
+
+
+def _serve_metrics(core: Core, host: str, port: int) -> Callable[[], None]:
+    """Answer with the metrics at an address of their own, from threads, until what is returned is called."""
+    try:
+        server, thread = start_http_server(port, host, core.metrics.registry)
+    except OSError as error:
+        raise CannotServe(f"cannot listen at {host} port {port}: {error.strerror or error}") from error
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return close
 
 
 class _Server(uvicorn.Server):

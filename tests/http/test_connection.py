@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import PlainTextResponse
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from server.http.connection import Connection
 from tests.http.listening import listening
@@ -135,3 +138,43 @@ async def test_slow_answers_large_bodies_and_pauses_between_requests_are_no_faul
         await reader.readuntil(b"ok")
         assert await reader.read() == b""  # uvicorn's keep-alive timeout
         writer.close()
+
+
+async def test_connections_are_so_many_at_most_websockets_among_them() -> None:
+    """A handshake was taken however many there were."""
+    app = FastAPI()
+
+    @app.get("/livez")
+    async def livez() -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    @app.websocket("/socket")
+    async def socket(opened: WebSocket) -> None:
+        await opened.accept()
+        async for text in opened.iter_text():
+            await opened.send_text(text)
+
+    config = {"http": Connection, "ws": "websockets-sansio", "limit_concurrency": 3}
+    async with listening(app, **config) as port:
+
+        async def status() -> int:
+            async with httpx.AsyncClient() as client:
+                return (await client.get(f"http://127.0.0.1:{port}/livez")).status_code
+
+        address = f"ws://127.0.0.1:{port}/socket"
+        async with connect(address) as first:
+            assert await status() == 200
+            async with connect(address) as second:
+                assert await status() == 503
+                with pytest.raises(InvalidStatus) as refused:
+                    await connect(address)
+                assert refused.value.response.status_code == 503
+                for each in (first, second):
+                    await each.send("still here")
+                    assert await each.recv() == "still here"
+            for _ in range(200):
+                if await status() == 200:
+                    break
+                await asyncio.sleep(0.01)
+            async with connect(address):
+                pass

@@ -218,7 +218,7 @@ def test_the_keyboard_reaches_everything_and_is_seen(visit: Open) -> None:
 
 def test_files_are_cached_by_their_content_and_nothing_else_is_served(server: Server) -> None:
     page = server.client.get("/")
-    assert page.headers["content-security-policy"].startswith("default-src 'self';")
+    assert page.headers["content-security-policy"].startswith("default-src 'none';")
     assert server.client.head("/").headers["etag"] == page.headers["etag"]
     for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
         whole = server.client.get(path).raise_for_status()

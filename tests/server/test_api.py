@@ -251,4 +251,5 @@ async def test_openapi_describes_every_endpoint(client: httpx.AsyncClient) -> No
     response = "/v1/responses/{response_id}"
     expected |= {"/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens"}
     expected |= {response, f"{response}/cancel", f"{response}/input_items"}
+    expected |= {"/admin/usage", "/admin/keys/{name}/revoke"}
     assert expected | {"/health", "/livez", "/readyz", "/metrics"} == set(paths)

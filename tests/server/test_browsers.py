@@ -71,6 +71,9 @@ async def test_a_setting_lets_other_pages_call(serve: Serve) -> None:
 async def test_the_page_of_the_api_loads_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
     page = await client.get("/docs")
     assert page.status_code == 200
-    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "form-action 'none'" in policy
     assert "<script" not in page.text
     assert "POST /compress" in page.text

@@ -27,10 +27,13 @@ async def test_whoever_sends_the_same_text_neither_reads_nor_changes_nor_fills_i
     own = await compressed(client, KEEPER, title="The log", shelf="3")
     told = await compressed(client, other, title="Mine", **{f"k{number}": "" for number in range(MAX_METADATA - 1)})
     assert (told["id"] != own["id"], told["cached_segments"], "shelf" in told["metadata"]) == (True, 0, False)
-    assert (await client.get(f"/summaries/{own['id']}")).json()["metadata"] == {"title": "The log", "shelf": "3"}
+    told_of = [await client.get(f"/summaries/{own['id']}", headers=headers) for headers in (KEEPER, other)]
+    assert [answer.status_code for answer in told_of] == [200, 404]
+    assert told_of[0].json()["metadata"] == {"title": "The log", "shelf": "3"}
     listed = [(await client.get("/summaries", headers=headers)).json()["data"] for headers in (KEEPER, other)]
     assert [[one["id"] for one in each] for each in listed] == [[own["id"]], [told["id"]]]
-    await client.delete(f"/summaries/{told['id']}")
+    deleted = [await client.delete(f"/summaries/{told['id']}", headers=headers) for headers in (KEEPER, other)]
+    assert [answer.status_code for answer in deleted] == [404, 200]
     more = await compressed(client, KEEPER, shelf="4", row="1")
     assert (more["id"], more["metadata"]) == (own["id"], {"title": "The log", "shelf": "4", "row": "1"})
 

@@ -15,7 +15,7 @@ from server.errors import InvalidRequest
 from server.store import EmbeddedStore
 from tests.server.conftest import Serve
 from tests.server.test_alone import House
-from tests.server.test_compression import CALL
+from tests.server.test_compression import CALL, TENANT
 from tests.tiny import tiny_anchored, tiny_compressor
 
 DOCUMENT = (
@@ -124,9 +124,9 @@ async def test_texts_live_and_go_with_their_summary(store: EmbeddedStore) -> Non
     assert stat is not None
     assert stat.seconds_to_live is not None
     assert 4990 < stat.seconds_to_live <= 5000
-    await house.summaries.delete(one.id)
+    await house.summaries.delete(TENANT, one.id)
     assert await texts(one.manifest.segments) == [(0, 1, 2, 3), None, None], "what another document has stays"
-    await house.summaries.delete(other.id)
+    await house.summaries.delete(TENANT, other.id)
     assert await texts(other.manifest.segments) == [None, None]
 
 
@@ -219,7 +219,7 @@ async def test_a_model_that_cannot_read_text_among_vectors_says_so(
 async def test_nearness_is_of_vectors_not_of_texts_among_them(anchored: httpx.AsyncClient) -> None:
     services = anchored.services  # type: ignore[attr-defined]
     summary = await post(anchored, "/compress", text=DOCUMENT, keep_text=True)
-    stored = await services.summaries.get(summary["id"], param="id")
+    stored = await services.summaries.get(TENANT, summary["id"], param="id")
     plan = await services.expander.expanded(services.prompter.plan_tokens(CALL, (stored,), [5, 6]), 2, DOCUMENT)
     (gathered,) = await services.prompter.gather(plan)
     assert plan.expanded_tokens

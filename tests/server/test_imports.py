@@ -24,6 +24,7 @@ from server.metrics import Metrics
 from server.store import EmbeddedStore
 from server.store.codec import decode_notes, decode_segment, encode_segment
 from tests.server.conftest import Serve
+from tests.server.test_compression import TENANT
 from tests.server.test_portable import compressed, exported
 
 
@@ -34,7 +35,7 @@ async def test_an_import_races_deletes(
     """A summary that shared its segments was deleted between them and the manifest: 500."""
     summary = await compressed(client)
     data = await exported(client, summary["id"])
-    stored = await client.services.summaries.get(summary["id"], param="id")  # type: ignore[attr-defined]
+    stored = await client.services.summaries.get(TENANT, summary["id"], param="id")  # type: ignore[attr-defined]
     await client.delete(f"/summaries/{summary['id']}")
     update, left = Summaries.update, [num_deletes]
 
@@ -97,7 +98,7 @@ async def test_a_signed_file_says_no_more_than_a_request_may(
     """A lone surrogate in its metadata broke `GET /summaries` for everyone, lastingly."""
     made = await compressed(client)
     core, services = client.core, client.services  # type: ignore[attr-defined]
-    summary = await services.summaries.get(made["id"], param="id")
+    summary = await services.summaries.get(TENANT, made["id"], param="id")
     fields = {
         name: change(getattr(summary.manifest, name)) if callable(change) else change
         for name, change in changes.items()

@@ -103,10 +103,14 @@ async def test_cancelling_ends_running_and_queued_jobs() -> None:
 
 async def test_too_many_unfinished_jobs() -> None:
     registry = Jobs()
-    for _ in range(limits.MAX_UNFINISHED_JOBS):
-        registry.start(endless, digest=DIGEST)
-    with pytest.raises(Overloaded, match="64"):
-        registry.start(endless, digest=DIGEST)
+    for _ in range(limits.MAX_OWN_UNFINISHED_JOBS):
+        registry.start(endless, digest=DIGEST, owner="one")
+    with pytest.raises(Overloaded, match="48 of your jobs"):
+        registry.start(endless, digest=DIGEST, owner="one")
+    for _ in range(limits.MAX_UNFINISHED_JOBS - limits.MAX_OWN_UNFINISHED_JOBS):
+        registry.start(endless, digest=DIGEST, owner="other")
+    with pytest.raises(Overloaded, match="as many unfinished jobs as it takes"):
+        registry.start(endless, digest=DIGEST, owner="other")
     await registry.close()
     registry.start(at_once, digest=DIGEST)
     await registry.close()

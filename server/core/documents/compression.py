@@ -19,6 +19,7 @@ from server.core.documents.single_flight import SingleFlight
 from server.core.documents.summaries import Summaries, Summary
 from server.core.documents.work import Work, Worker
 from server.core.served_model import ServedModel
+from server.core.tenant import Tenant
 from server.engine.protocol import Encoder
 from server.errors import InvalidRequest, NotReady, Overloaded
 from server.metrics import Metrics
@@ -86,14 +87,14 @@ class Compressor:
             self._known_texts[known_as] = done.summary.id
         return replace(done, tokenize_seconds=tokenize_seconds, total_seconds=done.total_seconds + tokenize_seconds)
 
-    async def require_possible(self, token_ids: Sequence[int], *, parent_id: str | None = None) -> int:
+    async def require_possible(self, tenant: Tenant, token_ids: Sequence[int], *, parent_id: str | None = None) -> int:
         """Raise what `compress` would before any work, and say how many segments it would cut."""
-        _, segments = await self._cut(token_ids, parent_id)
+        _, segments = await self._cut(tenant, token_ids, parent_id)
         return len(segments)
 
     async def _compress(self, document: Document, token_ids: Sequence[int], report: Report | None) -> Compressed:
         started = time.monotonic()
-        parent, segments = await self._cut(token_ids, document.parent)
+        parent, segments = await self._cut(document.tenant, token_ids, document.parent)
         if document.keep_text and parent is not None and not parent.manifest.has_text:
             raise InvalidRequest(
                 f"the text of parent {parent.id!r} was not kept, so no whole one is", param="keep_text"
@@ -121,11 +122,13 @@ class Compressor:
                         raise
         return self._found(stored, [len(segment) for segment in segments], report, started)
 
-    async def _cut(self, token_ids: Sequence[int], parent_id: str | None) -> tuple[Summary | None, list[Sequence[int]]]:
+    async def _cut(
+        self, tenant: Tenant, token_ids: Sequence[int], parent_id: str | None
+    ) -> tuple[Summary | None, list[Sequence[int]]]:
         """The parent and the segments of a document that there is room for."""
         if not token_ids:
             raise InvalidRequest("the document is empty: it has 0 tokens", param="text")
-        parent = await self._summaries.get(parent_id, param="parent") if parent_id is not None else None
+        parent = await self._summaries.get(tenant, parent_id, param="parent") if parent_id is not None else None
         segments = self._model.segments(token_ids)
         parent_tokens = () if parent is None else parent.manifest.segment_tokens
         self._model.require_segments((*parent_tokens, *(len(segment) for segment in segments)))

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from model.compressors import SegmentSummary
 from server.core import chain
+from server.core.callers.visit import note
+from server.core.documents.owned import is_own, own_manifest
 from server.core.documents.segments import Segments, segment_key, text_key
 from server.core.documents.store_calls import StoreCalls
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.errors import NotReady, SummaryNotFound
 from server.metrics import Metrics
-from server.store import Entry, EntryChanged, EntryStat, SummaryStore
+from server.store import Entry, EntryChanged, SummaryStore
 from server.store.codec import CorruptRecord, FingerprintMismatch, Manifest, decode_manifest, encode_manifest
 
 MAX_UPDATES = 20  # of one manifest, before its others are told to be too many
@@ -78,22 +80,23 @@ class Summaries:
         self._calls = StoreCalls(metrics)
         self.segments = Segments(model, store, self._calls)
 
-    async def get(self, summary_id: str, *, param: str) -> Summary:
-        """What is stored under an id; `param` names the field it came from in errors.
+    async def get(self, tenant: Tenant, summary_id: str, *, param: str) -> Summary:
+        """What a tenant has stored under an id; `param` names the field it came from in errors.
 
         Raises:
-            SummaryNotFound, ModelMismatch, and what any call to the store raises: NotReady, Internal.
+            SummaryNotFound: nobody has, or another tenant. ModelMismatch, and what any call to the store raises:
+                NotReady, Internal.
         """
         data = None
         if chain.is_key(summary_id):
             async with self._calls("get"):
                 (data,) = await self._store.get_many([_manifest_key(summary_id)])
         if data is None:
-            raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
+            raise _absent(summary_id, param)
         async with self._calls("decode", param=param):
-            return self._decoded(summary_id, data)
+            return self._decoded(tenant, summary_id, data, param)
 
-    async def get_many(self, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
+    async def get_many(self, tenant: Tenant, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
         """As `get`, of several in one call to the store; of none without one."""
         if not summary_ids:
             return []
@@ -101,19 +104,23 @@ class Summaries:
             values = await self._store.get_many([_manifest_key(summary_id) for summary_id in summary_ids])
         for summary_id, value in zip(summary_ids, values, strict=True):
             if value is None:
-                raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
+                raise _absent(summary_id, param)
         async with self._calls("decode", param=param):
             return [
-                self._decoded(summary_id, value)
+                self._decoded(tenant, summary_id, value, param)
                 for summary_id, value in zip(summary_ids, values, strict=True)
                 if value is not None
             ]
 
-    def _decoded(self, summary_id: str, data: bytes) -> Summary:
+    def _decoded(self, tenant: Tenant, summary_id: str, data: bytes, param: str) -> Summary:
         try:
-            return Summary(summary_id, decode_manifest(data, fingerprint=self._model.fingerprint))
+            manifest = own_manifest(tenant, data, fingerprint=self._model.fingerprint)
         except CorruptRecord as error:
             raise CorruptRecord(f"{_manifest_key(summary_id)} is {error}") from error
+        if manifest is None:
+            raise _absent(summary_id, param)
+        note("read", summary_id)
+        return Summary(summary_id, manifest)
 
     async def page(self, tenant: Tenant, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
         """Up to `limit` of a tenant's summaries, the newest first, and whether there are more.
@@ -121,33 +128,28 @@ class Summaries:
         Raises:
             SummaryNotFound: `after`, the last of the page before, never was, or went a day ago. And as `get`.
         """
-        owner = tenant.owner(self._model.fingerprint)
         found: list[Summary] = []
         last = None if after is None else _manifest_key(after)
         while len(found) <= limit:
             async with self._calls("list"):
                 keys = await self._store.list_referrers(limit=LISTED_TOGETHER, after=last)
-                if keys is None:
+                place = None if after is None else (await self._store.get_many([_manifest_key(after)]))[0]
+                if keys is None or (place is not None and not is_own(tenant, place)):
                     raise SummaryNotFound(f"there is no summary {after!r} to go on after", param="after")
                 values = await self._store.get_many(keys)
-            found += [
-                summary for summary in map(self._listed, keys, values) if summary and summary.manifest.tenant == owner
-            ]
+            found += filter(None, [self._listed(tenant, *each) for each in zip(keys, values, strict=True)])
             if len(keys) < LISTED_TOGETHER:
                 break
             last = keys[-1]
         return found[:limit], len(found) > limit
 
-    def _listed(self, key: str, value: bytes | None) -> Summary | None:
-        """A summary to list; one that is gone, damaged or of another model is not."""
-        if value is None:
-            return None
+    def _listed(self, tenant: Tenant, key: str, value: bytes | None) -> Summary | None:
+        """A summary to list; one that is gone, damaged, of another tenant or of another model is not."""
         try:
-            return Summary(
-                key.removeprefix(_manifest_key("")), decode_manifest(value, fingerprint=self._model.fingerprint)
-            )
+            manifest = None if value is None else own_manifest(tenant, value, fingerprint=self._model.fingerprint)
         except (CorruptRecord, FingerprintMismatch):
             return None
+        return None if manifest is None else Summary(key.removeprefix(_manifest_key("")), manifest)
 
     async def vectors(self, summary: Summary) -> Tensor:
         """The soft prompt a summary stands for, (P, D): of all segments, or in RMT mode of the last.
@@ -170,9 +172,10 @@ class Summaries:
 
     async def seconds_to_live(self, summary_id: str) -> float | None:
         """What is left of a summary's time to live, None for ever; SummaryNotFound where it is over."""
-        stat = await self._stat(summary_id)
+        async with self._calls("stat"):
+            stat = await self._store.stat(_manifest_key(summary_id))
         if stat is None:
-            raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
+            raise _absent(summary_id, "id")
         return stat.seconds_to_live
 
     async def find(self, summary_id: str) -> tuple[Summary, float | None] | None:
@@ -229,6 +232,7 @@ class Summaries:
                     await self._store.put_many([entry], ttl_seconds=ttl_seconds, expected={entry.key: data})
             except EntryChanged:
                 continue
+            note("stored", summary_id)
             return summary
         raise NotReady(f"summary {summary_id} is changed by others all the time; try again later")
 
@@ -237,21 +241,30 @@ class Summaries:
         async with self._calls("touch"):
             await self._store.touch([_manifest_key(summary_id)], ttl_seconds=ttl_seconds)
 
-    async def delete(self, summary_id: str) -> None:
-        """Delete a summary, and of its segments those no other summary has; SummaryNotFound where it is not there."""
+    async def delete(self, tenant: Tenant, summary_id: str) -> None:
+        """Delete a tenant's summary, damaged or not, and of its segments those no other summary has.
+
+        Raises:
+            SummaryNotFound: it is not there, or another tenant's.
+        """
+        async with self._calls("get"):
+            (data,) = await self._store.get_many([_manifest_key(summary_id)]) if chain.is_key(summary_id) else [None]
+        if data is None or not is_own(tenant, data):
+            raise _absent(summary_id, "id")
         async with self._calls("delete"):
-            was_there = chain.is_key(summary_id) and await self._store.delete(_manifest_key(summary_id))
+            was_there = await self._store.delete(_manifest_key(summary_id))
         if not was_there:
-            raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
+            raise _absent(summary_id, "id")
+        note("deleted", summary_id)
 
     async def ping(self) -> None:
         """Return if the store answers and has room; NotReady, StoreExhausted if not."""
         async with self._calls("ping"):
             await self._store.ping()
 
-    async def _stat(self, summary_id: str) -> EntryStat | None:
-        async with self._calls("stat"):
-            return await self._store.stat(_manifest_key(summary_id))
+
+def _absent(summary_id: str, param: str) -> SummaryNotFound:
+    return SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
 
 
 def _references(manifest: Manifest) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class Prompter:
         opened = [each for part in parts for each in await self._opened(call, part)]
         last = max((index for index, part in enumerate(opened) if not isinstance(part, TextPart)), default=-1)
         conditioning = [part for part in opened[: last + 1] if part != TextPart("")]
-        sources = tuple([await self._source(part, call.summaries) for part in conditioning])
+        sources = tuple([await self._source(part, call) for part in conditioning])
         text = "".join(part.text for part in opened[last + 1 :] if isinstance(part, TextPart))
         tokenise = self._model.tokenise_within if is_bounded else self._model.tokenise
         work = partial(tokenise, text, is_start=not sources, param=call.tokens)
@@ -226,12 +226,12 @@ class Prompter:
         summaries, items = await self._opener.opened(call.tenant, part.sealed, param=call.summaries)
         return [*summaries, TextPart(told(items))]
 
-    async def _source(self, part: SummaryPart | TextPart | Summary, param: str) -> Source:
+    async def _source(self, part: SummaryPart | TextPart | Summary, call: Call) -> Source:
         if isinstance(part, Summary):
             return part
         if isinstance(part, SummaryPart):
-            return await self._summaries.get(part.summary_id, param=param)
-        work = partial(self._model.tokenise, part.text, is_start=True, param=param)
+            return await self._summaries.get(call.tenant, part.summary_id, param=call.summaries)
+        work = partial(self._model.tokenise, part.text, is_start=True, param=call.summaries)
         return tuple(await self._model.long_texts.in_thread(len(part.text), work))
 
     def _segment_tokens(self, source: Source) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from server.core.responses.items import Item
 from server.core.responses.opening import Opener, expired
 from server.core.responses.transcript import told
 from server.core.served_model import ServedModel, require_possible
+from server.core.tenant import Tenant
 from server.engine.protocol import Encoder, Meter
 from server.errors import SummaryNotFound, TooLong
 from server.limits import MAX_SEALED
@@ -28,6 +29,7 @@ class Carrier:
 
     async def append(
         self,
+        tenant: Tenant,
         parts: Parts,
         items: Sequence[Item],
         cost: Cost,
@@ -40,7 +42,7 @@ class Carrier:
             TooLong: no item has room for all of it. CompactionExpired: a stored summary among the parts is gone. And
                 what the engine and the store raise.
         """
-        carried = [await self._fetched(part, param) if isinstance(part, str) else part for part in parts]
+        carried = [await self._fetched(tenant, part, param) if isinstance(part, str) else part for part in parts]
         text = told(items)
         work = partial(self._tokenised_to_carry, text, carried, param)
         token_ids = await self._model.long_texts.in_thread(len(text), work) if text else []
@@ -97,9 +99,9 @@ class Carrier:
             made = [summary async for summary in summaries]
         return [CarriedSegment(one, tuple(token_ids)) for one, token_ids in zip(made, segments, strict=True)]
 
-    async def _fetched(self, summary_id: str, param: str) -> tuple[CarriedSegment, ...]:
+    async def _fetched(self, tenant: Tenant, summary_id: str, param: str) -> tuple[CarriedSegment, ...]:
         """A stored summary's segments, to be carried."""
-        summary = await self._opener.stored(summary_id, param=param)
+        summary = await self._opener.stored(tenant, summary_id, param=param)
         keys = summary.manifest.segments
         try:
             vectors = await self._summaries.read_segments(summary, range(len(keys)))

@@ -73,16 +73,16 @@ class Opener:
     async def opened(self, tenant: Tenant, sealed: str, *, param: str) -> tuple[list[Summary], tuple[Item, ...]]:
         """An item as what conditions a prompt: summaries, and items word for word after them. Raises as `sources`."""
         compacted = await self.open(tenant, sealed, param=param)
-        return await self.sources(compacted, param=param), (*compacted.instructions, *compacted.rest)
+        return await self.sources(tenant, compacted, param=param), (*compacted.instructions, *compacted.rest)
 
-    async def sources(self, compacted: Compacted, *, param: str) -> list[Summary]:
+    async def sources(self, tenant: Tenant, compacted: Compacted, *, param: str) -> list[Summary]:
         """The summaries that condition what follows a compacted conversation, in order.
 
         Raises:
             CompactionExpired: one is no longer in the store. And what the store raises.
         """
         return [
-            await self.stored(part, param=param) if isinstance(part, str) else as_summary(part, self._model)
+            await self.stored(tenant, part, param=param) if isinstance(part, str) else as_summary(part, self._model)
             for part in compacted.parts
         ]
 
@@ -92,10 +92,10 @@ class Opener:
             if isinstance(part, str):
                 await self._summaries.touch(part, ttl_seconds=ttl_seconds)
 
-    async def stored(self, summary_id: str, *, param: str) -> Summary:
+    async def stored(self, tenant: Tenant, summary_id: str, *, param: str) -> Summary:
         """A summary that an item names; CompactionExpired where it is gone."""
         try:
-            return await self._summaries.get(summary_id, param=param)
+            return await self._summaries.get(tenant, summary_id, param=param)
         except SummaryNotFound as error:
             raise expired(param) from error
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from server.core.callers.visit import note
 from server.core.documents.store_calls import StoreCalls
 from server.core.responses.items import Compaction, Item, Message
 from server.core.tenant import Tenant
@@ -85,12 +86,14 @@ class Records:
         async with self._calls("put"):
             data = await asyncio.to_thread(_encoded, turn)
             await self._store.put_many([Entry(_key(tenant, turn.id), data)], ttl_seconds=self.ttl_seconds)
+        note("stored", turn.id)
 
     async def get(self, tenant: Tenant, response_id: str) -> Turn:
         """One turn; ResponseNotFound where there is none, or no longer."""
         ((turn, _),) = await self._found(tenant, [response_id])
         if turn is None:
             raise ResponseNotFound(f"there is no response {response_id!r}", param="id")
+        note("read", turn.id)
         return turn
 
     async def delete(self, tenant: Tenant, response_id: str) -> None:
@@ -99,6 +102,7 @@ class Records:
             was_there = await self._store.delete(_key(tenant, response_id))
         if not was_there:
             raise ResponseNotFound(f"there is no response {response_id!r}", param="id")
+        note("deleted", response_id)
 
     async def conversation(self, tenant: Tenant, last: Turn | str, *, param: str) -> Conversation:
         """The turns up to a response, in order.
@@ -137,6 +141,7 @@ class Records:
                 num_bytes += more
                 turns.append(turn)
         self._require_within(num_bytes, param)
+        note("read", *(turn.id for turn in turns))
         return Conversation(tuple(reversed(turns)))
 
     def _require_within(self, num_bytes: int, param: str) -> None:

@@ -187,7 +187,7 @@ class Responder:
             raise InvalidRequest("there is nothing to answer: give a message after the compaction item", param="input")
         most = self._prompter.window if is_bounded else None
         rendered = await rendered_in_thread(self._model, messages, tools=ask.tools, param="input", most=most)
-        sources = await self._opener.sources(context.compacted, param="input")
+        sources = await self._opener.sources(ask.tenant, context.compacted, param="input")
         call = Call(ask.tenant, "input", "input")
         plan = self._prompter.plan_tokens(call, tuple(sources), rendered.token_ids, max_vectors=ask.max_vectors)
         return self._within(plan, self._room(ask, plan)), rendered

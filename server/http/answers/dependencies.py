@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 from server.core.core import Core
 from server.core.services import Services
 from server.core.tenant import Tenant
+from server.http.answers.callers import bearer, visit_of
 
 
 def core(request: HTTPConnection) -> Core:
@@ -24,10 +25,12 @@ def default_services(core: WithCore) -> Services:
 
 
 def tenant(request: HTTPConnection, core: WithCore) -> Tenant:
-    """Whose request it is: that of the caller's key, which nobody checks, or of all who send none."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    key = key.strip()
-    return core.tenant.of_key(key) if scheme.lower() == "bearer" and key else core.tenant
+    """Whose request it is: that of the caller's key; where nobody checks keys, of all who send none, too."""
+    visit = visit_of(request.scope)
+    if visit is not None:
+        return visit.account.tenant
+    key = bearer(request.headers)
+    return core.tenant if key is None else core.tenant.of_key(key)
 
 
 WithServices = Annotated[Services, Depends(default_services)]

@@ -10,6 +10,9 @@ from server.http.schemas.errors import ErrorDetail, ErrorResponse
 CLIENT, RATE, SERVER = "invalid_request_error", "rate_limit_error", "server_error"
 STATUS: dict[type[ServiceError], tuple[int, str]] = {
     errors.InvalidRequest: (400, CLIENT),
+    errors.Unauthorized: (401, CLIENT),
+    errors.Forbidden: (403, CLIENT),
+    errors.KeyNotFound: (404, CLIENT),
     errors.SummaryNotFound: (404, CLIENT),
     errors.ModelNotFound: (404, CLIENT),
     errors.JobNotFound: (404, CLIENT),
@@ -21,6 +24,7 @@ STATUS: dict[type[ServiceError], tuple[int, str]] = {
     errors.IdempotencyMismatch: (422, CLIENT),
     errors.EngineFailed: (424, SERVER),
     errors.Overloaded: (429, RATE),
+    errors.RateLimited: (429, RATE),
     errors.Internal: (500, SERVER),
     errors.NotReady: (503, SERVER),
     errors.StoreExhausted: (507, SERVER),
@@ -37,4 +41,4 @@ def error_detail(error: ServiceError) -> ErrorDetail:
 
 def possible_errors() -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: the statuses any endpoint that works may answer with."""
-    return {status: {"model": ErrorResponse} for status in (400, 404, 409, 413, 422, 424, 429, 503, 507)}
+    return {status: {"model": ErrorResponse} for status in (400, 401, 404, 409, 413, 422, 424, 429, 503, 507)}

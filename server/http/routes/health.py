@@ -5,10 +5,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from server.errors import ServiceError, StoreExhausted
+from server.http.answers.callers import require_admin
 from server.http.answers.dependencies import WithCore
 from server.http.routing import Route
 from server.http.schemas import models as schemas
@@ -71,6 +72,9 @@ def _tell_of_change(request: Request, faults: Mapping[str, str]) -> None:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(core: WithCore) -> Response:
-    """Prometheus' text format."""
+async def metrics(request: Request, core: WithCore) -> Response:
+    """Prometheus' text format. Where keys are asked for, an admin's alone: they are figures of all tenants together."""
+    if core.settings.metrics_port is not None:
+        raise HTTPException(404)
+    require_admin(request.scope)
     return Response(generate_latest(core.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -6,9 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request
 
+from server.core.callers import audit
+from server.core.callers.visit import note
 from server.core.documents.progress import Report
 from server.core.jobs import Job
 from server.errors import InvalidRequest
+from server.http.answers.callers import visit_of
 from server.http.answers.compression import CompressAnswer, answer_of, work_of
 from server.http.answers.dependencies import WithCore, WithServices, WithTenant
 from server.http.answers.errors import error_detail, possible_errors
@@ -39,29 +42,31 @@ async def start_job(
     if body.stream:
         raise InvalidRequest("a job has no stream: GET /jobs/{id} tells its progress", param="stream")
     run = work_of(body, services, tenant, waits=True)
+    visit = visit_of(request.scope)
 
     async def work(report: Report) -> CompressAnswer:
-        return answer_of(await run(report), services, is_list=body.documents is not None)
+        with audit.job(visit, lambda: job.id):
+            return answer_of(await run(report), services, is_list=body.documents is not None)
 
     digest = await asyncio.to_thread(lambda data: hashlib.sha256(data).digest(), await request.body())
-    fingerprint = services.model.fingerprint
     held = held_of(request.scope)
-    job = core.jobs.start(
-        work, digest=digest, idempotency_key=idempotency_key, owner=tenant.owner(fingerprint), hold=held.keep
-    )
+    job = core.jobs.start(work, digest=digest, idempotency_key=idempotency_key, owner=tenant.account, hold=held.keep)
+    note("started", job.id)
     return _described(job)
 
 
 @router.get("/jobs/{job_id}")
-async def get_job(job_id: JobId, core: WithCore) -> schemas.JobResponse:
+async def get_job(job_id: JobId, core: WithCore, tenant: WithTenant) -> schemas.JobResponse:
     """How far a job is, and its result when it is done."""
-    return _described(core.jobs.get(job_id))
+    return _described(core.jobs.get(job_id, owner=tenant.account))
 
 
 @router.delete("/jobs/{job_id}")
-async def cancel_job(job_id: JobId, core: WithCore) -> schemas.JobResponse:
+async def cancel_job(job_id: JobId, core: WithCore, tenant: WithTenant) -> schemas.JobResponse:
     """Cancel a job; one that has ended stays as it is."""
-    return _described(await core.jobs.cancel(job_id))
+    job = await core.jobs.cancel(job_id, owner=tenant.account)
+    note("cancelled", job.id)
+    return _described(job)
 
 
 def _described(job: Job) -> schemas.JobResponse:

@@ -7,7 +7,13 @@ from starlette.staticfiles import StaticFiles
 
 HEADERS = {
     # nothing inline and nothing from elsewhere: a document or an answer can never become code
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "X-Frame-Options": "DENY",  # for browsers that do not know frame-ancestors
     "Cache-Control": "no-cache",  # kept, and asked for by its ETag each time: an upgrade shows at once
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",

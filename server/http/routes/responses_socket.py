@@ -21,6 +21,7 @@ from server.core.responses.records import Turn
 from server.core.tenant import Tenant
 from server.errors import InvalidRequest, NotReady, ServiceError
 from server.http import request_id
+from server.http.answers.callers import visit_of
 from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import error_detail, status_of
 from server.http.answers.responding import respond
@@ -181,6 +182,10 @@ class _Connection:
     async def _response(self, body: ResponseRequest) -> Response:
         if self._core.is_stopping.is_set():
             raise NotReady("the server is stopping")
+        visit = visit_of(self._socket.scope)
+        if visit is not None and self._core.access is not None:
+            await self._core.access.require_valid(visit.account)
+            visit.account.admit()
         return await respond(self._core, self._tenant, body, Stopwatch(), known=self._last, keep=self._keep)
 
     def _keep(self, turn: Turn) -> None:

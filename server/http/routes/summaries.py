@@ -40,7 +40,7 @@ async def get_summary(
     `safetensors` is a file that PUT takes on a server of the same model, tenant_salt and store or export_secret;
     `prompt_embeds` is what vLLM takes under that name, base64 of a saved tensor.
     """
-    summary = await services.summaries.get(summary_id, param="id")
+    summary = await services.summaries.get(tenant, summary_id, param="id")
     if asked.format == "safetensors":
         name = f'attachment; filename="{summary.id}.safetensors"'
         data = await services.portable.export(summary, tenant)
@@ -56,10 +56,13 @@ async def get_summary(
 
 @router.get("/summaries/{summary_id}/segments")
 async def list_segments(
-    summary_id: IdInPath, services: WithServices, asked: Annotated[schemas.SegmentsParameters, Query()]
+    summary_id: IdInPath,
+    services: WithServices,
+    tenant: WithTenant,
+    asked: Annotated[schemas.SegmentsParameters, Query()],
 ) -> schemas.SegmentList:
     """A document's segments in order: which of their tokens their vectors stand at, and the text where it was kept."""
-    summary = await services.summaries.get(summary_id, param="id")
+    summary = await services.summaries.get(tenant, summary_id, param="id")
     first = 0 if asked.after is None else asked.after + 1
     numbers = range(len(summary.manifest.segments))[first : first + asked.limit]
     found = await services.summaries.read_segments(summary, numbers)
@@ -109,7 +112,7 @@ async def put_summary(
 
 
 @router.delete("/summaries/{summary_id}")
-async def delete_summary(summary_id: IdInPath, services: WithServices) -> schemas.DeletedResponse:
+async def delete_summary(summary_id: IdInPath, services: WithServices, tenant: WithTenant) -> schemas.DeletedResponse:
     """Delete a summary. Segments that other summaries share stay."""
-    await services.summaries.delete(summary_id)
+    await services.summaries.delete(tenant, summary_id)
     return schemas.DeletedResponse(id=summary_id)

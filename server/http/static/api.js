@@ -1,5 +1,7 @@
 /** The server's API: JSON calls, streams of server-sent events, and its errors. */
 
+import { hasAnotherKey, storedKey } from "./key.js";
+
 /** An answer that is an error; `code` and `message` are the server's, `retryAfter` seconds or null. */
 export class ApiError extends Error {
   constructor(message, { code, status = 0, retryAfter = null }) {
@@ -28,15 +30,19 @@ export async function* stream(path, body, signal) {
 }
 
 async function request(path, { method, body, signal }) {
-  const json =
-    body === undefined ? {} : { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+  const key = storedKey();
+  const headers = {
+    ...(body !== undefined && { "Content-Type": "application/json" }),
+    ...(key !== null && { Authorization: `Bearer ${key}` }),
+  };
   let response;
   try {
-    response = await fetch(path, { method, signal, ...json });
+    response = await fetch(path, { method, signal, headers, ...(body !== undefined && { body: JSON.stringify(body) }) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("The server cannot be reached. Is it still running?", { code: "unreachable" });
   }
+  if (response.status === 401 && (await hasAnotherKey(key))) return request(path, { method, body, signal });
   if (!response.ok) throw await errorOf(response);
   return response;
 }

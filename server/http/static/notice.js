@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 
-const TITLES = { 413: "Too long", 429: "The server is full", 503: "Not ready", 507: "The store is full" };
+const TITLES = { 401: "A key is wanted", 413: "Too long", 429: "The server is full", 503: "Not ready", 507: "The store is full" };
 
 /**
  * Show an error in a place; an abort is what its user wanted and shows nothing.

@@ -1,0 +1,35 @@
+"""Nothing of one tenant is there for another, whatever route is tried (`tests/strangers.py` says how)."""
+
+from pathlib import Path
+
+import pytest
+
+from server.core.documents import owned
+from server.core.jobs import Jobs
+from tests.strangers import COMPARED, ENDING, LASTING, strangers
+
+
+@pytest.mark.slow
+async def test_two_thousand_calls_with_others_ids_read_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    async with strangers(f"sqlite:{tmp_path}/store.sqlite3", checkpoint, seed=0) as own:
+        await own.wander(2000)
+    assert own.faults == []
+    assert {name for name in own.tried if not name.startswith("own ")} == {*LASTING, *ENDING, "same text"}
+    assert all(own.tried[f"own {name}"] for name in LASTING)
+    assert min(own.tried[name] for name in COMPARED) > 20
+
+
+@pytest.mark.parametrize("leak", ["summaries", "jobs"])
+async def test_a_server_that_tells_would_be_found_out(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leak: str
+) -> None:
+    if leak == "summaries":
+        monkeypatch.setattr(owned, "_is_of", lambda tenant, manifest: True)
+    else:
+        whole = Jobs.get
+        monkeypatch.setattr(
+            Jobs, "get", lambda self, job_id, owner: whole(self, job_id, owner=self._jobs[job_id].owner)
+        )
+    async with strangers(f"sqlite:{tmp_path}/store.sqlite3", checkpoint, seed=1) as own:
+        await own.wander(150)
+    assert [fault for fault in own.faults if "sees" in fault]
