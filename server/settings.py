@@ -50,7 +50,9 @@ class Settings(BaseSettings):
         "auto", description="'auto' takes flash-attn on CUDA where it is installed, else torch's own kernels."
     )
     store: str = Field(
-        "sqlite:summaries.sqlite3", description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, rediss://…"
+        "sqlite:summaries.sqlite3",
+        description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT/SERVICE/DB, "
+        "redis+cluster://HOST:PORT, each of the last three as rediss too.",
     )
     tenant_salt: str = Field("", description="Part of every summary id: other salts, other ids for equal documents.")
     export_secret: str | None = Field(
