@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT/SERVICE/DB, "
         "redis+cluster://HOST:PORT, each of the last three as rediss too.",
     )
+    memory_tier_bytes: NonNegativeInt = Field(
+        2**26,
+        description="Memory for vectors read lately, so that they are not fetched from the store again; 0 for none, as "
+        "there is with 'any' imports.",
+    )
     tenant_salt: str = Field("", description="Part of every summary id: other salts, other ids for equal documents.")
     export_secret: str | None = Field(
         None,

@@ -54,7 +54,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "server.core.documents.summaries",
         },
         {"server.core.documents.segments", "server.core.responses.items"},
-        {"server.core.documents.store_calls"},
+        {"server.core.documents.store_calls", "server.core.documents.memory_tier"},
         {"server.core.receipts", "server.core.tenant", "server.core.served_model", "server.core.jobs"},
         {"server.core.tokeniser", "server.core.words"},
         {"server.core.chain", "server.core.documents.progress", "server.core.documents.single_flight"}
