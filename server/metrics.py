@@ -68,6 +68,10 @@ class Metrics:
             "store_operation_seconds", "Of one call to the store.", SECONDS, "operation"
         )
         self.store_errors = self._counter("store_errors", "Calls to the store that failed.", "operation", "reason")
+        self.tier_lookups = self._counter(
+            "store_tier_lookups", "Segments' vectors asked for: hit, in memory; miss, read from the store.", "result"
+        )
+        self.tier_bytes = self._gauge("store_tier_bytes", "Of vectors kept in memory before the store.")
         self.running = Gauge(
             "autocompressor_sequences_running", "Generations holding a KV row.", registry=self.registry
         )

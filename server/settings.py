@@ -58,7 +58,14 @@ class Settings(BaseSettings):
         "auto", description="'auto' takes flash-attn on CUDA where it is installed, else torch's own kernels."
     )
     store: str = Field(
-        "sqlite:summaries.sqlite3", description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, rediss://…"
+        "sqlite:summaries.sqlite3",
+        description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT/SERVICE/DB, "
+        "redis+cluster://HOST:PORT, each of the last three as rediss too.",
+    )
+    memory_tier_bytes: NonNegativeInt = Field(
+        2**26,
+        description="Memory for vectors read lately, so that they are not fetched from the store again; 0 for none, as "
+        "there is with 'any' imports.",
     )
     tenant_salt: str = Field("", description="Part of every summary id: other salts, other ids for equal documents.")
     api_keys: str | None = Field(

@@ -13,18 +13,29 @@ import redis
 
 
 @contextmanager
-def running_redis(directory: Path, *, port: int | None = None, arguments: Sequence[str] = ()) -> Iterator[str]:
+def running_redis(
+    directory: Path,
+    *,
+    port: int | None = None,
+    config: Path | None = None,
+    arguments: Sequence[str] = (),
+    program: str = "redis-server",
+) -> Iterator[str]:
     """Run a server that syncs every write to `directory`, and give its URL; it may be killed meanwhile.
 
-    Skips the test where there is no redis-server. `arguments` come last and win; a second server on the same
-    `directory` finds what the first one wrote.
+    Skips the test where there is no such program. `arguments` come last and win; a second server on the same
+    `directory` finds what the first one wrote. One with a `config`, a Sentinel's, keeps nothing.
     """
-    binary = shutil.which("redis-server")
+    binary = shutil.which(program)
     if binary is None:
-        pytest.skip("redis-server is not installed")
+        pytest.skip(f"{program} is not installed")
     port = free_port() if port is None else port
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
-    command += ["--appendonly", "yes", "--appendfsync", "always", *arguments]
+    command = [binary, *([] if config is None else [str(config)])]
+    command += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
+    if config is None:
+        command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        command += ["--repl-diskless-sync-delay", "0"]  # a replica is not kept waiting for others
+    command += arguments
     log = directory / "redis.log"
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

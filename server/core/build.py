@@ -16,6 +16,7 @@ from server.core.checkpoints import open_checkpoint
 from server.core.core import Core
 from server.core.documents.compression import Compressor
 from server.core.documents.intake import Intake
+from server.core.documents.memory_tier import MemoryTier
 from server.core.documents.portable import Portable
 from server.core.documents.retention import Retainer
 from server.core.documents.store_calls import StoreCalls
@@ -128,7 +129,9 @@ def build_services(
 ) -> Services:
     """The parts of one model."""
     max_together = max(1, settings.max_requests // QUEUE_SHARE)
-    summaries = Summaries(model, store, metrics)
+    # whoever may bring vectors of their own under a key may bring others after it is deleted
+    tier = MemoryTier(0 if settings.imports == "any" else settings.memory_tier_bytes, metrics)
+    summaries = Summaries(model, store, metrics, tier)
     compressor = Compressor(model, encoder, summaries, metrics)
     sealer = Sealer(StoredSecret(store, StoreCalls(metrics), "compaction", None), settings.compaction_secrets)
     opener = Opener(model, summaries, sealer)

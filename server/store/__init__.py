@@ -17,6 +17,7 @@ from server.store.protocol import (
     StoreUnavailable,
     SummaryStore,
 )
+from server.store.redis.address import is_redis
 from server.store.redis.connect import connect
 from server.store.redis.store import RedisStore
 from server.store.sqlite.store import EmbeddedStore
@@ -43,8 +44,10 @@ async def open_store(url: str) -> SummaryStore:
     """Open the store that `url` names; the caller closes it.
 
     Args:
-        url: `sqlite:PATH`, relative or absolute, whose folder is created; or `redis://HOST:PORT/DB`, `rediss://...`,
-            `unix://PATH?db=DB`, to which nothing is sent yet.
+        url: `sqlite:PATH`, relative or absolute, whose folder is created; or a Redis, to which nothing is sent yet:
+            `redis://HOST:PORT/DB`, `unix://PATH?db=DB`, `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`,
+            `redis+cluster://HOST:PORT,HOST:PORT`, each but the second with `rediss` for TLS. The query has options of
+            redis-py and our own (`server.store.redis.address`).
 
     Raises:
         ValueError: the URL is none of these.
@@ -56,9 +59,9 @@ async def open_store(url: str) -> SummaryStore:
     # `sqlite://...` of other programs means other paths than it says here, so it is refused rather than guessed at
     if re.fullmatch(r"sqlite:(?!//).+", url):
         return await EmbeddedStore.open(Path(url.removeprefix("sqlite:")))
-    # redis-py reads a database that is no number as 0
-    if re.fullmatch(r"rediss?://[^/?]+(/\d*)?(\?.*)?|unix://.+", url):
+    if is_redis(url):
         return RedisStore(connect(url))
     raise ValueError(
-        f"a store is sqlite:PATH, redis://HOST:PORT/DB, rediss://... or unix://PATH, not {shown_url(url)!r}"
+        "a store is sqlite:PATH, redis://HOST:PORT/DB, rediss://..., unix://PATH, "
+        f"redis+sentinel://HOST:PORT/SERVICE/DB or redis+cluster://HOST:PORT, not {shown_url(url)!r}"
     )

@@ -3,7 +3,8 @@
 import re
 
 HIDDEN = "***"
-AUTHORITY = r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:\d*)?"  # a host, and a port that is a number
+AUTHORITY = r"(\[[0-9A-Fa-f:.]+\]|[^:,\[\]]*)(:\d*)?"  # a host, and a port that is a number
+SEVERAL = rf"{AUTHORITY}(,{AUTHORITY})*"
 
 
 def shown_url(url: str) -> str:
@@ -22,7 +23,7 @@ def shown_url(url: str) -> str:
     if _has_at(query):  # a password with a question mark, or a query with an address: which is not known
         return f"{scheme}://{HIDDEN}"
     authority, slash, path = place.partition("/")
-    if not re.fullmatch(AUTHORITY, authority):
+    if not re.fullmatch(SEVERAL if "+" in scheme else AUTHORITY, authority):
         return f"{scheme}://{HIDDEN}"
     shown_user = f"{HIDDEN}@" if has_user else ""
     return f"{scheme}://{shown_user}{authority}{slash}{path}" + (f"?{HIDDEN}" if query else "")

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from model.compressors import SegmentSummary
+from server.core.documents.memory_tier import MemoryTier
 from server.core.documents.store_calls import StoreCalls
 from server.core.served_model import ServedModel
 from server.errors import ServiceError
@@ -34,9 +35,10 @@ def is_text_key(key: str) -> bool:
 class Segments:
     """Reads and writes segments under their keys."""
 
-    def __init__(self, model: ServedModel, store: SummaryStore, calls: StoreCalls) -> None:
+    def __init__(self, model: ServedModel, store: SummaryStore, tier: MemoryTier, calls: StoreCalls) -> None:
         self._fingerprint = model.fingerprint
         self._store = store
+        self._tier = tier
         self._calls = calls
 
     async def find(self, keys: Sequence[str]) -> list[SegmentSummary | None]:
@@ -58,16 +60,33 @@ class Segments:
     async def read(self, keys: Sequence[str], lengths: Sequence[int]) -> list[SegmentSummary | None]:
         """The most important vectors of each of these segments, so many; None for one that is absent.
 
+        Args:
+            keys: of a manifest that was read for the same request; of those the memory may answer.
+
         Raises:
             Internal: a record is damaged. ModelMismatch, and what any call to the store raises.
         """
-        wanted = iter(lengths)  # one for each record, in their order
+        kept = [self._tier.get(key) for key in keys]
+        absent = [place for place, summary in enumerate(kept) if summary is None]
+        wanted = iter(absent)  # one for each record, in their order
 
-        def thinned(_: str, value: bytes | None) -> SegmentSummary | None:
-            num_vectors = next(wanted)
-            return None if value is None else decode_segment(value, fingerprint=self._fingerprint).thinned(num_vectors)
+        def thinned(key: str, value: bytes | None) -> SegmentSummary | None:
+            num_vectors = lengths[next(wanted)]
+            if value is None:
+                return None
+            whole = decode_segment(value, fingerprint=self._fingerprint)
+            self._tier.keep(key, whole)
+            return whole.thinned(num_vectors)
 
-        return [found async for found in self._each(keys, thinned)]
+        read = iter([found async for found in self._each([keys[place] for place in absent], thinned)])
+        if len(absent) == len(keys):
+            return list(read)
+        return await asyncio.to_thread(
+            lambda: [
+                next(read) if summary is None else summary.thinned(length)
+                for summary, length in zip(kept, lengths, strict=True)
+            ]
+        )
 
     async def put(self, key: str, summary: SegmentSummary, *, ttl_seconds: float) -> None:
         value = await asyncio.to_thread(encode_segment, summary, fingerprint=self._fingerprint)

@@ -10,6 +10,7 @@ from torch import Tensor
 from model.compressors import SegmentSummary
 from server.core import chain
 from server.core.callers.visit import note
+from server.core.documents.memory_tier import MemoryTier
 from server.core.documents.owned import is_own, own_manifest
 from server.core.documents.segments import Segments, segment_key, text_key
 from server.core.documents.store_calls import StoreCalls
@@ -74,11 +75,14 @@ Change = Callable[[Summary | None, float | None], Summary | None]
 class Summaries:
     """Reads and writes manifests, one record each, under keys of the chain; `segments` does what they name."""
 
-    def __init__(self, model: ServedModel, store: SummaryStore, metrics: Metrics) -> None:
+    def __init__(
+        self, model: ServedModel, store: SummaryStore, metrics: Metrics, tier: MemoryTier | None = None
+    ) -> None:
+        """`tier`: vectors in memory; None for none."""
         self._model = model
         self._store = store
         self._calls = StoreCalls(metrics)
-        self.segments = Segments(model, store, self._calls)
+        self.segments = Segments(model, store, tier or MemoryTier(0, metrics), self._calls)
 
     async def get(self, tenant: Tenant, summary_id: str, *, param: str) -> Summary:
         """What a tenant has stored under an id; `param` names the field it came from in errors.

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisClusterException, RedisError
 
 from server.store.protocol import (
     Entry,
@@ -18,8 +17,10 @@ from server.store.protocol import (
     StoreUnavailable,
     to_milliseconds,
 )
-from server.store.redis.connect import secrets_of
+from server.store.redis.circuit import Circuit
+from server.store.redis.connect import Connected
 from server.store.redis.scripts import DELETE, EXIST, LIST_REFERRERS, PUT_MANY, TOUCH
+from server.store.redis.writes import script
 from server.store.urls import without
 
 VALUE_PREFIX = "autocompressor:value:"
@@ -30,20 +31,22 @@ ABSENT, FOREVER = -2, -1  # what PTTL answers instead of milliseconds (https://r
 class RedisStore:
     """A `SummaryStore` in one Redis of version 7 or later, not a Redis Cluster: its scripts find keys through others.
 
-    A put that has returned is in the server's memory; it survives the end of the server with `appendfsync always`,
-    and all but its last second with `everysec`. Run it with `maxmemory-policy noeviction`: another policy removes
-    entries that are live. Nothing is sent before the first call, so the server may start later than this.
+    A put that has returned is in the server's memory, or where its URL waits for them on replicas or the disk; it
+    survives the end of the server with `appendfsync always`, and all but its last second with `everysec`. Run it with
+    `maxmemory-policy noeviction`: another policy removes entries that are live. Nothing is sent before the first call,
+    so the server may start later than this.
     """
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-        self._secrets = secrets_of(client)
+    def __init__(self, connected: Connected) -> None:
+        self._connected = connected
+        self._client = connected.client
+        self._circuit = Circuit()
         self._is_full = False  # since a put was refused
-        self._put_many = client.register_script(PUT_MANY)
-        self._exist = client.register_script(EXIST)
-        self._touch = client.register_script(TOUCH)
-        self._delete = client.register_script(DELETE)
-        self._list_referrers = client.register_script(LIST_REFERRERS)
+        self._put_many = script(connected, PUT_MANY)
+        self._exist = script(connected, EXIST)
+        self._touch = script(connected, TOUCH)
+        self._delete = script(connected, DELETE)
+        self._list_referrers = connected.client.register_script(LIST_REFERRERS)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         with self._as_store_errors():
@@ -132,16 +135,22 @@ class RedisStore:
 
     @contextmanager
     def _as_store_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OutOfMemoryError as error:
-            self._is_full = True
-            raise StoreFull(f"Redis is at its memory limit: {without(str(error), self._secrets)}") from error
-        except RedisError as error:
-            raise StoreUnavailable(f"Redis failed: {without(str(error), self._secrets)}") from error
+        with self._circuit.call():
+            try:
+                yield
+            except OutOfMemoryError as error:
+                self._is_full = True
+                raise StoreFull(f"Redis is at its memory limit: {self._shown(error)}") from error
+            except (RedisError, RedisClusterException) as error:
+                raise StoreUnavailable(f"Redis failed: {self._shown(error)}") from error
+
+    def _shown(self, error: Exception) -> str:
+        """A cluster's errors may go on with the arguments of the command."""
+        text = without(str(error), self._connected.secrets)
+        return text.partition("\n")[0][:200] if isinstance(error, RedisClusterException) else text
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._connected.close()
 
 
 def _described(ttl_seconds: float | None) -> dict[str, object]:
