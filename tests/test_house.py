@@ -93,7 +93,7 @@ def test_compose_and_image_set_known_settings() -> None:
     assert re.fullmatch(r"redis://(\w+):6379/0", settings.store).group(1) in compose  # type: ignore[union-attr]
     assert f"EXPOSE {settings.port}\n" in dockerfile
     (scraped,) = _yaml(PROMETHEUS / "prometheus.yml")["scrape_configs"][0]["static_configs"][0]["targets"]
-    assert scraped == f"server:{settings.port}"
+    assert scraped == f"server:{settings.metrics_port}"
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

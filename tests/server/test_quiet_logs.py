@@ -29,6 +29,7 @@ BODIES: dict[str, Any] = {
     "/v1/responses/compact": {"input": f"Remember the {WORD}."},
     "/v1/responses/input_tokens": {"input": WORD},
     "/v1/responses/{response_id}/cancel": {},
+    "/admin/keys/{name}/revoke": {},
 }
 
 
@@ -55,7 +56,7 @@ async def test_no_text_and_no_secret_is_logged(serve: Serve, caplog: pytest.LogC
         model = client.services.model.name  # type: ignore[attr-defined]
         statuses = []
         for path in posted:
-            url = path.replace("{summary_id}", made).replace("{response_id}", WORD)
+            url = path.replace("{summary_id}", made).replace("{response_id}", WORD).replace("{name}", WORD)
             whole = {"model": model, **BODIES[path]} if "/v1/" in path else BODIES[path]
             bodies = (whole, *_wrong(whole))
             statuses += [(await client.post(url, json=body, headers=HEADERS)).status_code for body in bodies]
