@@ -62,6 +62,7 @@ def test_a_key_is_found_by_its_hash_alone(tmp_path: Path, is_file: bool) -> None
         entry("reader", "requests_per_minute = 0"),
         entry("reader").replace("reader", "a reader"),
     ],
+    ids=map(str, range(15)),  # texts have a key in them that is drawn anew by each process of the tests
 )
 def test_what_is_no_list_of_keys_is_refused_without_its_words(text: str) -> None:
     """Whoever puts the key itself where its hash belongs should not find it in a log."""
