@@ -16,7 +16,7 @@ from server.core.documents.portable import Portable
 from server.core.documents.retention import Retainer
 from server.core.documents.store_calls import StoreCalls
 from server.core.documents.stored_secret import StoredSecret
-from server.core.documents.summaries import Summaries
+from server.core.documents.summaries import AllSummaries
 from server.core.generating import Generator
 from server.core.jobs import Jobs
 from server.core.models import Models
@@ -60,7 +60,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     """
     metrics = Metrics()
     compressor, served = await in_a_thread_that_ends(load_model, settings)
-    store = await open_store(settings.store)
+    store = await open_store(settings.store, old_space=Tenant(settings.tenant_salt).account)
     try:
         await warn_of_concerns(store)
         engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)
@@ -113,7 +113,7 @@ def build_services(
 ) -> Services:
     """The parts of one model."""
     max_together = max(1, settings.max_requests // QUEUE_SHARE)
-    summaries = Summaries(model, store, metrics)
+    summaries = AllSummaries(model, store, metrics)
     compressor = Compressor(model, encoder, summaries, metrics)
     sealer = Sealer(StoredSecret(store, StoreCalls(metrics), "compaction", None), settings.compaction_secrets)
     opener = Opener(model, summaries, sealer)

@@ -7,7 +7,7 @@ from functools import partial
 
 from server.core.documents.document import Document
 from server.core.documents.intake import Intake
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Summary
 from server.core.prompts.plan import Call, Plan
 from server.core.prompts.prompting import Prompter
 from server.core.receipts import Receipt, Stopwatch, Usage
@@ -76,7 +76,7 @@ class Reranker:
         self,
         model: ServedModel,
         decoder: Decoder,
-        summaries: Summaries,
+        summaries: AllSummaries,
         opener: Opener,
         prompter: Prompter,
         intake: Intake,
@@ -144,7 +144,7 @@ class Reranker:
 
     async def _read(self, passages: Sequence[Passage], tenant: Tenant) -> list[Read]:
         """Each passage as it is to be read; texts are compressed."""
-        stored = await self._stored(passages)
+        stored = await self._stored(passages, tenant)
         opened = {
             place: await self._opened(place, passage.sealed, tenant)
             for place, passage in enumerate(passages)
@@ -172,14 +172,15 @@ class Reranker:
         )
         return Read(tuple(summaries), tuple(token_ids))
 
-    async def _stored(self, passages: Sequence[Passage]) -> dict[str, Summary]:
+    async def _stored(self, passages: Sequence[Passage], tenant: Tenant) -> dict[str, Summary]:
         """The stored ones by id, in one call to the store; one by one where one is no good, to name its place."""
         places = {passage.summary_id: place for place, passage in enumerate(passages) if passage.summary_id is not None}
+        summaries = self._summaries.of(tenant)
         try:
-            return dict(zip(places, await self._summaries.get_many(list(places), param="documents"), strict=True))
+            return dict(zip(places, await summaries.get_many(list(places), param="documents"), strict=True))
         except (SummaryNotFound, ModelMismatch):
             for summary_id, place in places.items():
-                await self._summaries.get(summary_id, param=f"documents.{place}")
+                await summaries.get(summary_id, param=f"documents.{place}")
             raise
 
     async def _compress(self, place: int, passage: Passage, tenant: Tenant) -> Read:

@@ -6,16 +6,20 @@ The bytes of a record are `server.store.codec`, apart because it needs torch.
 import re
 from pathlib import Path
 
+from server.store.budget import UNBOUNDED, Budget
 from server.store.protocol import (
+    OWN_SPACE,
     Entry,
     EntryChanged,
     EntryStat,
     MissingReferences,
+    SpaceStats,
     StillReferenced,
     StoreError,
     StoreFull,
     StoreUnavailable,
     SummaryStore,
+    Swept,
 )
 from server.store.redis.connect import connect
 from server.store.redis.store import RedisStore
@@ -23,28 +27,33 @@ from server.store.sqlite.store import EmbeddedStore
 from server.store.urls import shown_url
 
 __all__ = [
+    "OWN_SPACE",
+    "Budget",
     "EmbeddedStore",
     "Entry",
     "EntryChanged",
     "EntryStat",
     "MissingReferences",
     "RedisStore",
+    "SpaceStats",
     "StillReferenced",
     "StoreError",
     "StoreFull",
     "StoreUnavailable",
     "SummaryStore",
+    "Swept",
     "open_store",
     "shown_url",
 ]
 
 
-async def open_store(url: str) -> SummaryStore:
+async def open_store(url: str, *, budget: Budget = UNBOUNDED, old_space: str = OWN_SPACE) -> SummaryStore:
     """Open the store that `url` names; the caller closes it.
 
     Args:
         url: `sqlite:PATH`, relative or absolute, whose folder is created; or `redis://HOST:PORT/DB`, `rediss://...`,
             `unix://PATH?db=DB`, to which nothing is sent yet.
+        old_space: whose entries become what a file has of before there were spaces.
 
     Raises:
         ValueError: the URL is none of these.
@@ -55,10 +64,10 @@ async def open_store(url: str) -> SummaryStore:
         raise ValueError("the store must outlive the process: name a file as sqlite:PATH, not sqlite::memory:")
     # `sqlite://...` of other programs means other paths than it says here, so it is refused rather than guessed at
     if re.fullmatch(r"sqlite:(?!//).+", url):
-        return await EmbeddedStore.open(Path(url.removeprefix("sqlite:")))
+        return await EmbeddedStore.open(Path(url.removeprefix("sqlite:")), budget=budget, old_space=old_space)
     # redis-py reads a database that is no number as 0
     if re.fullmatch(r"rediss?://[^/?]+(/\d*)?(\?.*)?|unix://.+", url):
-        return RedisStore(connect(url))
+        return RedisStore(connect(url), budget)
     raise ValueError(
         f"a store is sqlite:PATH, redis://HOST:PORT/DB, rediss://... or unix://PATH, not {shown_url(url)!r}"
     )

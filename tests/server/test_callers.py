@@ -27,12 +27,39 @@ async def test_whoever_sends_the_same_text_neither_reads_nor_changes_nor_fills_i
     own = await compressed(client, KEEPER, title="The log", shelf="3")
     told = await compressed(client, other, title="Mine", **{f"k{number}": "" for number in range(MAX_METADATA - 1)})
     assert (told["id"] != own["id"], told["cached_segments"], "shelf" in told["metadata"]) == (True, 0, False)
-    assert (await client.get(f"/summaries/{own['id']}")).json()["metadata"] == {"title": "The log", "shelf": "3"}
+    kept = (await client.get(f"/summaries/{own['id']}", headers=KEEPER)).json()
+    assert kept["metadata"] == {"title": "The log", "shelf": "3"}
     listed = [(await client.get("/summaries", headers=headers)).json()["data"] for headers in (KEEPER, other)]
     assert [[one["id"] for one in each] for each in listed] == [[own["id"]], [told["id"]]]
-    await client.delete(f"/summaries/{told['id']}")
+    await client.delete(f"/summaries/{told['id']}", headers=other)
     more = await compressed(client, KEEPER, shelf="4", row="1")
     assert (more["id"], more["metadata"]) == (own["id"], {"title": "The log", "shelf": "4", "row": "1"})
+
+
+@pytest.mark.parametrize("other", [STRANGER, {}], ids=["another key", "no key"])
+async def test_an_id_is_of_no_use_to_another_caller(client: httpx.AsyncClient, other: dict[str, str]) -> None:
+    """Whoever had it read, appended to and deleted what was under it."""
+    own = (await compressed(client, KEEPER))["id"]
+    content = [{"type": "summary", "id": own}]
+    asked: list[tuple[str, str, dict[str, Any] | None]] = [
+        ("GET", f"/summaries/{own}", None),
+        ("GET", f"/summaries/{own}?format=safetensors", None),
+        ("GET", f"/summaries/{own}/segments", None),
+        ("DELETE", f"/summaries/{own}", None),
+        ("POST", f"/summaries/{own}/append", {"text": "More."}),
+        ("POST", "/compress", {"text": "More.", "parent": own}),
+        ("POST", "/generate", {"summary_ids": [own], "prompt": "Who?", "max_tokens": 1}),
+        ("POST", "/score", {"summary_ids": [own], "prompt": "Who?", "continuations": ["he"]}),
+        ("POST", "/rerank", {"query": "Who?", "documents": [{"summary_id": own}]}),
+        ("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": content}], "max_tokens": 1}),
+    ]
+    for method, path, body in asked:
+        answer = await client.request(method, path, json=body, headers=other)
+        assert (path, answer.status_code) == (path, 404), answer.text
+    assert (await client.get("/summaries", headers=other)).json()["data"] == []
+    for method, path, body in [*asked[4:], *asked[:4]]:
+        answer = await client.request(method, path, json=body, headers=KEEPER)
+        assert answer.status_code in (200, 201), (path, answer.text)
 
 
 async def test_a_key_is_a_bearer_token(client: httpx.AsyncClient) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from server.core.prompts.plan import Plan
 from server.core.prompts.window import Fitted, Wish
+from server.core.tenant import Tenant
 from server.engine.protocol import SamplingParams
 from server.errors import TooLong
 from tests.server.conftest import Serve
@@ -79,7 +80,7 @@ async def test_it_answers_as_from_the_summary_of_its_beginning(client: httpx.Asy
     summary = (await client.post("/compress", json={"token_ids": ids[:cut]})).json()
     assert summary["cached_segments"] == 35
     services = client.services  # type: ignore[attr-defined]
-    stored = await services.summaries.get(summary["id"], param="id")
+    stored = await services.summaries.of(Tenant()).get(summary["id"], param="id")
     prompt = await services.prompter.assemble(services.prompter.plan_tokens(CALL, (stored,), ids[cut:]))
     params = SamplingParams(max_tokens=8, temperature=0)
     reference = [event.text async for event in services.decoder.generate(prompt, params)]

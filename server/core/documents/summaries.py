@@ -69,14 +69,37 @@ class Summary:
 Change = Callable[[Summary | None, float | None], Summary | None]
 
 
-class Summaries:
-    """Reads and writes manifests, one record each, under keys of the chain; `segments` does what they name."""
+class AllSummaries:
+    """Those of every tenant, each tenant's in a space of the store."""
 
     def __init__(self, model: ServedModel, store: SummaryStore, metrics: Metrics) -> None:
         self._model = model
         self._store = store
         self._calls = StoreCalls(metrics)
-        self.segments = Segments(model, store, self._calls)
+
+    def of(self, tenant: Tenant) -> "Summaries":
+        """Those of one."""
+        return Summaries(self._model, self._store.space(tenant.account), self._calls, tenant)
+
+    async def ping(self) -> None:
+        """Return if the store answers and has room; NotReady, StoreExhausted if not."""
+        async with self._calls("ping"):
+            await self._store.ping()
+
+
+class Summaries:
+    """Reads and writes a tenant's manifests, one record each, under keys of the chain; `segments` does what they name.
+
+    No other tenant's are found here, whoever has their ids.
+    """
+
+    def __init__(self, model: ServedModel, store: SummaryStore, calls: StoreCalls, tenant: Tenant) -> None:
+        """`store`: the tenant's space of it."""
+        self._model = model
+        self._store = store
+        self._calls = calls
+        self._owner = tenant.owner(model.fingerprint)
+        self.segments = Segments(model, store, calls)
 
     async def get(self, summary_id: str, *, param: str) -> Summary:
         """What is stored under an id; `param` names the field it came from in errors.
@@ -115,39 +138,39 @@ class Summaries:
         except CorruptRecord as error:
             raise CorruptRecord(f"{_manifest_key(summary_id)} is {error}") from error
 
-    async def page(self, tenant: Tenant, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
-        """Up to `limit` of a tenant's summaries, the newest first, and whether there are more.
+    async def page(self, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
+        """Up to `limit` of the summaries that this model made, the newest first, and whether there are more.
 
         Raises:
             SummaryNotFound: `after`, the last of the page before, never was, or went a day ago. And as `get`.
         """
-        owner = tenant.owner(self._model.fingerprint)
         found: list[Summary] = []
         last = None if after is None else _manifest_key(after)
         while len(found) <= limit:
             async with self._calls("list"):
-                keys = await self._store.list_referrers(limit=LISTED_TOGETHER, after=last)
+                wanted = min(LISTED_TOGETHER, limit + 1)
+                keys = await self._store.list_referrers(limit=wanted, after=last)
                 if keys is None:
                     raise SummaryNotFound(f"there is no summary {after!r} to go on after", param="after")
                 values = await self._store.get_many(keys)
-            found += [
-                summary for summary in map(self._listed, keys, values) if summary and summary.manifest.tenant == owner
-            ]
-            if len(keys) < LISTED_TOGETHER:
+            found += [summary for summary in map(self._listed, keys, values) if summary]
+            if len(keys) < wanted:
                 break
             last = keys[-1]
         return found[:limit], len(found) > limit
 
     def _listed(self, key: str, value: bytes | None) -> Summary | None:
-        """A summary to list; one that is gone, damaged or of another model is not."""
+        """A summary to list; one that is gone, damaged or of another model is not.
+
+        Nor is another tenant's: those of a store of before there were spaces may be here.
+        """
         if value is None:
             return None
         try:
-            return Summary(
-                key.removeprefix(_manifest_key("")), decode_manifest(value, fingerprint=self._model.fingerprint)
-            )
+            manifest = decode_manifest(value, fingerprint=self._model.fingerprint)
         except (CorruptRecord, FingerprintMismatch):
             return None
+        return Summary(key.removeprefix(_manifest_key("")), manifest) if manifest.tenant == self._owner else None
 
     async def vectors(self, summary: Summary) -> Tensor:
         """The soft prompt a summary stands for, (P, D): of all segments, or in RMT mode of the last.
@@ -243,11 +266,6 @@ class Summaries:
             was_there = chain.is_key(summary_id) and await self._store.delete(_manifest_key(summary_id))
         if not was_there:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param="id")
-
-    async def ping(self) -> None:
-        """Return if the store answers and has room; NotReady, StoreExhausted if not."""
-        async with self._calls("ping"):
-            await self._store.ping()
 
     async def _stat(self, summary_id: str) -> EntryStat | None:
         async with self._calls("stat"):

@@ -53,7 +53,7 @@ class Appender:
             half = len(items) // 2
             first = await self.append(tenant, parts, items[:half], ttl_seconds, cost, param)
             return await self.append(tenant, first, items[half:], ttl_seconds, cost, param)
-        before = 0 if parent is None else (await self._opener.stored(parent, param=param)).tokens
+        before = 0 if parent is None else (await self._opener.stored(tenant, parent, param=param)).tokens
         cost.tokens += done.summary.tokens - before
         cost.cached_tokens += done.cached_tokens
         return (*(parts if parent is None else parts[:-1]), done.summary.id)

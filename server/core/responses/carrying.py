@@ -6,12 +6,13 @@ from functools import partial
 
 import torch
 
-from server.core.documents.summaries import CarriedSegment, Summaries
+from server.core.documents.summaries import AllSummaries, CarriedSegment
 from server.core.responses.compacted import Cost, Parts
 from server.core.responses.items import Item
 from server.core.responses.opening import Opener, expired
 from server.core.responses.transcript import told
 from server.core.served_model import ServedModel, require_possible
+from server.core.tenant import Tenant
 from server.engine.protocol import Encoder, Meter
 from server.errors import SummaryNotFound, TooLong
 from server.limits import MAX_SEALED
@@ -20,7 +21,7 @@ from server.limits import MAX_SEALED
 class Carrier:
     """Makes segments to be carried."""
 
-    def __init__(self, model: ServedModel, encoder: Encoder, summaries: Summaries, opener: Opener) -> None:
+    def __init__(self, model: ServedModel, encoder: Encoder, summaries: AllSummaries, opener: Opener) -> None:
         self._model = model
         self._encoder = encoder
         self._summaries = summaries
@@ -28,6 +29,7 @@ class Carrier:
 
     async def append(
         self,
+        tenant: Tenant,
         parts: Parts,
         items: Sequence[Item],
         cost: Cost,
@@ -40,7 +42,7 @@ class Carrier:
             TooLong: no item has room for all of it. CompactionExpired: a stored summary among the parts is gone. And
                 what the engine and the store raise.
         """
-        carried = [await self._fetched(part, param) if isinstance(part, str) else part for part in parts]
+        carried = [await self._fetched(tenant, part, param) if isinstance(part, str) else part for part in parts]
         text = told(items)
         work = partial(self._tokenised_to_carry, text, carried, param)
         token_ids = await self._model.long_texts.in_thread(len(text), work) if text else []
@@ -97,15 +99,15 @@ class Carrier:
             made = [summary async for summary in summaries]
         return [CarriedSegment(one, tuple(token_ids)) for one, token_ids in zip(made, segments, strict=True)]
 
-    async def _fetched(self, summary_id: str, param: str) -> tuple[CarriedSegment, ...]:
+    async def _fetched(self, tenant: Tenant, summary_id: str, param: str) -> tuple[CarriedSegment, ...]:
         """A stored summary's segments, to be carried."""
-        summary = await self._opener.stored(summary_id, param=param)
-        keys = summary.manifest.segments
+        summary = await self._opener.stored(tenant, summary_id, param=param)
+        summaries, keys = self._summaries.of(tenant), summary.manifest.segments
         try:
-            vectors = await self._summaries.read_segments(summary, range(len(keys)))
+            vectors = await summaries.read_segments(summary, range(len(keys)))
         except SummaryNotFound as error:
             raise expired(param) from error
-        texts = await self._summaries.segments.texts(keys)
+        texts = await summaries.segments.texts(keys)
         if any(text is None for text in texts):
             raise expired(param)
         return tuple(CarriedSegment(one, text or ()) for one, text in zip(vectors, texts, strict=True))

@@ -53,10 +53,10 @@ class Compactor:
         parts = context.compacted.parts
         if is_stored:
             parts = await self._appender.append(tenant, parts, old, ttl_seconds, cost, param)
-            sources = await self._opener.sources(Compacted(parts), param=param)
+            sources = await self._opener.sources(tenant, Compacted(parts), param=param)
             cost.vectors = sum(source.manifest.vectors for source in sources)
         else:
-            parts = await self._carrier.append(parts, old, cost, param, meter)
+            parts = await self._carrier.append(tenant, parts, old, cost, param, meter)
         result = Compacted(parts, context.instructions, kept)
         data = await asyncio.to_thread(encode, result, fingerprint=self._model.fingerprint)
         return await self._sealer.seal(tenant, data), cost

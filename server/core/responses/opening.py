@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Summary
 from server.core.responses.compacted import Compacted, as_summary, decode
 from server.core.responses.items import Compaction, Item, Message
 from server.core.responses.sealing import Sealer
@@ -35,7 +35,7 @@ class Context:
 class Opener:
     """Opens items."""
 
-    def __init__(self, model: ServedModel, summaries: Summaries, sealer: Sealer) -> None:
+    def __init__(self, model: ServedModel, summaries: AllSummaries, sealer: Sealer) -> None:
         self._model = model
         self._summaries = summaries
         self._sealer = sealer
@@ -73,29 +73,29 @@ class Opener:
     async def opened(self, tenant: Tenant, sealed: str, *, param: str) -> tuple[list[Summary], tuple[Item, ...]]:
         """An item as what conditions a prompt: summaries, and items word for word after them. Raises as `sources`."""
         compacted = await self.open(tenant, sealed, param=param)
-        return await self.sources(compacted, param=param), (*compacted.instructions, *compacted.rest)
+        return await self.sources(tenant, compacted, param=param), (*compacted.instructions, *compacted.rest)
 
-    async def sources(self, compacted: Compacted, *, param: str) -> list[Summary]:
+    async def sources(self, tenant: Tenant, compacted: Compacted, *, param: str) -> list[Summary]:
         """The summaries that condition what follows a compacted conversation, in order.
 
         Raises:
             CompactionExpired: one is no longer in the store. And what the store raises.
         """
         return [
-            await self.stored(part, param=param) if isinstance(part, str) else as_summary(part, self._model)
+            await self.stored(tenant, part, param=param) if isinstance(part, str) else as_summary(part, self._model)
             for part in compacted.parts
         ]
 
-    async def touch(self, compacted: Compacted, *, ttl_seconds: float | None) -> None:
+    async def touch(self, tenant: Tenant, compacted: Compacted, *, ttl_seconds: float | None) -> None:
         """Have stored vectors live at least so long."""
         for part in compacted.parts:
             if isinstance(part, str):
-                await self._summaries.touch(part, ttl_seconds=ttl_seconds)
+                await self._summaries.of(tenant).touch(part, ttl_seconds=ttl_seconds)
 
-    async def stored(self, summary_id: str, *, param: str) -> Summary:
+    async def stored(self, tenant: Tenant, summary_id: str, *, param: str) -> Summary:
         """A summary that an item names; CompactionExpired where it is gone."""
         try:
-            return await self._summaries.get(summary_id, param=param)
+            return await self._summaries.of(tenant).get(summary_id, param=param)
         except SummaryNotFound as error:
             raise expired(param) from error
 

@@ -131,7 +131,7 @@ class Responder:
                 context = await self._opener.context(ask.tenant, [compaction[0]], param="input")
                 plan, rendered = await self._plan(ask, context)
         if ask.is_stored:
-            await self._opener.touch(context.compacted, ttl_seconds=self._ttl_seconds)
+            await self._opener.touch(ask.tenant, context.compacted, ttl_seconds=self._ttl_seconds)
         fitted = await self._fitted(ask, plan, context)
         prepared = await self._preparer.prepare(plan, fitted)
         given = sum(sum(share.lengths) for share in fitted.plan.shares[: fitted.num_given])
@@ -186,7 +186,7 @@ class Responder:
             raise InvalidRequest("there is nothing to answer: give a message after the compaction item", param="input")
         most = self._prompter.window if is_bounded else None
         rendered = await rendered_in_thread(self._model, messages, tools=ask.tools, param="input", most=most)
-        sources = await self._opener.sources(context.compacted, param="input")
+        sources = await self._opener.sources(ask.tenant, context.compacted, param="input")
         call = Call(ask.tenant, "input", "input")
         plan = self._prompter.plan_tokens(call, tuple(sources), rendered.token_ids, max_vectors=ask.max_vectors)
         return self._within(plan, self._room(ask, plan)), rendered
