@@ -55,7 +55,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "server.core.documents.retention",
             "server.core.documents.summaries",
         },
-        {"server.core.documents.owned", "server.core.documents.segments", "server.core.responses.items"},
+        {"server.core.documents.segments", "server.core.responses.items"},
         {"server.core.documents.store_calls", "server.core.documents.memory_tier"},
         {"server.core.callers.visit"},
         {"server.core.callers.accounts"},

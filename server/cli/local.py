@@ -57,6 +57,7 @@ class LocalClient:
         self._core = core
         self._services = core.models.default
         self._model = self._services.model.name
+        self._summaries = self._services.summaries.of(core.tenant)
 
     async def compress(
         self,
@@ -188,13 +189,13 @@ class LocalClient:
 
     async def list_summaries(self, *, limit: int, after: str | None = None) -> SummaryPage:
         with _translated():
-            page, has_more = await self._services.summaries.page(self._core.tenant, limit=limit, after=after)
+            page, has_more = await self._summaries.page(limit=limit, after=after)
         return SummaryPage(data=tuple(Summary(**each.described(self._model)) for each in page), has_more=has_more)
 
     async def get_summary(self, summary_id: str) -> StoredSummary:
         with _translated():
-            summary = await self._services.summaries.get(self._core.tenant, summary_id, param="id")
-            seconds = await self._services.summaries.seconds_to_live(summary_id)
+            summary = await self._summaries.get(summary_id, param="id")
+            seconds = await self._summaries.seconds_to_live(summary_id)
         return StoredSummary(
             **summary.described(self._model),
             segment_tokens=summary.manifest.segment_tokens,
@@ -203,13 +204,13 @@ class LocalClient:
 
     async def delete_summary(self, summary_id: str) -> None:
         with _translated():
-            await self._services.summaries.delete(self._core.tenant, summary_id)
+            await self._summaries.delete(summary_id)
 
     async def export_summary(self, summary_id: str, *, format: str = "safetensors") -> bytes:  # noqa: A002  # the client's
         with _translated():
-            summary = await self._services.summaries.get(self._core.tenant, summary_id, param="id")
+            summary = await self._summaries.get(summary_id, param="id")
             if format == "prompt_embeds":
-                return await self._services.portable.prompt_embeds(summary)
+                return await self._services.portable.prompt_embeds(summary, self._core.tenant)
             return await self._services.portable.export(summary, self._core.tenant)
 
     async def import_summary(self, summary_id: str, data: bytes) -> Summary:

@@ -21,7 +21,7 @@ from server.core.documents.portable import Portable
 from server.core.documents.retention import Retainer
 from server.core.documents.store_calls import StoreCalls
 from server.core.documents.stored_secret import StoredSecret
-from server.core.documents.summaries import Summaries
+from server.core.documents.summaries import AllSummaries
 from server.core.generating import Generator
 from server.core.jobs import Jobs
 from server.core.models import Models
@@ -70,7 +70,8 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     if settings.api_keys is not None:
         read_keyring(settings.api_keys)  # what is wrong with it is told before the model is loaded
     compressor, served = await in_a_thread_that_ends(load_model, settings)
-    store = MeteredStore(await open_store(settings.store), metrics, tier=tier_of(settings.store))
+    store = await open_store(settings.store, old_space=Tenant(settings.tenant_salt).account)
+    store = MeteredStore(store, metrics, tier=tier_of(settings.store))
     try:
         await warn_of_concerns(store)
         engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)
@@ -131,7 +132,7 @@ def build_services(
     max_together = max(1, settings.max_requests // QUEUE_SHARE)
     # whoever may bring vectors of their own under a key may bring others after it is deleted
     tier = MemoryTier(0 if settings.imports == "any" else settings.memory_tier_bytes, metrics)
-    summaries = Summaries(model, store, metrics, tier)
+    summaries = AllSummaries(model, store, metrics, tier)
     compressor = Compressor(model, encoder, summaries, metrics)
     sealer = Sealer(StoredSecret(store, StoreCalls(metrics), "compaction", None), settings.compaction_secrets)
     opener = Opener(model, summaries, sealer)

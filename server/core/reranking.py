@@ -7,7 +7,7 @@ from functools import partial
 
 from server.core.documents.document import Document
 from server.core.documents.intake import Intake
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Summary
 from server.core.prompts.plan import Call, Plan
 from server.core.prompts.prompting import Prompter
 from server.core.receipts import Receipt, Stopwatch, Usage
@@ -76,7 +76,7 @@ class Reranker:
         self,
         model: ServedModel,
         decoder: Decoder,
-        summaries: Summaries,
+        summaries: AllSummaries,
         opener: Opener,
         prompter: Prompter,
         intake: Intake,
@@ -175,12 +175,12 @@ class Reranker:
     async def _stored(self, passages: Sequence[Passage], tenant: Tenant) -> dict[str, Summary]:
         """The stored ones by id, in one call to the store; one by one where one is no good, to name its place."""
         places = {passage.summary_id: place for place, passage in enumerate(passages) if passage.summary_id is not None}
+        summaries = self._summaries.of(tenant)
         try:
-            found = await self._summaries.get_many(tenant, list(places), param="documents")
-            return dict(zip(places, found, strict=True))
+            return dict(zip(places, await summaries.get_many(list(places), param="documents"), strict=True))
         except (SummaryNotFound, ModelMismatch):
             for summary_id, place in places.items():
-                await self._summaries.get(tenant, summary_id, param=f"documents.{place}")
+                await summaries.get(summary_id, param=f"documents.{place}")
             raise
 
     async def _compress(self, place: int, passage: Passage, tenant: Tenant) -> Read:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from server.core.documents.compression import Compressor
 from server.core.documents.intake import Intake
 from server.core.documents.portable import Portable
-from server.core.documents.summaries import Summaries
+from server.core.documents.summaries import AllSummaries
 from server.core.generating import Generator
 from server.core.prompts.expansion import Expander
 from server.core.prompts.prepared import Preparer
@@ -26,7 +26,7 @@ class Services:
     model: ServedModel
     encoder: Encoder
     decoder: Decoder
-    summaries: Summaries
+    summaries: AllSummaries
     compressor: Compressor
     intake: Intake
     portable: Portable

@@ -31,7 +31,7 @@ class Tenant:
 
     @property
     def account(self) -> str:
-        """Under which what is of no model is kept; tells nothing of the salt."""
+        """The space of the store that all of this is in, whichever model made it; tells nothing of the salt."""
         return chain.derived_key(self.root(""), "account")
 
     def export_key(self, fingerprint: str, secret: bytes) -> bytes:

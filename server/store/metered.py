@@ -1,6 +1,6 @@
 """A store whose calls are counted: what was found, what failed, how many bytes went in and out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from server.metrics import Metrics
@@ -9,9 +9,11 @@ from server.store.protocol import (
     EntryChanged,
     EntryStat,
     MissingReferences,
+    SpaceStats,
     StillReferenced,
     StoreError,
     SummaryStore,
+    Swept,
 )
 
 REFUSALS = (EntryChanged, MissingReferences, StillReferenced)  # answers of the store, no failures of it
@@ -29,6 +31,23 @@ class MeteredStore:
         self._store = store
         self._metrics = metrics
         self._tier = tier
+
+    def space(self, name: str) -> "MeteredStore":
+        return MeteredStore(self._store.space(name), self._metrics, tier=self._tier)
+
+    def use(self, keys: Sequence[str]) -> None:
+        self._store.use(keys)
+
+    def walk(self) -> AsyncIterator[list[str]]:
+        return self._store.walk()
+
+    async def stats(self) -> list[SpaceStats]:
+        with self._watched("stats"):
+            return await self._store.stats()
+
+    async def sweep(self) -> Swept:
+        with self._watched("sweep"):
+            return await self._store.sweep()
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         with self._watched("get"):

@@ -1,10 +1,12 @@
 """What a store of summaries promises, whichever backend keeps them."""
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+OWN_SPACE = "server"  # what belongs to no tenant; the space of a store that is just opened
 REMEMBERED_SECONDS = 86_400  # for so long a list goes on after an entry that is gone
 
 
@@ -49,11 +51,13 @@ class Entry:
     """One record to store; `references` are the keys of those it is of no use without.
 
     References may reach over several levels but must not form a circle: nothing in a circle can be deleted.
+    `is_pinned`: it is never evicted, nor what it references; what the last put of a key says counts.
     """
 
     key: str
     value: bytes
     references: tuple[str, ...] = ()
+    is_pinned: bool = False
 
     def __post_init__(self) -> None:
         if self.key in self.references:
@@ -68,14 +72,49 @@ class EntryStat:
     seconds_to_live: float | None
 
 
+@dataclass(frozen=True)
+class SpaceStats:
+    """What a space has: live entries, `documents` of them that reference others, and the bytes of all values."""
+
+    space: str
+    entries: int
+    documents: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What was removed of all spaces: entries that had expired. `freed_bytes`: given back to the system."""
+
+    entries: int
+    freed_bytes: int
+
+
 class SummaryStore(Protocol):
     """Bytes under keys, with a time to live and references that are kept whole.
+
+    Keys, references and lists are a space's own: entries of two spaces know nothing of one another. A store that is
+    opened shows `OWN_SPACE`; `space` gives the others.
 
     Every live entry finds its references live: they expire no earlier, and are never deleted before it.
     Any number of tasks, processes and hosts (as far as the backend reaches) may share one store; each call is atomic.
     A call that is cancelled, or that raises StoreUnavailable after it was sent, has happened wholly or not at all.
     Every call may raise StoreUnavailable.
+
+    With a budget of bytes, a put for which there is no room evicts whole documents, of whatever space, until there is:
+    entries that reference others and that no live one references, with all that nothing else references. Those go
+    first that were put, touched or told to be of `use` the longest ago; never one that is pinned. Entries without
+    references are never evicted by themselves. Several clients that put at the same moment may exceed the budget by
+    what they put.
     """
+
+    def space(self, name: str) -> "SummaryStore":
+        """A view of one space, which there need not be yet; it is closed with the store.
+
+        Raises:
+            ValueError: the name is not 1 to 64 letters, digits, `.`, `-` or `_`.
+        """
+        ...
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values in the order of `keys`; None where there is no entry or it has expired."""
@@ -106,7 +145,7 @@ class SummaryStore(Protocol):
         Raises:
             EntryChanged: something else is there than was expected.
             MissingReferences: a reference is neither live in the store nor in `entries`.
-            StoreFull: there is no room.
+            StoreFull: there is no room, and nothing that could be evicted makes any.
             ValueError: `ttl_seconds` is not a positive finite number.
         """
         ...
@@ -133,6 +172,13 @@ class SummaryStore(Protocol):
         """
         ...
 
+    def use(self, keys: Sequence[str]) -> None:
+        """Note that entries were used just now: of unpinned ones those go first that were not for the longest time.
+
+        Nobody waits for it. It is written within a minute, or with the next put; a client that ends before forgets it.
+        """
+        ...
+
     async def find(self, key: str) -> tuple[bytes, float | None] | None:
         """An entry's value and the seconds it has to live, None for ever, as of one moment; None if it is absent."""
         ...
@@ -152,6 +198,21 @@ class SummaryStore(Protocol):
         """
         ...
 
+    def walk(self) -> AsyncIterator[list[str]]:
+        """The keys of all live entries of this space, in no order, some hundreds together.
+
+        What is put or removed meanwhile may be among them or not; a key may come twice.
+        """
+        ...
+
+    async def stats(self) -> list[SpaceStats]:
+        """Counts of all spaces that have entries, by their names. Takes as long as there are entries."""
+        ...
+
+    async def sweep(self) -> Swept:
+        """Remove what has expired, of all spaces, and give unused space back to the system, a little at a time."""
+        ...
+
     async def concerns(self) -> list[str]:
         """What is wrong with how the store is set up, in sentences for whoever runs it."""
         ...
@@ -163,6 +224,14 @@ class SummaryStore(Protocol):
     async def close(self) -> None:
         """Let go of connections and threads, after what was asked before is done; the last call to a store."""
         ...
+
+
+def require_space(name: str) -> str:
+    """The name, where it may name a space; else ValueError."""
+    # no braces: those would end a hash tag of Redis
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+        raise ValueError(f"a space has a name of 1 to 64 letters, digits, '.', '-' and '_', not {name!r}")
+    return name
 
 
 def to_milliseconds(ttl_seconds: float | None) -> int | None:

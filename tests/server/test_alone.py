@@ -18,7 +18,7 @@ from server.core.documents.document import Compressed, Document
 from server.core.documents.progress import Progress, Report
 from server.core.documents.store_calls import StoreCalls
 from server.core.documents.stored_secret import StoredSecret
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Summary
 from server.core.prompts.gathering import Gatherer
 from server.core.prompts.prompting import Prompter
 from server.core.prompts.window import Window, Wish
@@ -69,13 +69,14 @@ class House:
     ) -> None:
         config = SummaryConfig(vectors, True, length, compressor="anchored", reads_alone=True)
         self.model: ServedModel = replace(served_model(max_positions=window), config=config, **model)
-        self.engine, self.store, metrics = AloneEngine(config), store, Metrics()
-        self.summaries = Summaries(self.model, store, metrics)
-        self.compressor = Compressor(self.model, self.engine, self.summaries, metrics)
+        self.engine, self.store, metrics = AloneEngine(config), store.space(TENANT.account), Metrics()
+        summaries = self.all_summaries = AllSummaries(self.model, store, metrics)
+        self.summaries = summaries.of(TENANT)
+        self.compressor = Compressor(self.model, self.engine, summaries, metrics)
         sealer = Sealer(StoredSecret(store, StoreCalls(metrics), "compaction", None), ())
-        self.opener = Opener(self.model, self.summaries, sealer)
-        gatherer = Gatherer(self.model, self.engine, self.summaries, self.compressor)
-        self.prompter = Prompter(self.model, self.summaries, self.opener, gatherer, metrics)
+        self.opener = Opener(self.model, summaries, sealer)
+        gatherer = Gatherer(self.model, self.engine, summaries, self.compressor)
+        self.prompter = Prompter(self.model, summaries, self.opener, gatherer, metrics)
         self.window = Window(self.model, self.prompter, raw_tokens=None)
 
     async def compress(self, token_ids: Sequence[int], **fields: Any) -> Summary:

@@ -38,6 +38,32 @@ async def test_whoever_sends_the_same_text_neither_reads_nor_changes_nor_fills_i
     assert (more["id"], more["metadata"]) == (own["id"], {"title": "The log", "shelf": "4", "row": "1"})
 
 
+@pytest.mark.parametrize("other", [STRANGER, {}], ids=["another key", "no key"])
+async def test_an_id_is_of_no_use_to_another_caller(client: httpx.AsyncClient, other: dict[str, str]) -> None:
+    """Whoever had it read, appended to and deleted what was under it."""
+    own = (await compressed(client, KEEPER))["id"]
+    content = [{"type": "summary", "id": own}]
+    asked: list[tuple[str, str, dict[str, Any] | None]] = [
+        ("GET", f"/summaries/{own}", None),
+        ("GET", f"/summaries/{own}?format=safetensors", None),
+        ("GET", f"/summaries/{own}/segments", None),
+        ("DELETE", f"/summaries/{own}", None),
+        ("POST", f"/summaries/{own}/append", {"text": "More."}),
+        ("POST", "/compress", {"text": "More.", "parent": own}),
+        ("POST", "/generate", {"summary_ids": [own], "prompt": "Who?", "max_tokens": 1}),
+        ("POST", "/score", {"summary_ids": [own], "prompt": "Who?", "continuations": ["he"]}),
+        ("POST", "/rerank", {"query": "Who?", "documents": [{"summary_id": own}]}),
+        ("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": content}], "max_tokens": 1}),
+    ]
+    for method, path, body in asked:
+        answer = await client.request(method, path, json=body, headers=other)
+        assert (path, answer.status_code) == (path, 404), answer.text
+    assert (await client.get("/summaries", headers=other)).json()["data"] == []
+    for method, path, body in [*asked[4:], *asked[:4]]:
+        answer = await client.request(method, path, json=body, headers=KEEPER)
+        assert answer.status_code in (200, 201), (path, answer.text)
+
+
 async def test_a_key_is_a_bearer_token(client: httpx.AsyncClient) -> None:
     shared = (await compressed(client, {}))["id"]
     spelt = [{"Authorization": f"{scheme} keeper"} for scheme in ("Bearer", "bearer", "Bearer ")]

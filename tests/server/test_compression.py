@@ -17,7 +17,7 @@ from model.positions import Positions
 from server.core.documents.compression import Compressor
 from server.core.documents.document import Compressed, Document
 from server.core.documents.progress import Report
-from server.core.documents.summaries import Summaries
+from server.core.documents.summaries import AllSummaries
 from server.core.prompts.plan import Call
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
@@ -103,9 +103,10 @@ class House:
     """A compressor and its parts."""
 
     def __init__(self, store: EmbeddedStore, **model: Any) -> None:
-        self.engine, self.store = CountingEngine(), store
-        self.summaries = Summaries(served_model(**model), store, Metrics())
-        self.compressor = Compressor(served_model(**model), self.engine, self.summaries, Metrics())
+        self.engine, self.store = CountingEngine(), store.space(TENANT.account)
+        summaries = AllSummaries(served_model(**model), store, Metrics())
+        self.summaries = summaries.of(TENANT)
+        self.compressor = Compressor(served_model(**model), self.engine, summaries, Metrics())
 
     async def compress(self, token_ids: Sequence[int], report: Report | None = None, **fields: Any) -> Compressed:
         return await self.compressor.compress(Document(tenant=TENANT, token_ids=token_ids, **fields), report)
@@ -242,12 +243,12 @@ async def test_a_damaged_segment_is_computed_anew(store: EmbeddedStore) -> None:
     house = House(store)
     first = await house.compress(range(12))
     expected = await house.summaries.vectors(first.summary)
-    await store.delete(f"manifest:{first.summary.id}")
+    await house.store.delete(f"manifest:{first.summary.id}")
     first = await house.compress(range(12))
     key = f"segment:{first.summary.manifest.segments[1]}"
-    (value,) = await store.get_many([key])
+    (value,) = await house.store.get_many([key])
     assert value is not None
-    await store.put_many([Entry(key, value[:-1] + b"\x00")])
+    await house.store.put_many([Entry(key, value[:-1] + b"\x00")])
     with pytest.raises(Internal, match="damaged"):
         await house.summaries.vectors(first.summary)
     done = await house.compress(range(16))
@@ -258,7 +259,7 @@ async def test_a_damaged_segment_is_computed_anew(store: EmbeddedStore) -> None:
 async def test_a_damaged_manifest_is_written_anew(store: EmbeddedStore) -> None:
     house = House(store)
     first = await house.compress(range(12))
-    await store.put_many([Entry(f"manifest:{first.summary.id}", b"{}")])
+    await house.store.put_many([Entry(f"manifest:{first.summary.id}", b"{}")])
     with pytest.raises(Internal, match="damaged"):
         await house.summaries.get(TENANT, first.summary.id, param="id")
     done = await house.compress(range(12))
@@ -356,9 +357,9 @@ async def test_a_document_of_most_tokens_is_taken_and_one_more_is_not(store: Emb
     house = House(store, max_positions=max_positions)
     most = house.compressor._model.max_document_tokens
     assert most is not None
-    await house.compressor.require_possible(TENANT, range(most))
+    await house.compressor.require_possible(Document(tenant=TENANT), range(most))
     with pytest.raises(TooLong):
-        await house.compressor.require_possible(TENANT, range(most + 1))
+        await house.compressor.require_possible(Document(tenant=TENANT), range(most + 1))
     assert served_model(accumulate_summary=False).max_document_tokens is None
 
 

@@ -28,7 +28,7 @@ async def test_what_was_evicted_is_computed_again(serve: Serve, redis_url: str) 
         made = (await client.post("/compress", json=body)).json()
         with redis.Redis.from_url(redis_url) as evicting:
             for kind in ("segment", "text"):
-                names = sorted(evicting.keys(f"autocompressor:value:{kind}:*"))
+                names = sorted(evicting.keys(f"autocompressor:2:*:value:{kind}:*"))
                 evicting.delete(names[0], names[-1])
         again = await client.post("/compress", json={"text": DOCUMENT})
         assert (again.status_code, again.json()["id"]) == (201, made["id"])

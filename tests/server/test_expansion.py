@@ -10,6 +10,7 @@ import torch
 
 from model.bm25 import Passages
 from server.core.prompts.expansion import Expander
+from server.core.tenant import Tenant
 from server.engine.protocol import Prompt, SamplingParams
 from server.errors import InvalidRequest
 from server.store import EmbeddedStore
@@ -76,7 +77,7 @@ def test_relevance_is_of_rare_words_that_come_often() -> None:
 @pytest.mark.parametrize("max_vectors", [None, 4])
 async def test_the_text_stands_in_its_place_among_the_vectors(store: EmbeddedStore, max_vectors: int | None) -> None:
     house = House(store, tokenizer=Numbers())
-    expander = Expander(house.model, house.summaries, house.prompter)
+    expander = Expander(house.model, house.all_summaries, house.prompter)
     summary = await house.compress(range(18), keep_text=True)
     plan = house.prompter.plan_tokens(CALL, (summary,), [9, 10, 500], max_vectors=max_vectors)
     plan = await expander.expanded(plan, 1)
@@ -96,7 +97,7 @@ async def test_the_text_stands_in_its_place_among_the_vectors(store: EmbeddedSto
 
 async def test_what_shares_no_word_stays_vectors(store: EmbeddedStore) -> None:
     house = House(store, tokenizer=Numbers())
-    expander = Expander(house.model, house.summaries, house.prompter)
+    expander = Expander(house.model, house.all_summaries, house.prompter)
     summary = await house.compress(range(18), keep_text=True)
     plan = house.prompter.plan_tokens(CALL, (summary,), [9, 17])
     assert [each.segment for each in (await expander.expanded(plan, 5)).expanded] == [2, 4]
@@ -106,7 +107,7 @@ async def test_what_shares_no_word_stays_vectors(store: EmbeddedStore) -> None:
 
 async def test_thinning_leaves_expanded_segments_whole(store: EmbeddedStore) -> None:
     house = House(store, tokenizer=Numbers())
-    expander = Expander(house.model, house.summaries, house.prompter)
+    expander = Expander(house.model, house.all_summaries, house.prompter)
     summary = await house.compress(range(400), keep_text=True)
     plan = await expander.expanded(house.prompter.plan_tokens(CALL, (summary,), [9, 17, 300]), 2)
     fitted = house.prompter.fitted(plan, 8)
@@ -120,7 +121,7 @@ async def test_texts_live_and_go_with_their_summary(store: EmbeddedStore) -> Non
     other = await house.compress([*range(4), 77], keep_text=True)
     texts = house.summaries.segments.texts
     assert await texts(one.manifest.segments) == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11)]
-    stat = await store.stat(f"text:{one.manifest.segments[1]}")
+    stat = await house.store.stat(f"text:{one.manifest.segments[1]}")
     assert stat is not None
     assert stat.seconds_to_live is not None
     assert 4990 < stat.seconds_to_live <= 5000
@@ -219,12 +220,12 @@ async def test_a_model_that_cannot_read_text_among_vectors_says_so(
 async def test_nearness_is_of_vectors_not_of_texts_among_them(anchored: httpx.AsyncClient) -> None:
     services = anchored.services  # type: ignore[attr-defined]
     summary = await post(anchored, "/compress", text=DOCUMENT, keep_text=True)
-    stored = await services.summaries.get(TENANT, summary["id"], param="id")
+    stored = await services.summaries.of(Tenant()).get(summary["id"], param="id")
     plan = await services.expander.expanded(services.prompter.plan_tokens(CALL, (stored,), [5, 6]), 2, DOCUMENT)
     (gathered,) = await services.prompter.gather(plan)
     assert plan.expanded_tokens
     assert len(gathered.vectors) == plan.num_positions
-    whole = await services.summaries.vectors(stored)
+    whole = await services.summaries.of(Tenant()).vectors(stored)
     assert len(gathered.summary_vectors) == plan.num_vectors
     torch.testing.assert_close(gathered.summary_vectors[0], whole[0])
 

@@ -18,13 +18,13 @@ from server.core.documents.segments import Segments
 from server.core.documents.store_calls import StoreCalls
 from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import Summaries, Summary
+from server.core.tenant import Tenant
 from server.errors import InvalidRequest
 from server.limits import MAX_METADATA_NAME, MAX_METADATA_VALUE
 from server.metrics import Metrics
 from server.store import EmbeddedStore
 from server.store.codec import decode_notes, decode_segment, encode_segment
 from tests.server.conftest import Serve
-from tests.server.test_compression import TENANT
 from tests.server.test_portable import compressed, exported
 
 
@@ -35,14 +35,14 @@ async def test_an_import_races_deletes(
     """A summary that shared its segments was deleted between them and the manifest: 500."""
     summary = await compressed(client)
     data = await exported(client, summary["id"])
-    stored = await client.services.summaries.get(TENANT, summary["id"], param="id")  # type: ignore[attr-defined]
+    stored = await client.services.summaries.of(Tenant()).get(summary["id"], param="id")  # type: ignore[attr-defined]
     await client.delete(f"/summaries/{summary['id']}")
     update, left = Summaries.update, [num_deletes]
 
     async def racing(self: Summaries, *args: Any, **kwargs: Any) -> Summary | None:
         if left[0]:
             left[0] -= 1
-            assert await client.core.store.delete(f"segment:{stored.manifest.segments[0]}")  # type: ignore[attr-defined]
+            assert await client.core.store.space(Tenant().account).delete(f"segment:{stored.manifest.segments[0]}")  # type: ignore[attr-defined]
         return await update(self, *args, **kwargs)
 
     monkeypatch.setattr(Summaries, "update", racing)
@@ -98,13 +98,13 @@ async def test_a_signed_file_says_no_more_than_a_request_may(
     """A lone surrogate in its metadata broke `GET /summaries` for everyone, lastingly."""
     made = await compressed(client)
     core, services = client.core, client.services  # type: ignore[attr-defined]
-    summary = await services.summaries.get(TENANT, made["id"], param="id")
+    summary = await services.summaries.of(Tenant()).get(made["id"], param="id")
     fields = {
         name: change(getattr(summary.manifest, name)) if callable(change) else change
         for name, change in changes.items()
     }
     forged = replace(summary, manifest=replace(summary.manifest, **fields))
-    vectors = SegmentSummary(await services.summaries.vectors(summary))
+    vectors = SegmentSummary(await services.summaries.of(Tenant()).vectors(summary))
     data = services.portable._encoded(forged, vectors, await services.portable._key(core.tenant))
     await client.delete(f"/summaries/{made['id']}")
     response = await client.put(f"/summaries/{made['id']}", content=data)

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.core.tenant import Tenant
 from server.store import Entry
 from server.store.codec import Manifest, encode_manifest
 
@@ -25,7 +26,7 @@ async def test_a_summary_of_another_model_names_its_field(
 ) -> None:
     """The error said `param: null`, so nobody could tell which of many ids it was."""
     manifest = Manifest(fingerprint="another", segments=("a" * 40,), segment_tokens=(1,), vectors=1, created=0.0)
-    store = client.core.store  # type: ignore[attr-defined]
+    store = client.core.store.space(Tenant().account)  # type: ignore[attr-defined]
     segment = Entry(f"segment:{'a' * 40}", b"")
     await store.put_many([segment, Entry(f"manifest:{FOREIGN}", encode_manifest(manifest), (segment.key,))])
     response = await client.request(method, path, json=body)

@@ -9,12 +9,12 @@ import redis
 
 from server.core.documents import store_calls
 from server.core.documents.store_calls import StoreCalls
+from server.core.tenant import Tenant
 from server.errors import ServiceError
 from server.metrics import Metrics
 from server.store import Entry, StoreError, StoreFull, StoreUnavailable
 from tests.redis_server import running_redis
 from tests.server.conftest import Serve
-from tests.server.test_compression import TENANT
 
 
 def store_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -43,9 +43,9 @@ async def test_a_wrong_password_is_logged_once_in_a_while_and_without_it(
 async def test_a_damaged_record_is_named_in_the_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     async with serve() as client:
         made = (await client.post("/compress", json={"text": "a text " * 40})).json()
-        stored = await client.services.summaries.get(TENANT, made["id"], param="id")  # type: ignore[attr-defined]
+        stored = await client.services.summaries.of(Tenant()).get(made["id"], param="id")  # type: ignore[attr-defined]
         key = f"segment:{stored.manifest.segments[1]}"
-        await client.core.store.put_many([Entry(key, b"junk")])  # type: ignore[attr-defined]
+        await client.core.store.space(Tenant().account).put_many([Entry(key, b"junk")])  # type: ignore[attr-defined]
         asked = {"summary_ids": [made["id"]], "prompt": "Who?", "max_tokens": 2}
         with caplog.at_level(logging.WARNING):
             assert (await client.post("/generate", json=asked)).status_code == 500
@@ -77,10 +77,10 @@ async def test_damaged_segments_are_told_of_once_in_a_while(serve: Serve, caplog
     body = {"text": "a text of many segments " * 20}
     async with serve() as client:
         made = (await client.post("/compress", json=body)).json()
-        stored = await client.services.summaries.get(TENANT, made["id"], param="id")  # type: ignore[attr-defined]
+        stored = await client.services.summaries.of(Tenant()).get(made["id"], param="id")  # type: ignore[attr-defined]
         junk = [Entry(f"segment:{key}", b"junk") for key in stored.manifest.segments]
         assert len(junk) > 5
-        await client.core.store.put_many(junk)  # type: ignore[attr-defined]
+        await client.core.store.space(Tenant().account).put_many(junk)  # type: ignore[attr-defined]
         with caplog.at_level(logging.WARNING):
             again = await client.post("/compress", json={"text": body["text"] + "and more"})
             assert again.json()["cached_segments"] == 0

@@ -8,11 +8,12 @@ import pytest
 
 from server.core.prompts.plan import Plan
 from server.core.prompts.window import Fitted, Wish
+from server.core.tenant import Tenant
 from server.engine.protocol import SamplingParams
 from server.engine.torch.build import BLOCK_TOKENS
 from server.errors import TooLong
 from tests.server.conftest import Serve
-from tests.server.test_compression import CALL, TENANT
+from tests.server.test_compression import CALL
 from tests.tiny import tiny_compressor
 
 LENGTH, VECTORS, WINDOW = 16, 4, 512  # of the checkpoint in conftest
@@ -82,7 +83,7 @@ async def test_it_answers_as_from_the_summary_of_its_beginning(client: httpx.Asy
     summary = (await client.post("/compress", json={"token_ids": ids[:cut]})).json()
     assert summary["cached_segments"] == 35
     services = client.services  # type: ignore[attr-defined]
-    stored = await services.summaries.get(TENANT, summary["id"], param="id")
+    stored = await services.summaries.of(Tenant()).get(summary["id"], param="id")
     prompt = await services.prompter.assemble(services.prompter.plan_tokens(CALL, (stored,), ids[cut:]))
     params = SamplingParams(max_tokens=8, temperature=0)
     reference = [event.text async for event in services.decoder.generate(prompt, params)]

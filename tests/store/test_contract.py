@@ -4,7 +4,16 @@ import asyncio
 
 import pytest
 
-from server.store import Entry, EntryChanged, EntryStat, MissingReferences, StillReferenced, SummaryStore, open_store
+from server.store import (
+    Entry,
+    EntryChanged,
+    EntryStat,
+    MissingReferences,
+    SpaceStats,
+    StillReferenced,
+    SummaryStore,
+    open_store,
+)
 
 BINARY = bytes(range(256))
 
@@ -387,3 +396,77 @@ async def test_a_list_goes_on_after_what_has_expired(store: SummaryStore) -> Non
     for number in range(10):
         await store.put_many([Entry(f"sweeps {number}", b"")])
     assert await store.list_referrers(limit=5, after="m2") == ["m1", "m0"]
+
+
+async def test_spaces_know_nothing_of_one_another(store: SummaryStore) -> None:
+    one, other = store.space("one"), store.space("other")
+    await one.put_many([Entry("s", b"1"), Entry("m", b"2", ("s",))])
+    await other.put_many([Entry("m", BINARY)])
+    with pytest.raises(MissingReferences):
+        await other.put_many([Entry("n", b"3", ("s",))])
+    with pytest.raises(EntryChanged):
+        await other.put_many([Entry("s", b"3")], expected={"s": b"1"})
+    assert await store.get_many(["m", "s"]) == [None, None]
+    assert await other.get_many(["m", "s"]) == [BINARY, None]
+    assert [await each.exist(["s"]) for each in (store, one, other)] == [[False], [True], [False]]
+    assert [await each.find("m") for each in (store, one)] == [None, (b"2", None)]
+    assert [await each.stat("s") for each in (store, other)] == [None, None]
+    assert await other.touch(["s", "m"], ttl_seconds=60) == [False, True]
+    assert not await other.delete("s")
+    assert await other.delete("m")
+    assert await one.get_many(["m", "s"]) == [b"2", b"1"]
+
+
+async def test_a_list_is_a_space_s_own(store: SummaryStore) -> None:
+    one, other = store.space("one"), store.space("other")
+    for number in range(3):
+        for each in (one, other):
+            await each.put_many([Entry(f"s{number}", b"1"), Entry(f"m{number}", b"2", (f"s{number}",))])
+    await other.delete("m2")
+    assert await one.list_referrers(limit=5) == ["m2", "m1", "m0"]
+    assert await other.list_referrers(limit=5) == ["m1", "m0"]
+    assert await other.list_referrers(limit=5, after="m2") == ["m1", "m0"]
+    assert await store.list_referrers(limit=5) == []
+    await store.space("third").put_many([Entry("m9", b"1")])
+    assert await one.list_referrers(limit=5, after="m9") is None
+
+
+async def test_the_first_space_is_the_server_s_own(store: SummaryStore) -> None:
+    await store.put_many([Entry("a", b"1")])
+    assert await store.space("server").get_many(["a"]) == [b"1"]
+    assert await store.space("one").space("server").get_many(["a"]) == [b"1"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "{a}", "a:b", "ü", "a" * 65, "a\n"])
+async def test_a_space_has_a_plain_name(store: SummaryStore, name: str) -> None:
+    with pytest.raises(ValueError, match="a space has a name of 1 to 64"):
+        store.space(name)
+
+
+async def test_stats_and_keys_are_those_of_live_entries(store: SummaryStore) -> None:
+    one = store.space("one")
+    keys = {f"s{number}" for number in range(1200)}
+    await one.put_many([*(Entry(key, b"12") for key in keys), Entry("m", b"3", tuple(keys))])
+    await store.put_many([Entry("a", b"1234")])
+    await store.put_many([Entry("a", b"123"), Entry("brief", b"1")], ttl_seconds=None)
+    await store.space("gone").put_many([Entry("t", b"1"), Entry("n", b"2", ("t",))], ttl_seconds=0.02)
+    await store.space("deleted").put_many([Entry("t", b"1"), Entry("n", b"2", ("t",))])
+    await store.space("deleted").delete("n")
+    await store.put_many([Entry("expires", b"1")], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    assert await store.stats() == [SpaceStats("one", 1201, 1, 2401), SpaceStats("server", 2, 0, 4)]
+    assert {key async for some in one.walk() for key in some} == keys | {"m"}
+    assert {key async for some in store.walk() for key in some} == {"a", "brief"}
+    assert [key async for some in store.space("none").walk() for key in some] == []
+
+
+async def test_a_sweep_removes_what_has_expired(store: SummaryStore) -> None:
+    for space in ("one", "other"):
+        await store.space(space).put_many([Entry("stays", b"1")])
+        many = [Entry(f"{number}", b"1") for number in range(1500)]
+        await store.space(space).put_many(many, ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    swept = await store.sweep()
+    assert 2900 < swept.entries <= 3000  # a put sweeps some
+    assert (await store.sweep()).entries == 0
+    assert await store.stats() == [SpaceStats("one", 1, 0, 1), SpaceStats("other", 1, 0, 1)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server.store import EmbeddedStore, Entry, StoreError, StoreFull, StoreUnavailable
+from server.store import EmbeddedStore, Entry, StillReferenced, StoreError, StoreFull, StoreUnavailable
 from server.store.sqlite import store as embedded
 from server.store.sqlite.file import connect, writing
 
@@ -87,13 +87,13 @@ def test_a_write_that_fails_half_way_is_undone(path: Path) -> None:
 
     def insert_and_fail() -> None:
         with writing(connection):
-            connection.execute("INSERT INTO entry VALUES ('a', NULL)")
+            connection.execute("INSERT INTO departed VALUES ('server', 'a', 1, 1)")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         insert_and_fail()
     connection.close()
-    assert row_count(path, "entry") == 0
+    assert row_count(path, "departed") == 0
 
 
 async def test_two_processes_write_one_file(path: Path) -> None:
@@ -119,8 +119,59 @@ async def test_a_file_of_another_version_is_refused(path: Path) -> None:
     connection = connect(path, busy_timeout_seconds=1)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(StoreError, match="schema version 7, and this program reads version 1"):
+    with pytest.raises(StoreError, match="schema version 7, and this program reads version 2"):
         await EmbeddedStore.open(path)
+
+
+VERSION_1 = """
+CREATE TABLE entry (key TEXT PRIMARY KEY, expires INTEGER) WITHOUT ROWID;
+CREATE INDEX entry_expires ON entry (expires) WHERE expires IS NOT NULL;
+CREATE TABLE content (key TEXT PRIMARY KEY REFERENCES entry ON DELETE CASCADE, data BLOB NOT NULL);
+CREATE TABLE reference (
+    referrer TEXT REFERENCES entry ON DELETE CASCADE,
+    referenced TEXT REFERENCES entry ON DELETE CASCADE,
+    PRIMARY KEY (referrer, referenced)
+) WITHOUT ROWID;
+CREATE INDEX reference_referenced ON reference (referenced);
+CREATE TABLE departed (key TEXT PRIMARY KEY, place INTEGER NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX departed_until ON departed (until);
+INSERT INTO entry VALUES ('segment:a', NULL), ('segment:b', 4000000000000), ('manifest:1', NULL),
+    ('manifest:2', 4000000000000), ('response:0f:resp_1', 4000000000000), ('secret:export', NULL), ('old', 1);
+INSERT INTO content (rowid, key, data) VALUES (1, 'segment:a', 'AA'), (2, 'manifest:2', 'two'), (3, 'segment:b', 'B'),
+    (4, 'manifest:1', 'one'), (7, 'response:0f:resp_1', 'said'), (8, 'secret:export', 'key'), (9, 'old', 'gone');
+UPDATE content SET data = CAST(data AS BLOB);
+INSERT INTO reference VALUES ('manifest:1', 'segment:a'), ('manifest:2', 'segment:a'), ('manifest:2', 'segment:b');
+INSERT INTO departed VALUES ('manifest:3', 3, 4000000000000);
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.mark.parametrize("additions", ["", "DROP TABLE departed;"], ids=["last", "first"])
+async def test_a_file_of_before_there_were_spaces_is_migrated(path: Path, additions: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(VERSION_1 + additions)
+    connection.close()
+    for _ in range(2):  # and is then as any other
+        store = await EmbeddedStore.open(path, old_space="own")
+        own = store.space("own")
+        assert await own.get_many(["segment:a", "segment:b", "manifest:1"]) == [b"AA", b"B", b"one"]
+        assert await own.list_referrers(limit=5) == ["manifest:1", "manifest:2"]
+        assert await own.list_referrers(limit=5, after="manifest:3") == (None if additions else ["manifest:2"])
+        assert await own.get_many(["old", "secret:export", "response:0f:resp_1"]) == [None] * 3
+        assert await store.get_many(["secret:export"]) == [b"key"]
+        assert await store.space("0f").get_many(["response:resp_1"]) == [b"said"]
+        stat = await own.stat("manifest:2")
+        assert stat is not None
+        assert stat.seconds_to_live is not None
+        with pytest.raises(StillReferenced):
+            await own.delete("segment:a")
+        assert [each.size_bytes for each in await store.stats()] == [4, 9, 3]
+        assert row_count(path, "sqlite_schema WHERE name LIKE 'old%'") == 0
+        await store.close()
+    store = await EmbeddedStore.open(path)
+    assert await store.space("own").delete("manifest:2")
+    assert await store.space("own").exist(["segment:a", "segment:b"]) == [True, False]
+    await store.close()
 
 
 async def test_a_file_of_another_program_is_refused_and_left_alone(path: Path) -> None:
@@ -146,7 +197,7 @@ async def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> No
 
 
 async def test_a_full_disk_is_store_full_and_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def connect_small(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
+    def connect_small(path: Path, busy_timeout_seconds: float, **_: str) -> sqlite3.Connection:
         connection = connect(path, busy_timeout_seconds)
         connection.execute("PRAGMA max_page_count = 40")
         return connection

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from server.store import Entry, RedisStore, StoreFull, StoreUnavailable, open_store
+from server.store import Budget, Entry, RedisStore, StoreFull, StoreUnavailable, open_store
 from server.store.redis.connect import connect
 from tests.redis_server import free_port, running_redis
 
@@ -29,12 +29,15 @@ def kill(url: str) -> None:
         os.kill(client.info("server")["process_id"], signal.SIGKILL)
 
 
-def kept_keys(client: redis.Redis) -> list[bytes]:
+PREFIX = "autocompressor:2:{server}:"
+
+
+def kept_keys(client: redis.Redis) -> set[str]:
     """All but places of what is gone, which expire by themselves."""
-    keys = client.keys("*")
-    places = [key for key in keys if key.startswith(b"autocompressor:place:")]
+    keys = {key.decode() for key in client.keys("*")}
+    places = {key for key in keys if key.startswith(f"{PREFIX}place:")}
     assert all(client.pttl(key) > 0 for key in places)
-    return [key for key in keys if key not in places]
+    return keys - places
 
 
 async def test_an_acknowledged_put_survives_a_kill_and_the_client_reconnects(tmp_path: Path) -> None:
@@ -142,21 +145,37 @@ async def test_everything_of_an_expiring_document_expires(store: RedisStore, red
         document = [Entry(f"m{number}", b"1", ("kept", f"s{number}")), Entry(f"s{number}", b"2")]
         await store.put_many(document, ttl_seconds=0.02)
         await asyncio.sleep(0.03)
+    await store.sweep()
     with redis.Redis.from_url(redis_url) as client:
-        assert kept_keys(client) == [b"autocompressor:value:kept"]
+        kept = {f"{PREFIX}value:kept", f"{PREFIX}sizes", f"{PREFIX}bytes", "autocompressor:2:spaces"}
+        assert kept_keys(client) == kept
+        assert client.hgetall(f"{PREFIX}sizes") == {b"kept": b"1"}
     await store.put_many([Entry("long", b"1", ("kept",))])
     await store.put_many([Entry("m5", b"1", ("kept",))], ttl_seconds=0.02)
     await asyncio.sleep(0.03)
     await store.put_many([Entry("longer", b"1", ("kept",))])
     with redis.Redis.from_url(redis_url) as client:
-        assert set(client.zrange("autocompressor:referrers:kept", 0, -1)) == {b"long", b"longer"}
+        assert set(client.zrange(f"{PREFIX}referrers:kept", 0, -1)) == {b"long", b"longer"}
 
 
 async def test_a_deleted_document_leaves_nothing(store: RedisStore, redis_url: str) -> None:
     await store.put_many([Entry("m", b"1", ("s", "t")), Entry("s", b"2"), Entry("t", b"3")], ttl_seconds=60)
     await store.delete("m")
     with redis.Redis.from_url(redis_url) as client:
-        assert kept_keys(client) == []
+        assert kept_keys(client) == set()
+
+
+async def test_the_books_of_a_space_expire_with_its_last_entry(store: RedisStore, redis_url: str) -> None:
+    """A tenant that never comes back left them for good."""
+    space = store.space("tenant")
+    await space.put_many([Entry("m", b"1", ("s",)), Entry("s", b"2")], ttl_seconds=0.05)
+    await space.put_many([Entry("n", b"1", ("s",))], ttl_seconds=0.2)
+    await space.touch(["n"], ttl_seconds=0.3)
+    await asyncio.sleep(0.1)
+    assert await space.list_referrers(limit=5) == ["n"]
+    await asyncio.sleep(0.3)
+    with redis.Redis.from_url(redis_url) as client:
+        assert [key for key in client.keys("*tenant*") if b":place:" not in key] == []
 
 
 async def test_replicas_write_together(store: RedisStore, redis_url: str) -> None:
@@ -178,6 +197,32 @@ async def test_a_policy_that_evicts_is_a_concern(store: RedisStore, redis_url: s
         finally:
             client.config_set("maxmemory-policy", "noeviction")
     assert "maxmemory-policy allkeys-lru" in concern
+
+
+async def test_what_a_script_touches_is_in_one_slot(tmp_path: Path) -> None:
+    """A server of a Redis Cluster refuses a script, and an MGET, over several slots."""
+    with running_redis(tmp_path, arguments=["--cluster-enabled", "yes"]) as url:
+        with redis.Redis.from_url(url) as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE 0 16383")
+            while client.cluster("info")["cluster_state"] != "ok":
+                await asyncio.sleep(0.01)
+        store = RedisStore(connect(url), Budget(max_bytes=10))
+        spaces = [store.space(f"{number}") for number in range(20)]
+        for each in spaces:
+            await each.put_many([Entry("s", b"1"), Entry("t", b"1"), Entry("m", b"2", ("s", "t"))], ttl_seconds=60)
+            assert await each.get_many(["s", "t", "m"]) == [b"1", b"1", b"2"]
+            assert await each.exist(["s", "u"]) == [True, False]
+            assert await each.touch(["m"], ttl_seconds=90) == [True]
+            assert await each.list_referrers(limit=1) == ["m"]
+            assert await each.find("s") is not None
+            assert [keys async for keys in each.walk()] != []
+            each.use(["m"])
+        left = await store.stats()
+        assert sum(each.size_bytes for each in left) == 9
+        assert [await each.delete("m") for each in spaces].count(True) == 3
+        assert (await store.sweep()).entries == 0
+        await store.ping()
+        await store.close()
 
 
 async def test_an_error_repeats_no_password(tmp_path: Path) -> None:

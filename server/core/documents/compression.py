@@ -16,10 +16,9 @@ from server.core.documents.progress import Progress, Report, Watchers
 from server.core.documents.renewal import Renewer, merged, require_few
 from server.core.documents.segments import is_text_key
 from server.core.documents.single_flight import SingleFlight
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Summary
 from server.core.documents.work import Work, Worker
 from server.core.served_model import ServedModel
-from server.core.tenant import Tenant
 from server.engine.protocol import Encoder
 from server.errors import InvalidRequest, NotReady, Overloaded
 from server.metrics import Metrics
@@ -37,9 +36,9 @@ MAX_KNOWN_TEXTS = 10_000  # whose ids are remembered, so that looking them up ag
 class Compressor:
     """Keeps documents as chains of segments, each computed once."""
 
-    def __init__(self, model: ServedModel, encoder: Encoder, summaries: Summaries, metrics: Metrics) -> None:
+    def __init__(self, model: ServedModel, encoder: Encoder, summaries: AllSummaries, metrics: Metrics) -> None:
         self._model = model
-        self._worker = Worker(model, encoder, summaries.segments)
+        self._worker = Worker(model, encoder)
         self._summaries = summaries
         self._renewer = Renewer(summaries)
         self._metrics = metrics
@@ -87,14 +86,14 @@ class Compressor:
             self._known_texts[known_as] = done.summary.id
         return replace(done, tokenize_seconds=tokenize_seconds, total_seconds=done.total_seconds + tokenize_seconds)
 
-    async def require_possible(self, tenant: Tenant, token_ids: Sequence[int], *, parent_id: str | None = None) -> int:
+    async def require_possible(self, document: Document, token_ids: Sequence[int]) -> int:
         """Raise what `compress` would before any work, and say how many segments it would cut."""
-        _, segments = await self._cut(tenant, token_ids, parent_id)
+        _, segments = await self._cut(document, token_ids)
         return len(segments)
 
     async def _compress(self, document: Document, token_ids: Sequence[int], report: Report | None) -> Compressed:
         started = time.monotonic()
-        parent, segments = await self._cut(document.tenant, token_ids, document.parent)
+        parent, segments = await self._cut(document, token_ids)
         if document.keep_text and parent is not None and not parent.manifest.has_text:
             raise InvalidRequest(
                 f"the text of parent {parent.id!r} was not kept, so no whole one is", param="keep_text"
@@ -108,27 +107,30 @@ class Compressor:
         work = Work(segments, keys, parent_keys, document.keep_text, document.waits)
         summary = Summary(chained[-1], self._manifest(work, parent, document))
 
+        # one id may be two tenants', where imports of anybody are taken
+        flight = f"{document.tenant.account}:{summary.id}"
+
         async def complete() -> None:
             nonlocal summary
-            summary = await self._complete(summary, work, document.ttl_seconds)
+            summary = await self._complete(summary, work, document, flight)
 
         while (stored := await self._renewer.stored(summary.id, work, document)) is None:
-            with self._watchers.watching(summary.id, report):
+            with self._watchers.watching(flight, report):
                 try:
-                    if await self._flights.run(summary.id, complete):
+                    if await self._flights.run(flight, complete):
                         return self._done(summary, work, started)
                 except Overloaded:  # of a call that does not wait, and was on its way
                     if not document.waits or work.is_begun:
                         raise
         return self._found(stored, [len(segment) for segment in segments], report, started)
 
-    async def _cut(
-        self, tenant: Tenant, token_ids: Sequence[int], parent_id: str | None
-    ) -> tuple[Summary | None, list[Sequence[int]]]:
+    async def _cut(self, document: Document, token_ids: Sequence[int]) -> tuple[Summary | None, list[Sequence[int]]]:
         """The parent and the segments of a document that there is room for."""
         if not token_ids:
             raise InvalidRequest("the document is empty: it has 0 tokens", param="text")
-        parent = await self._summaries.get(tenant, parent_id, param="parent") if parent_id is not None else None
+        parent = None
+        if document.parent is not None:
+            parent = await self._summaries.of(document.tenant).get(document.parent, param="parent")
         segments = self._model.segments(token_ids)
         parent_tokens = () if parent is None else parent.manifest.segment_tokens
         self._model.require_segments((*parent_tokens, *(len(segment) for segment in segments)))
@@ -196,8 +198,9 @@ class Compressor:
             has_text=work.keeps_text,
         )
 
-    async def _complete(self, summary: Summary, work: Work, ttl_seconds: float | None) -> Summary:
+    async def _complete(self, summary: Summary, work: Work, document: Document, flight: str) -> Summary:
         """Compute the segments that are not stored, and store the manifest; beside what others stored of it."""
+        summaries = self._summaries.of(document.tenant)
         keeps_text = True  # what was stored of the text, where it was
 
         def beside(found: Summary | None, _: float | None) -> Summary:
@@ -205,9 +208,11 @@ class Compressor:
 
         try:
             for _ in range(MAX_ATTEMPTS):
-                await self._worker.finish(work, lambda progress: self._watchers.tell(summary.id, progress))
+                await self._worker.finish(
+                    work, summaries.segments, lambda progress: self._watchers.tell(flight, progress)
+                )
                 try:
-                    stored = await self._summaries.update(summary.id, beside, ttl_seconds=ttl_seconds)
+                    stored = await summaries.update(summary.id, beside, ttl_seconds=document.ttl_seconds)
                 except MissingReferences as error:
                     logger.info("segments of %s were deleted meanwhile; computing them again", summary.id)
                     keeps_text = keeps_text and not any(map(is_text_key, error.keys))
@@ -215,7 +220,7 @@ class Compressor:
                     assert stored is not None  # it is what `beside` gave
                     return stored
         finally:
-            self._watchers.forget(summary.id)
+            self._watchers.forget(flight)
         raise NotReady(f"segments of {summary.id} are deleted as fast as they are computed; try again later")
 
 

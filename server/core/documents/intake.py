@@ -49,9 +49,7 @@ class Intake:
         for index, document in enumerate(documents):
             try:
                 token_ids = await self._token_ids(document)
-                totals.append(
-                    await self._compressor.require_possible(document.tenant, token_ids, parent_id=document.parent)
-                )
+                totals.append(await self._compressor.require_possible(document, token_ids))
             except ServiceError as error:
                 error.param = f"documents.{index}.{error.param}" if error.param else f"documents.{index}"
                 raise

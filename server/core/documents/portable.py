@@ -23,7 +23,7 @@ from model.compressors import SegmentSummary
 from server.core.documents.imported import require_equal, require_given, require_keys
 from server.core.documents.renewal import merged
 from server.core.documents.stored_secret import StoredSecret
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Summaries, Summary
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.errors import InvalidRequest, ModelMismatch, NotReady, SummaryNotFound
@@ -51,7 +51,7 @@ class Portable:
     def __init__(
         self,
         model: ServedModel,
-        summaries: Summaries,
+        summaries: AllSummaries,
         secret: StoredSecret,
         *,
         takes_any: bool,
@@ -66,15 +66,15 @@ class Portable:
 
     async def export(self, summary: Summary, tenant: Tenant) -> bytes:
         """A safetensors file that `take` takes; SummaryNotFound where the summary was deleted since it was read."""
-        found = await self._summaries.segments.find(summary.manifest.segments)
+        found = await self._summaries.of(tenant).segments.find(summary.manifest.segments)
         segments = [part for part in found if part is not None]
         if len(segments) < len(summary.manifest.segments):
             raise SummaryNotFound(f"summary {summary.id!r} was deleted or has expired", param="id")
         return await asyncio.to_thread(self._encoded, summary, _joined(segments), await self._key(tenant))
 
-    async def prompt_embeds(self, summary: Summary) -> bytes:
+    async def prompt_embeds(self, summary: Summary, tenant: Tenant) -> bytes:
         """The soft prompt, (P, D), as vLLM takes it: base64 of what torch.save writes (docs.vllm.ai, prompt_embeds)."""
-        vectors = await self._summaries.vectors(summary)
+        vectors = await self._summaries.of(tenant).vectors(summary)
         return await asyncio.to_thread(_saved, vectors)
 
     async def take(
@@ -95,20 +95,21 @@ class Portable:
         summary = Summary(
             summary_id, replace(manifest, created=time.time(), tenant=tenant.owner(self._model.fingerprint))
         )
-        async with self._summaries.segments.kept(list(parts), ttl_seconds=IMPORTING_SECONDS):
-            return await self._stored(summary, parts, ttl_seconds)
+        summaries = self._summaries.of(tenant)
+        async with summaries.segments.kept(list(parts), ttl_seconds=IMPORTING_SECONDS):
+            return await self._stored(summaries, summary, parts, ttl_seconds)
 
     async def _stored(
-        self, summary: Summary, parts: Mapping[str, SegmentSummary], ttl_seconds: float | None
+        self, summaries: Summaries, summary: Summary, parts: Mapping[str, SegmentSummary], ttl_seconds: float | None
     ) -> tuple[Summary, bool]:
         """Store these segments where they are not, and the manifest; as `take`."""
         for _ in range(MAX_ATTEMPTS):
-            found = await self._summaries.find(summary.id)
-            is_new = found is None or not await self._summaries.is_whole(found[0])
+            found = await summaries.find(summary.id)
+            is_new = found is None or not await summaries.is_whole(found[0])
             if is_new:
-                await self._put_segments(parts)
+                await _put_segments(summaries, parts)
             try:
-                stored = await self._summaries.update(
+                stored = await summaries.update(
                     summary.id, partial(_beside, summary, is_new=is_new), ttl_seconds=ttl_seconds
                 )
             except MissingReferences:
@@ -117,13 +118,6 @@ class Portable:
                 assert stored is not None
                 return stored, is_new
         raise NotReady(f"segments of {summary.id} are deleted as fast as they are stored; try again later")
-
-    async def _put_segments(self, parts: Mapping[str, SegmentSummary]) -> None:
-        """Store those of these segments that are not stored."""
-        is_stored = await self._summaries.segments.are_stored(list(parts))
-        for (key, part), is_known in zip(parts.items(), is_stored, strict=True):
-            if not is_known:
-                await self._summaries.segments.put(key, part, ttl_seconds=IMPORTING_SECONDS)
 
     async def _key(self, tenant: Tenant) -> bytes:
         """What signs the tenant's files."""
@@ -190,6 +184,14 @@ def _beside(new: Summary, found: Summary | None, _: float | None, *, is_new: boo
     if found is not None and not is_new:
         return found
     return merged(new, found, keeps_text=False)
+
+
+async def _put_segments(summaries: Summaries, parts: Mapping[str, SegmentSummary]) -> None:
+    """Store those of these segments that are not stored."""
+    is_stored = await summaries.segments.are_stored(list(parts))
+    for (key, part), is_known in zip(parts.items(), is_stored, strict=True):
+        if not is_known:
+            await summaries.segments.put(key, part, ttl_seconds=IMPORTING_SECONDS)
 
 
 def _joined(segments: Sequence[SegmentSummary]) -> SegmentSummary:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from server.core.documents.document import Document
-from server.core.documents.summaries import Change, Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Change, Summary
 from server.core.documents.work import UNFINISHED_SECONDS, Work
 from server.errors import InvalidRequest
 from server.limits import MAX_METADATA
@@ -15,7 +15,7 @@ from server.store import MissingReferences
 class Renewer:
     """Changes manifests so that what one call adds is not lost to another, here or on another replica."""
 
-    def __init__(self, summaries: Summaries) -> None:
+    def __init__(self, summaries: AllSummaries) -> None:
         self._summaries = summaries
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -24,8 +24,9 @@ class Renewer:
 
         One whose segments the store has lost is as good as not stored.
         """
-        found = await self._summaries.find(summary_id)
-        if found is not None and not await self._summaries.is_whole(found[0]):
+        summaries = self._summaries.of(document.tenant)
+        found = await summaries.find(summary_id)
+        if found is not None and not await summaries.is_whole(found[0]):
             return None
         if found is None or not document.renews or renewed(*found, document) is None:
             return None if found is None else found[0]
@@ -38,7 +39,8 @@ class Renewer:
         found = await self.renew(summary_id, document)
         if found is None or found.manifest.has_text or not document.keep_text:
             return found
-        await self._summaries.segments.put_texts(work.keys, work.segments, ttl_seconds=UNFINISHED_SECONDS)
+        segments = self._summaries.of(document.tenant).segments
+        await segments.put_texts(work.keys, work.segments, ttl_seconds=UNFINISHED_SECONDS)
         return await self._update(
             summary_id,
             lambda current, _: (
@@ -51,7 +53,8 @@ class Renewer:
         # replicas are told apart by the store; calls of this one wait here rather than try again and again
         async with self._locks.setdefault(summary_id, asyncio.Lock()):
             try:
-                return await self._summaries.update(summary_id, change, ttl_seconds=document.ttl_seconds)
+                summaries = self._summaries.of(document.tenant)
+                return await summaries.update(summary_id, change, ttl_seconds=document.ttl_seconds)
             except MissingReferences:
                 return None
 

@@ -11,7 +11,6 @@ from model.compressors import SegmentSummary
 from server.core import chain
 from server.core.callers.visit import note
 from server.core.documents.memory_tier import MemoryTier
-from server.core.documents.owned import is_own, own_manifest
 from server.core.documents.segments import Segments, segment_key, text_key
 from server.core.documents.store_calls import StoreCalls
 from server.core.served_model import ServedModel
@@ -72,8 +71,8 @@ class Summary:
 Change = Callable[[Summary | None, float | None], Summary | None]
 
 
-class Summaries:
-    """Reads and writes manifests, one record each, under keys of the chain; `segments` does what they name."""
+class AllSummaries:
+    """Those of every tenant, each tenant's in a space of the store."""
 
     def __init__(
         self, model: ServedModel, store: SummaryStore, metrics: Metrics, tier: MemoryTier | None = None
@@ -82,14 +81,39 @@ class Summaries:
         self._model = model
         self._store = store
         self._calls = StoreCalls(metrics)
-        self.segments = Segments(model, store, tier or MemoryTier(0, metrics), self._calls)
+        self._tier = tier or MemoryTier(0, metrics)
 
-    async def get(self, tenant: Tenant, summary_id: str, *, param: str) -> Summary:
-        """What a tenant has stored under an id; `param` names the field it came from in errors.
+    def of(self, tenant: Tenant) -> "Summaries":
+        """Those of one."""
+        return Summaries(self._model, self._store.space(tenant.account), self._tier, self._calls, tenant)
+
+    async def ping(self) -> None:
+        """Return if the store answers and has room; NotReady, StoreExhausted if not."""
+        async with self._calls("ping"):
+            await self._store.ping()
+
+
+class Summaries:
+    """Reads and writes a tenant's manifests, one record each, under keys of the chain; `segments` does what they name.
+
+    No other tenant's are found here, whoever has their ids.
+    """
+
+    def __init__(
+        self, model: ServedModel, store: SummaryStore, tier: MemoryTier, calls: StoreCalls, tenant: Tenant
+    ) -> None:
+        """`store`: the tenant's space of it."""
+        self._model = model
+        self._store = store
+        self._calls = calls
+        self._owner = tenant.owner(model.fingerprint)
+        self.segments = Segments(model, store, tier, calls)
+
+    async def get(self, summary_id: str, *, param: str) -> Summary:
+        """What is stored under an id; `param` names the field it came from in errors.
 
         Raises:
-            SummaryNotFound: nobody has, or another tenant. ModelMismatch, and what any call to the store raises:
-                NotReady, Internal.
+            SummaryNotFound, ModelMismatch, and what any call to the store raises: NotReady, Internal.
         """
         data = None
         if chain.is_key(summary_id):
@@ -98,9 +122,9 @@ class Summaries:
         if data is None:
             raise _absent(summary_id, param)
         async with self._calls("decode", param=param):
-            return self._decoded(tenant, summary_id, data, param)
+            return self._decoded(summary_id, data)
 
-    async def get_many(self, tenant: Tenant, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
+    async def get_many(self, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
         """As `get`, of several in one call to the store; of none without one."""
         if not summary_ids:
             return []
@@ -111,23 +135,21 @@ class Summaries:
                 raise _absent(summary_id, param)
         async with self._calls("decode", param=param):
             return [
-                self._decoded(tenant, summary_id, value, param)
+                self._decoded(summary_id, value)
                 for summary_id, value in zip(summary_ids, values, strict=True)
                 if value is not None
             ]
 
-    def _decoded(self, tenant: Tenant, summary_id: str, data: bytes, param: str) -> Summary:
+    def _decoded(self, summary_id: str, data: bytes) -> Summary:
         try:
-            manifest = own_manifest(tenant, data, fingerprint=self._model.fingerprint)
+            manifest = decode_manifest(data, fingerprint=self._model.fingerprint)
         except CorruptRecord as error:
             raise CorruptRecord(f"{_manifest_key(summary_id)} is {error}") from error
-        if manifest is None:
-            raise _absent(summary_id, param)
         note("read", summary_id)
         return Summary(summary_id, manifest)
 
-    async def page(self, tenant: Tenant, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
-        """Up to `limit` of a tenant's summaries, the newest first, and whether there are more.
+    async def page(self, *, limit: int, after: str | None) -> tuple[list[Summary], bool]:
+        """Up to `limit` of the summaries that this model made, the newest first, and whether there are more.
 
         Raises:
             SummaryNotFound: `after`, the last of the page before, never was, or went a day ago. And as `get`.
@@ -136,24 +158,29 @@ class Summaries:
         last = None if after is None else _manifest_key(after)
         while len(found) <= limit:
             async with self._calls("list"):
-                keys = await self._store.list_referrers(limit=LISTED_TOGETHER, after=last)
-                place = None if after is None else (await self._store.get_many([_manifest_key(after)]))[0]
-                if keys is None or (place is not None and not is_own(tenant, place)):
+                wanted = min(LISTED_TOGETHER, limit + 1)
+                keys = await self._store.list_referrers(limit=wanted, after=last)
+                if keys is None:
                     raise SummaryNotFound(f"there is no summary {after!r} to go on after", param="after")
                 values = await self._store.get_many(keys)
-            found += filter(None, [self._listed(tenant, *each) for each in zip(keys, values, strict=True)])
-            if len(keys) < LISTED_TOGETHER:
+            found += [summary for summary in map(self._listed, keys, values) if summary]
+            if len(keys) < wanted:
                 break
             last = keys[-1]
         return found[:limit], len(found) > limit
 
-    def _listed(self, tenant: Tenant, key: str, value: bytes | None) -> Summary | None:
-        """A summary to list; one that is gone, damaged, of another tenant or of another model is not."""
+    def _listed(self, key: str, value: bytes | None) -> Summary | None:
+        """A summary to list; one that is gone, damaged or of another model is not.
+
+        Nor is another tenant's: those of a store of before there were spaces may be here.
+        """
+        if value is None:
+            return None
         try:
-            manifest = None if value is None else own_manifest(tenant, value, fingerprint=self._model.fingerprint)
+            manifest = decode_manifest(value, fingerprint=self._model.fingerprint)
         except (CorruptRecord, FingerprintMismatch):
             return None
-        return None if manifest is None else Summary(key.removeprefix(_manifest_key("")), manifest)
+        return Summary(key.removeprefix(_manifest_key("")), manifest) if manifest.tenant == self._owner else None
 
     async def vectors(self, summary: Summary) -> Tensor:
         """The soft prompt a summary stands for, (P, D): of all segments, or in RMT mode of the last.
@@ -245,26 +272,13 @@ class Summaries:
         async with self._calls("touch"):
             await self._store.touch([_manifest_key(summary_id)], ttl_seconds=ttl_seconds)
 
-    async def delete(self, tenant: Tenant, summary_id: str) -> None:
-        """Delete a tenant's summary, damaged or not, and of its segments those no other summary has.
-
-        Raises:
-            SummaryNotFound: it is not there, or another tenant's.
-        """
-        async with self._calls("get"):
-            (data,) = await self._store.get_many([_manifest_key(summary_id)]) if chain.is_key(summary_id) else [None]
-        if data is None or not is_own(tenant, data):
-            raise _absent(summary_id, "id")
+    async def delete(self, summary_id: str) -> None:
+        """Delete a summary, damaged or not, and of its segments those no other summary has; SummaryNotFound for none."""
         async with self._calls("delete"):
-            was_there = await self._store.delete(_manifest_key(summary_id))
+            was_there = chain.is_key(summary_id) and await self._store.delete(_manifest_key(summary_id))
         if not was_there:
             raise _absent(summary_id, "id")
         note("deleted", summary_id)
-
-    async def ping(self) -> None:
-        """Return if the store answers and has room; NotReady, StoreExhausted if not."""
-        async with self._calls("ping"):
-            await self._store.ping()
 
 
 def _absent(summary_id: str, param: str) -> SummaryNotFound:

@@ -59,29 +59,33 @@ class Missing:
 class Worker:
     """Finishes documents, each segment stored as it is made: an interrupted call goes on there."""
 
-    def __init__(self, model: ServedModel, encoder: Encoder, segments: Segments) -> None:
+    def __init__(self, model: ServedModel, encoder: Encoder) -> None:
         self._model = model
         self._encoder = encoder
-        self._segments = segments
 
-    async def finish(self, work: Work, report: Report) -> None:
+    async def finish(self, work: Work, stored: Segments, report: Report) -> None:
         """Compute and store what is not stored; `report` hears of what is, and of each segment.
+
+        Args:
+            stored: the segments of the tenant whose document it is.
 
         Raises:
             SummaryNotFound: a segment of the parent is gone. And what the engine and the store raise.
         """
         work.is_begun = True
-        reads_alone = self._model.config.reads_alone
-        missing = await (self._missing_anywhere(work) if reads_alone else self._missing_at_the_end(work))
+        look = self._missing_anywhere if self._model.config.reads_alone else self._missing_at_the_end
+        missing = await look(work, stored)
         progress = self._begun(work, missing)
         report(progress)
         if missing.places:
-            async with self._segments.kept((*work.parent_keys, *work.keys), ttl_seconds=UNFINISHED_SECONDS):
-                await self._compute(work, missing, progress, report)
+            async with stored.kept((*work.parent_keys, *work.keys), ttl_seconds=UNFINISHED_SECONDS):
+                await self._compute(work, missing, stored, progress, report)
         if work.keeps_text:
-            await self._segments.put_texts(work.keys, work.segments, ttl_seconds=UNFINISHED_SECONDS)
+            await stored.put_texts(work.keys, work.segments, ttl_seconds=UNFINISHED_SECONDS)
 
-    async def _compute(self, work: Work, missing: Missing, progress: Progress, report: Report) -> None:
+    async def _compute(
+        self, work: Work, missing: Missing, stored: Segments, progress: Progress, report: Report
+    ) -> None:
         waiting_since = time.monotonic()
         segments = self._encoder.compress(
             [work.segments[places[0]] for places in missing.places.values()],
@@ -95,29 +99,29 @@ class Worker:
             async for summary in made:
                 work.engine_seconds += time.monotonic() - waiting_since
                 key, places = next(keys)
-                await self._segments.put(key, summary, ttl_seconds=UNFINISHED_SECONDS)
+                await stored.put(key, summary, ttl_seconds=UNFINISHED_SECONDS)
                 work.num_computed += 1
                 work.computed.update(places)
                 progress = self._grown(progress, len(work.segments[places[0]]), len(places))
                 report(progress)
                 waiting_since = time.monotonic()
 
-    async def _missing_at_the_end(self, work: Work) -> Missing:
+    async def _missing_at_the_end(self, work: Work, stored: Segments) -> Missing:
         """What follows the stored segments: a segment's vectors are made with those of the ones before it."""
         keys = (*work.parent_keys, *work.keys)
-        found = await self._segments.find(keys)
-        stored = [each.vectors for each in takewhile(lambda each: each is not None, found) if each is not None]
-        first = len(stored) - len(work.parent_keys)
+        found = await stored.find(keys)
+        vectors = [each.vectors for each in takewhile(lambda each: each is not None, found) if each is not None]
+        first = len(vectors) - len(work.parent_keys)
         if first < 0:
             raise SummaryNotFound("the parent was deleted or has expired", param="parent")
         places = {key: (place,) for place, key in enumerate(work.keys) if place >= first}
         # in RMT mode a soft prompt is one segment's, and nothing of it is read again
-        return Missing(places, self._soft_prompt(stored), keys if self._model.config.accumulate_summary else ())
+        return Missing(places, self._soft_prompt(vectors), keys if self._model.config.accumulate_summary else ())
 
-    async def _missing_anywhere(self, work: Work) -> Missing:
+    async def _missing_anywhere(self, work: Work, stored: Segments) -> Missing:
         """Every segment that is not stored, once, whatever stands between them: each is read alone."""
         keys = list(dict.fromkeys((*work.parent_keys, *work.keys)))
-        is_stored = dict(zip(keys, await self._segments.are_stored(keys), strict=True))
+        is_stored = dict(zip(keys, await stored.are_stored(keys), strict=True))
         places: dict[str, list[int]] = {}
         for place, key in enumerate(work.keys):
             if not is_stored[key]:

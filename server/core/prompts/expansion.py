@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from model.bm25 import Passages
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Summary
 from server.core.prompts.gathering import Share
 from server.core.prompts.plan import Condition, Plan
 from server.core.prompts.prompting import Prompter
@@ -26,7 +26,7 @@ class _Candidate:
 class Expander:
     """Chooses the segments by BM25 of the prompt's words over their texts."""
 
-    def __init__(self, model: ServedModel, summaries: Summaries, prompter: Prompter) -> None:
+    def __init__(self, model: ServedModel, summaries: AllSummaries, prompter: Prompter) -> None:
         self._model = model
         self._summaries = summaries
         self._prompter = prompter
@@ -120,7 +120,8 @@ class Expander:
             if isinstance(source := plan.sources[each.index], Summary) and key in source.carried
         }
         wanted = list(dict.fromkeys(key for each, key in keys.items() if each not in carried))
-        stored = dict(zip(wanted, await self._summaries.segments.texts(wanted), strict=True))
+        segments = self._summaries.of(plan.call.tenant).segments
+        stored = dict(zip(wanted, await segments.texts(wanted), strict=True))
         texts = []
         for each in candidates:
             source = plan.sources[each.index]

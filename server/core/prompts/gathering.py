@@ -10,7 +10,7 @@ from torch import Tensor
 from model.compressors import SegmentSummary
 from server.core.documents.compression import Compressor
 from server.core.documents.document import Document
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Summaries, Summary
 from server.core.documents.work import UNFINISHED_SECONDS
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
@@ -81,30 +81,26 @@ class _Rows:
 class Gatherer:
     """Reads what sources condition with, compressing texts first; these are kept as long as an unfinished document."""
 
-    def __init__(self, model: ServedModel, decoder: Decoder, summaries: Summaries, compressor: Compressor) -> None:
+    def __init__(self, model: ServedModel, decoder: Decoder, summaries: AllSummaries, compressor: Compressor) -> None:
         self._model = model
         self._decoder = decoder
         self._summaries = summaries
         self._compressor = compressor
 
-    async def gather(
-        self, sources: Sequence[Source], shares: Sequence[Share], tenants: Sequence[Tenant]
-    ) -> list[Gathered]:
-        """These shares of the sources, in order; all that is stored is read together.
-
-        Args:
-            tenants: whose each of the sources is.
+    async def gather(self, sources: Sequence[Source], shares: Sequence[Share], tenant: Tenant) -> list[Gathered]:
+        """These shares of a tenant's sources, in order; all that is stored is read together.
 
         Raises:
             SummaryNotFound: deleted since it was read. And what the engine and the store raise.
         """
-        stored = [await self._stored(*each) for each in zip(sources, tenants, strict=True)]
+        summaries = self._summaries.of(tenant)
+        stored = [await self._stored(source, tenant) for source in sources]
         rows = [
             list(self._rows(source, summary, share))
             for source, (summary, _), share in zip(sources, stored, shares, strict=True)
         ]
-        vectors = await self._vectors([each for own in rows for each in own if not each.is_expanded])
-        texts = await self._embedded([each for own in rows for each in own if each.is_expanded])
+        vectors = await _vectors(summaries, [each for own in rows for each in own if not each.is_expanded])
+        texts = await self._embedded(summaries, [each for own in rows for each in own if each.is_expanded])
         gathered = []
         for (summary, cached_segments), share, own in zip(stored, shares, rows, strict=True):
             parts = [next(texts if each.is_expanded else vectors) for each in own]
@@ -137,15 +133,9 @@ class Gatherer:
                     text = self._model.segment_of(source, place)
                 yield _Rows(key, length, is_expanded, is_whole, text, None if carried is None else carried.summary)
 
-    async def _vectors(self, rows: Sequence[_Rows]) -> Iterator[Tensor | None]:
-        wanted = [each for each in rows if each.summary is None]
-        stored = iter(await self._summaries.segments.read([row.key for row in wanted], [row.length for row in wanted]))
-        found = [next(stored) if row.summary is None else row.summary.thinned(row.length) for row in rows]
-        return iter([None if each is None else each.vectors for each in found])
-
-    async def _embedded(self, rows: Sequence[_Rows]) -> Iterator[Tensor | None]:
+    async def _embedded(self, summaries: Summaries, rows: Sequence[_Rows]) -> Iterator[Tensor | None]:
         """The input embeddings of these segments' tokens."""
-        stored = iter(await self._summaries.segments.texts([each.key for each in rows if each.text is None]))
+        stored = iter(await summaries.segments.texts([each.key for each in rows if each.text is None]))
         texts = [next(stored) if each.text is None else each.text for each in rows]
         return iter([None if text is None else await asyncio.to_thread(self._decoder.embed, text) for text in texts])
 
@@ -158,6 +148,13 @@ class Gatherer:
             cached_segments,
             tuple(each.is_expanded for each in rows),
         )
+
+
+async def _vectors(summaries: Summaries, rows: Sequence[_Rows]) -> Iterator[Tensor | None]:
+    wanted = [each for each in rows if each.summary is None]
+    stored = iter(await summaries.segments.read([row.key for row in wanted], [row.length for row in wanted]))
+    found = [next(stored) if row.summary is None else row.summary.thinned(row.length) for row in rows]
+    return iter([None if each is None else each.vectors for each in found])
 
 
 def fused(gathered: Sequence[Gathered], token_ids: tuple[int, ...], tenant: Tenant) -> Prompt:

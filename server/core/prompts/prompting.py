@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Summary
 from server.core.prompts.forgetting import in_proportion, remembered
 from server.core.prompts.gathering import Gathered, Gatherer, Share, Source, fused
 from server.core.prompts.plan import Call, CompactionPart, Part, Plan, SummaryPart, TextPart
@@ -22,7 +22,7 @@ class Prompter:
     """Plans prompts, refuses those that can never fit, and assembles the others."""
 
     def __init__(
-        self, model: ServedModel, summaries: Summaries, opener: Opener, gatherer: Gatherer, metrics: Metrics
+        self, model: ServedModel, summaries: AllSummaries, opener: Opener, gatherer: Gatherer, metrics: Metrics
     ) -> None:
         self._model = model
         self._summaries = summaries
@@ -53,7 +53,7 @@ class Prompter:
         opened = [each for part in parts for each in await self._opened(call, part)]
         last = max((index for index, part in enumerate(opened) if not isinstance(part, TextPart)), default=-1)
         conditioning = [part for part in opened[: last + 1] if part != TextPart("")]
-        sources = tuple([await self._source(part, call) for part in conditioning])
+        sources = tuple([await self._source(part, call.tenant, call.summaries) for part in conditioning])
         text = "".join(part.text for part in opened[last + 1 :] if isinstance(part, TextPart))
         tokenise = self._model.tokenise_within if is_bounded else self._model.tokenise
         work = partial(tokenise, text, is_start=not sources, param=call.tokens)
@@ -201,22 +201,24 @@ class Prompter:
         return prompt
 
     async def assemble_many(self, plans: Sequence[Plan]) -> list[Prompt]:
-        """As `assemble`; what is stored for all of them is read together."""
+        """As `assemble`, of one tenant's plans; what is stored for all of them is read together."""
+        if not plans:
+            return []
+        (tenant,) = {plan.call.tenant for plan in plans}
         sources = [source for plan in plans for source in plan.sources]
         shares = [share for plan in plans for share in plan.shares]
-        tenants = [plan.call.tenant for plan in plans for _ in plan.sources]
-        gathered = iter(await self._gatherer.gather(sources, shares, tenants))
+        gathered = iter(await self._gatherer.gather(sources, shares, tenant))
         self._metrics.tokens_saved.inc(sum(_saved(plan) for plan in plans))
         return [fused([next(gathered) for _ in plan.sources], plan.token_ids, plan.call.tenant) for plan in plans]
 
     async def gather(self, plan: Plan) -> list[Gathered]:
         """What the plan's sources condition with, in order, compressing what is not stored."""
         self._metrics.tokens_saved.inc(_saved(plan))
-        return await self._gatherer.gather(plan.sources, plan.shares, [plan.call.tenant] * len(plan.sources))
+        return await self._gatherer.gather(plan.sources, plan.shares, plan.call.tenant)
 
     async def gather_whole(self, source: Source, tenant: Tenant) -> Gathered:
         """What one source conditions with where all of it is read."""
-        (gathered,) = await self._gatherer.gather([source], [Share(self.counts(source))], [tenant])
+        (gathered,) = await self._gatherer.gather([source], [Share(self.counts(source))], tenant)
         return gathered
 
     async def _opened(self, call: Call, part: Part) -> list[SummaryPart | TextPart | Summary]:
@@ -226,12 +228,12 @@ class Prompter:
         summaries, items = await self._opener.opened(call.tenant, part.sealed, param=call.summaries)
         return [*summaries, TextPart(told(items))]
 
-    async def _source(self, part: SummaryPart | TextPart | Summary, call: Call) -> Source:
+    async def _source(self, part: SummaryPart | TextPart | Summary, tenant: Tenant, param: str) -> Source:
         if isinstance(part, Summary):
             return part
         if isinstance(part, SummaryPart):
-            return await self._summaries.get(call.tenant, part.summary_id, param=call.summaries)
-        work = partial(self._model.tokenise, part.text, is_start=True, param=call.summaries)
+            return await self._summaries.of(tenant).get(part.summary_id, param=param)
+        work = partial(self._model.tokenise, part.text, is_start=True, param=param)
         return tuple(await self._model.long_texts.in_thread(len(part.text), work))
 
     def _segment_tokens(self, source: Source) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from server.core.documents.summaries import CarriedSegment, Summaries
+from server.core.documents.summaries import AllSummaries, CarriedSegment
 from server.core.responses.compacted import Cost, Parts
 from server.core.responses.items import Item
 from server.core.responses.opening import Opener, expired
@@ -21,7 +21,7 @@ from server.limits import MAX_SEALED
 class Carrier:
     """Makes segments to be carried."""
 
-    def __init__(self, model: ServedModel, encoder: Encoder, summaries: Summaries, opener: Opener) -> None:
+    def __init__(self, model: ServedModel, encoder: Encoder, summaries: AllSummaries, opener: Opener) -> None:
         self._model = model
         self._encoder = encoder
         self._summaries = summaries
@@ -102,12 +102,12 @@ class Carrier:
     async def _fetched(self, tenant: Tenant, summary_id: str, param: str) -> tuple[CarriedSegment, ...]:
         """A stored summary's segments, to be carried."""
         summary = await self._opener.stored(tenant, summary_id, param=param)
-        keys = summary.manifest.segments
+        summaries, keys = self._summaries.of(tenant), summary.manifest.segments
         try:
-            vectors = await self._summaries.read_segments(summary, range(len(keys)))
+            vectors = await summaries.read_segments(summary, range(len(keys)))
         except SummaryNotFound as error:
             raise expired(param) from error
-        texts = await self._summaries.segments.texts(keys)
+        texts = await summaries.segments.texts(keys)
         if any(text is None for text in texts):
             raise expired(param)
         return tuple(CarriedSegment(one, text or ()) for one, text in zip(vectors, texts, strict=True))

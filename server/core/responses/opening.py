@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from server.core.documents.summaries import Summaries, Summary
+from server.core.documents.summaries import AllSummaries, Summary
 from server.core.responses.compacted import Compacted, as_summary, decode
 from server.core.responses.items import Compaction, Item, Message
 from server.core.responses.sealing import Sealer
@@ -35,7 +35,7 @@ class Context:
 class Opener:
     """Opens items."""
 
-    def __init__(self, model: ServedModel, summaries: Summaries, sealer: Sealer) -> None:
+    def __init__(self, model: ServedModel, summaries: AllSummaries, sealer: Sealer) -> None:
         self._model = model
         self._summaries = summaries
         self._sealer = sealer
@@ -86,16 +86,16 @@ class Opener:
             for part in compacted.parts
         ]
 
-    async def touch(self, compacted: Compacted, *, ttl_seconds: float | None) -> None:
+    async def touch(self, tenant: Tenant, compacted: Compacted, *, ttl_seconds: float | None) -> None:
         """Have stored vectors live at least so long."""
         for part in compacted.parts:
             if isinstance(part, str):
-                await self._summaries.touch(part, ttl_seconds=ttl_seconds)
+                await self._summaries.of(tenant).touch(part, ttl_seconds=ttl_seconds)
 
     async def stored(self, tenant: Tenant, summary_id: str, *, param: str) -> Summary:
         """A summary that an item names; CompactionExpired where it is gone."""
         try:
-            return await self._summaries.get(tenant, summary_id, param=param)
+            return await self._summaries.of(tenant).get(summary_id, param=param)
         except SummaryNotFound as error:
             raise expired(param) from error
 

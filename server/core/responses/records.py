@@ -68,7 +68,7 @@ _turns = TypeAdapter(Turn)
 
 
 class Records:
-    """Turns in the store, each under its tenant and its id, with a time to live."""
+    """Turns in the store, each in its tenant's space under its id, with a time to live."""
 
     def __init__(self, store: SummaryStore, calls: StoreCalls, *, ttl_seconds: float | None, max_bytes: int) -> None:
         """`max_bytes`: of a conversation that is gone on from, as its turns are kept."""
@@ -79,13 +79,14 @@ class Records:
 
     async def put(self, tenant: Tenant, turn: Turn) -> None:
         """Keep a turn, and those before it at least as long."""
-        before = [_key(tenant, response_id) for response_id in turn.before]
+        store = self._store.space(tenant.account)
+        before = [_key(response_id) for response_id in turn.before]
         if before:
             async with self._calls("touch"):
-                await self._store.touch(before, ttl_seconds=self.ttl_seconds)
+                await store.touch(before, ttl_seconds=self.ttl_seconds)
         async with self._calls("put"):
             data = await asyncio.to_thread(_encoded, turn)
-            await self._store.put_many([Entry(_key(tenant, turn.id), data)], ttl_seconds=self.ttl_seconds)
+            await store.put_many([Entry(_key(turn.id), data)], ttl_seconds=self.ttl_seconds)
         note("stored", turn.id)
 
     async def get(self, tenant: Tenant, response_id: str) -> Turn:
@@ -99,7 +100,7 @@ class Records:
     async def delete(self, tenant: Tenant, response_id: str) -> None:
         """Forget a turn: it cannot be gone on from, nor can those after it as far as the next compaction."""
         async with self._calls("delete"):
-            was_there = await self._store.delete(_key(tenant, response_id))
+            was_there = await self._store.space(tenant.account).delete(_key(response_id))
         if not was_there:
             raise ResponseNotFound(f"there is no response {response_id!r}", param="id")
         note("deleted", response_id)
@@ -155,7 +156,7 @@ class Records:
     async def _found(self, tenant: Tenant, ids: Sequence[str]) -> list[tuple[Turn | None, int]]:
         """The turns, None where there is none, and how many bytes each has in the store."""
         async with self._calls("get"):
-            values = await self._store.get_many([_key(tenant, response_id) for response_id in ids])
+            values = await self._store.space(tenant.account).get_many([_key(response_id) for response_id in ids])
         async with self._calls("decode"):
             turns = await asyncio.to_thread(lambda: [None if value is None else _decoded(value) for value in values])
         return [(turn, len(value or b"")) for turn, value in zip(turns, values, strict=True)]
@@ -174,8 +175,8 @@ def _read(items: Items) -> Items:
     )
 
 
-def _key(tenant: Tenant, response_id: str) -> str:
-    return f"response:{tenant.account}:{response_id}"
+def _key(response_id: str) -> str:
+    return f"response:{response_id}"
 
 
 def _encoded(turn: Turn) -> bytes:

@@ -132,7 +132,7 @@ class Responder:
                 context = await self._opener.context(ask.tenant, [compaction[0]], param="input")
                 plan, rendered = await self._plan(ask, context)
         if ask.is_stored:
-            await self._opener.touch(context.compacted, ttl_seconds=self._ttl_seconds)
+            await self._opener.touch(ask.tenant, context.compacted, ttl_seconds=self._ttl_seconds)
         fitted = await self._fitted(ask, plan, context)
         prepared = await self._preparer.prepare(plan, fitted)
         given = sum(sum(share.lengths) for share in fitted.plan.shares[: fitted.num_given])

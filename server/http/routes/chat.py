@@ -80,7 +80,7 @@ async def _conditions(
     """The summaries among messages, in order, and the texts: a compaction item's stand before its message."""
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     summary_ids = [part.id for part in parts if isinstance(part, SummaryContent)]
-    stored = iter(await services.summaries.get_many(tenant, summary_ids, param="messages"))
+    stored = iter(await services.summaries.of(tenant).get_many(summary_ids, param="messages"))
     summaries: list[Summary] = []
     said: list[Said] = []
     for message in messages:

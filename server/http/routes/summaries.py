@@ -22,7 +22,7 @@ async def list_summaries(
     services: WithServices, tenant: WithTenant, asked: Annotated[schemas.ListParameters, Query()]
 ) -> schemas.SummaryList:
     """The stored summaries of this model and tenant, newest first."""
-    page, has_more = await services.summaries.page(tenant, limit=asked.limit, after=asked.after)
+    page, has_more = await services.summaries.of(tenant).page(limit=asked.limit, after=asked.after)
     data = [schemas.SummaryResponse(**summary.described(services.model.name)) for summary in page]
     return schemas.SummaryList(data=data, has_more=has_more)
 
@@ -40,17 +40,17 @@ async def get_summary(
     `safetensors` is a file that PUT takes on a server of the same model, tenant_salt and store or export_secret;
     `prompt_embeds` is what vLLM takes under that name, base64 of a saved tensor.
     """
-    summary = await services.summaries.get(tenant, summary_id, param="id")
+    summary = await services.summaries.of(tenant).get(summary_id, param="id")
     if asked.format == "safetensors":
         name = f'attachment; filename="{summary.id}.safetensors"'
         data = await services.portable.export(summary, tenant)
         return Response(data, media_type=SAFETENSORS, headers={"Content-Disposition": name})
     if asked.format == "prompt_embeds":
-        return Response(await services.portable.prompt_embeds(summary), media_type="text/plain")
+        return Response(await services.portable.prompt_embeds(summary, tenant), media_type="text/plain")
     return schemas.StoredSummaryResponse(
         **summary.described(services.model.name),
         segment_tokens=list(summary.manifest.segment_tokens),
-        expires_in_seconds=await services.summaries.seconds_to_live(summary.id),
+        expires_in_seconds=await services.summaries.of(tenant).seconds_to_live(summary.id),
     )
 
 
@@ -62,13 +62,14 @@ async def list_segments(
     asked: Annotated[schemas.SegmentsParameters, Query()],
 ) -> schemas.SegmentList:
     """A document's segments in order: which of their tokens their vectors stand at, and the text where it was kept."""
-    summary = await services.summaries.get(tenant, summary_id, param="id")
+    summaries = services.summaries.of(tenant)
+    summary = await summaries.get(summary_id, param="id")
     first = 0 if asked.after is None else asked.after + 1
     numbers = range(len(summary.manifest.segments))[first : first + asked.limit]
-    found = await services.summaries.read_segments(summary, numbers)
+    found = await summaries.read_segments(summary, numbers)
     texts: list[tuple[int, ...] | None] = [None] * len(numbers)
     if summary.manifest.has_text:
-        texts = await services.summaries.segments.texts([summary.manifest.segments[number] for number in numbers])
+        texts = await summaries.segments.texts([summary.manifest.segments[number] for number in numbers])
     tokenizer = services.model.tokenizer
     data = await asyncio.to_thread(
         lambda: [
@@ -114,5 +115,5 @@ async def put_summary(
 @router.delete("/summaries/{summary_id}")
 async def delete_summary(summary_id: IdInPath, services: WithServices, tenant: WithTenant) -> schemas.DeletedResponse:
     """Delete a summary. Segments that other summaries share stay."""
-    await services.summaries.delete(tenant, summary_id)
+    await services.summaries.of(tenant).delete(summary_id)
     return schemas.DeletedResponse(id=summary_id)

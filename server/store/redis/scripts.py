@@ -1,85 +1,17 @@
-"""What Redis does in one go: Lua scripts, and the keys that they keep."""
+"""What Redis does in one go: scripts in Lua, each but `TELL` for one space, whose prefix is its key."""
 
-from server.store.protocol import REMEMBERED_SECONDS
-
-# What stands under one key of ours, `KEY`:
-#   autocompressor:value:KEY       string: the value
-#   autocompressor:references:KEY  set: what it references; expires with the value
-#   autocompressor:referrers:KEY   sorted set: what references it, scored by when the referrer expires, so that those
-#                                  gone by then are told, and removed, by score; expires with the last of them
-#   autocompressor:place:KEY       string: the score in the order that a key had which is gone, remembered for a while
-# And under one name of its own:
-#   autocompressor:order           sorted set: what references others, scored by when it was first put; expires with the
-#                                  last of them
-# Expiries are milliseconds since the epoch throughout: PEXPIREAT gives keys the very same one, where PEXPIRE counts
-# from when each command runs. A script sees every key as of its own start, so nothing expires half way through it
-# (https://redis.io/docs/latest/commands/eval/).
-COMMON = f"""
-local REMEMBERED = {1000 * REMEMBERED_SECONDS}
-"""
-COMMON += """
-local NEVER = math.huge
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function named(kind, key) return 'autocompressor:' .. kind .. ':' .. key end
-
-local ORDER = 'autocompressor:order'
-
--- out of the order, whose place is remembered
-local function depart(key)
-    local place = redis.call('ZSCORE', ORDER, key)
-    if not place then return end
-    redis.call('ZREM', ORDER, key)
-    redis.call('SET', named('place', key), place, 'PX', REMEMBERED)
-end
-
-local function later(expiry, name)
-    local existing = redis.call('PEXPIRETIME', name)  -- -1 never expires, -2 is absent
-    if existing == -1 then return NEVER end
-    return math.max(expiry, existing)
-end
-
-local function expire(name, expiry)
-    if expiry == NEVER then redis.call('PERSIST', name) else redis.call('PEXPIREAT', name, expiry) end
-end
-
-local function forget_expired_referrers(key)
-    redis.call('ZREMRANGEBYSCORE', named('referrers', key), '-inf', string.format('(%.0f', now))
-end
-
-local function keep_references(key, expiry)
-    for _, reference in ipairs(redis.call('SMEMBERS', named('references', key))) do
-        forget_expired_referrers(reference)
-        local referrers = named('referrers', reference)
-        local referrers_expiry = later(expiry, referrers)
-        redis.call('ZADD', referrers, 'GT', expiry == NEVER and '+inf' or expiry, key)
-        expire(referrers, referrers_expiry)
-        local value = named('value', reference)
-        local existing = redis.call('PEXPIRETIME', value)
-        if existing ~= -1 and existing < expiry then
-            expire(value, expiry)
-            expire(named('references', reference), expiry)
-            if redis.call('ZSCORE', ORDER, reference) then expire(ORDER, later(expiry, ORDER)) end
-            keep_references(reference, expiry)
-        end
-    end
-end
-
-local function is_referenced(key)
-    forget_expired_referrers(key)
-    return redis.call('EXISTS', named('referrers', key)) == 1
-end
-"""
+from server.store.redis.keys import COMMON, WRITING
 
 # A script that starts with `#!lua` is refused as a whole when memory is over the limit, before it has written anything
 # (https://redis.io/docs/latest/develop/programmability/lua-api/#script_flags).
-# ARGV[1] is JSON, {ttl_milliseconds: number or absent, entries: [{key, references}], expected: [{key, place}]}, a place
-# absent where nothing is expected;
+# ARGV[1] is JSON, {ttl_milliseconds: number or absent, entries: [{key, references, is_pinned}],
+# expected: [{key, place}]}, a place absent where nothing is expected;
 # ARGV[2...] the values, then those that are expected, at their places.
+# The answer is what was wrong, or 'stored' and the bytes that the space then has.
 PUT_MANY = (
     "#!lua\n"
     + COMMON
+    + WRITING
     + """
 local request = cjson.decode(ARGV[1])
 local expiry = request.ttl_milliseconds and now + request.ttl_milliseconds or NEVER
@@ -105,28 +37,34 @@ local function write(entry, value)
     entry.expiry = later(expiry, name)
     if #entry.references == 0 or redis.call('EXISTS', name) == 0 then redis.call('ZREM', ORDER, entry.key) end
     if #entry.references > 0 then
-        local order_expiry = later(entry.expiry, ORDER)
         redis.call('ZADD', ORDER, 'NX', time[1] * 1000000 + time[2], entry.key)
-        expire(ORDER, order_expiry)
     end
     redis.call('SET', name, value)
-    expire(name, entry.expiry)
+    count(entry.key, #value)
+    if #entry.references > 0 and not entry.is_pinned then
+        redis.call('ZADD', USED, now, entry.key)
+    else
+        redis.call('ZREM', USED, entry.key)
+    end
     local references = named('references', entry.key)
     for _, reference in ipairs(redis.call('SMEMBERS', references)) do
         redis.call('ZREM', named('referrers', reference), entry.key)
     end
     redis.call('DEL', references)
     for _, reference in ipairs(entry.references) do redis.call('SADD', references, reference) end
-    if #entry.references > 0 then expire(references, entry.expiry) end
+    expire_entry(entry.key, entry.expiry)
 end
 
--- more than a put adds, so that the expired are a small share of the order
-for _, key in ipairs(redis.call('ZRANDMEMBER', ORDER, 4 * #request.entries)) do
-    if redis.call('EXISTS', named('value', key)) == 0 then depart(key) end
+-- more than a put adds, so that the expired are a small share of the books
+sweep(64 + 4 * #request.entries)
+local books_expiry = later(expiry, SIZES)
+for index, entry in ipairs(request.entries) do
+    write(entry, ARGV[index + 1])
+    books_expiry = math.max(books_expiry, entry.expiry)
 end
-for index, entry in ipairs(request.entries) do write(entry, ARGV[index + 1]) end
 for _, entry in ipairs(request.entries) do keep_references(entry.key, entry.expiry) end
-return {}
+expire_books(books_expiry)
+return {'stored', redis.call('GET', BYTES) or '0'}
 """
 )
 
@@ -134,9 +72,11 @@ return {}
 TOUCH = (
     "#!lua flags=allow-oom\n"
     + COMMON
+    + WRITING
     + """
 local request = cjson.decode(ARGV[1])
 local wanted = request.ttl_milliseconds and now + request.ttl_milliseconds or NEVER
+local books_expiry = later(wanted, SIZES)
 local found = {}
 for index = 2, #ARGV do
     local key = ARGV[index]
@@ -145,13 +85,24 @@ for index = 2, #ARGV do
     table.insert(found, is_there and 1 or 0)
     if is_there then
         local expiry = later(wanted, name)
-        expire(name, expiry)
-        expire(named('references', key), expiry)
-        if redis.call('ZSCORE', ORDER, key) then expire(ORDER, later(expiry, ORDER)) end
+        expire_entry(key, expiry)
+        if redis.call('ZSCORE', USED, key) then redis.call('ZADD', USED, now, key) end
         keep_references(key, expiry)
+        expire_books(books_expiry)
     end
 end
 return found
+"""
+)
+
+# ARGV are keys that were used just now.
+USE = (
+    "#!lua flags=allow-oom\n"
+    + COMMON
+    + """
+for _, key in ipairs(ARGV) do
+    if redis.call('ZSCORE', USED, key) then redis.call('ZADD', USED, now, key) end
+end
 """
 )
 
@@ -166,28 +117,84 @@ return found
 """
 )
 
-# Removing must work when memory is full, hence the flag. ARGV[1] is the key.
-DELETE = (
-    "#!lua flags=allow-oom\n"
+# ARGV[1] is GET or STRLEN, ARGV[2] the key; with the milliseconds that it has to live, as PTTL has them.
+FIND = (
+    "#!lua flags=no-writes\n"
     + COMMON
     + """
-local function remove(key)
-    local references = redis.call('SMEMBERS', named('references', key))
-    redis.call('DEL', named('value', key), named('references', key))
-    depart(key)
-    for _, reference in ipairs(references) do
-        redis.call('ZREM', named('referrers', reference), key)
-        if not is_referenced(reference) then remove(reference) end
-    end
-end
-
-if redis.call('EXISTS', named('value', ARGV[1])) == 0 then return 'absent' end
-if is_referenced(ARGV[1]) then return 'referenced' end
-remove(ARGV[1])
-return 'removed'
+local name = named('value', ARGV[2])
+return {redis.call(ARGV[1], name), redis.call('PTTL', name)}
 """
 )
 
+# Removing must work when memory is full, hence the flag. ARGV[1] is the key. The answer has the bytes
+# of the space, too.
+DELETE = (
+    "#!lua flags=allow-oom\n"
+    + COMMON
+    + WRITING
+    + """
+if redis.call('EXISTS', named('value', ARGV[1])) == 0 then return {'absent'} end
+if is_referenced(ARGV[1]) then return {'referenced'} end
+remove(ARGV[1], {})
+return {'removed', redis.call('GET', BYTES) or '0'}
+"""
+)
+
+# Takes off the books what has expired, so many at most. ARGV[1] is how many. The answer is how many there were, and
+# how many bytes the space has.
+SWEEP = (
+    "#!lua flags=allow-oom\n"
+    + COMMON
+    + WRITING
+    + """
+local num_swept = sweep(tonumber(ARGV[1]))
+return {num_swept, redis.call('GET', BYTES) or '0'}
+"""
+)
+
+# Notes how many bytes a space has; the answer is how many all have. KEYS[1] is the hash of spaces, ARGV[1] the name of
+# one, ARGV[2] its bytes.
+TELL = """#!lua flags=allow-oom
+if ARGV[2] == '0' then
+    redis.call('HDEL', KEYS[1], ARGV[1])
+else
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+end
+local total = 0
+for _, size in ipairs(redis.call('HVALS', KEYS[1])) do total = total + size end
+return total
+"""
+
+# Removes documents that may go, the least recently used first. ARGV[1] is how many bytes are wanted, ARGV[2] the score
+# up to which it goes, ARGV[3...] entries that stay. The answer is how many were removed, how many bytes the space has,
+# and the score of the next, or -1.
+EVICT = (
+    "#!lua flags=allow-oom\n"
+    + COMMON
+    + WRITING
+    + """
+local kept = {}
+for index = 3, #ARGV do kept[ARGV[index]] = true end
+local function bytes() return tonumber(redis.call('GET', BYTES) or '0') end
+local aim, num_removed = bytes() - tonumber(ARGV[1]), 0
+local num_skipped = 0
+while bytes() > aim do
+    local key = redis.call('ZRANGEBYSCORE', USED, '-inf', ARGV[2], 'LIMIT', num_skipped, 1)[1]
+    if not key then break end
+    if redis.call('EXISTS', named('value', key)) == 0 then
+        depart(key)
+    elseif kept[key] or is_referenced(key) then
+        num_skipped = num_skipped + 1
+    else
+        remove(key, kept)
+        num_removed = num_removed + 1
+    end
+end
+local next_one = redis.call('ZRANGEBYSCORE', USED, '(' .. ARGV[2], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+return {num_removed, bytes(), next_one[2] or '-1'}
+"""
+)
 
 # ARGV[1] is how many, ARGV[2] the key they come after, or empty. False is None in redis-py.
 LIST_REFERRERS = (

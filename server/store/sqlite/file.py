@@ -7,38 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from server.store.protocol import StoreError
+from server.store.protocol import OWN_SPACE
+from server.store.sqlite import schema
 
-SCHEMA_VERSION = 1
 OWN_FILE, OWN_FOLDER = 0o600, 0o700
 
-# Values stand apart from expiries: an UPDATE rewrites its whole row, and lengthening a document's segments must not
-# write all of its vectors again. `expires` is in milliseconds since the epoch; NULL never expires, and max() of SQLite
-# gives NULL when either argument is NULL, so it takes the later of two expiries as it stands.
-SCHEMA = """
-CREATE TABLE entry (key TEXT PRIMARY KEY, expires INTEGER) WITHOUT ROWID;
-CREATE INDEX entry_expires ON entry (expires) WHERE expires IS NOT NULL;
-CREATE TABLE content (key TEXT PRIMARY KEY REFERENCES entry ON DELETE CASCADE, data BLOB NOT NULL);
-CREATE TABLE reference (
-    referrer TEXT REFERENCES entry ON DELETE CASCADE,
-    referenced TEXT REFERENCES entry ON DELETE CASCADE,
-    PRIMARY KEY (referrer, referenced)
-) WITHOUT ROWID;
-CREATE INDEX reference_referenced ON reference (referenced);
-"""
 
-# What came later, in files of the same version: a program that does not know it leaves it alone. `departed` has the
-# places of referrers that are gone, so that lists go on after them.
-ADDITIONS = """
-CREATE TABLE IF NOT EXISTS departed (
-    key TEXT PRIMARY KEY, place INTEGER NOT NULL, until INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS departed_until ON departed (until);
-"""
-
-
-def connect(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
+def connect(path: Path, busy_timeout_seconds: float, old_space: str = OWN_SPACE) -> sqlite3.Connection:
     """Open the file with the settings that make it durable; autocommit, for the thread that calls.
+
+    A file of an earlier version is rewritten, which takes room for a second copy; `old_space` as `schema.prepare` has
+    it.
 
     In WAL mode readers and a writer do not wait for one another; `synchronous=FULL` then syncs the log at every
     commit, where NORMAL may lose the last ones with the power (https://sqlite.org/pragma.html#pragma_synchronous).
@@ -52,7 +31,7 @@ def connect(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
     try:
         # one write transaction: of two processes that open a new file, one creates the tables and the other finds them
         with writing(connection):
-            _prepare_schema(connection, path)
+            schema.prepare(connection, path, old_space=old_space, now=now())
         _make_private(path)
         _use_write_ahead_log(connection, busy_timeout_seconds)
         connection.execute("PRAGMA synchronous = FULL")
@@ -85,19 +64,6 @@ def _make_private(path: Path) -> None:
                 each.chmod(OWN_FILE)
 
 
-def _prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
-    if version == 0 and is_empty:
-        for statement in SCHEMA.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif version != SCHEMA_VERSION:
-        raise StoreError(f"{path} has schema version {version}, and this program reads version {SCHEMA_VERSION}")
-    for statement in ADDITIONS.split(";"):
-        connection.execute(statement)
-
-
 def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout_seconds: float) -> None:
     # SQLite does not wait its busy timeout for this switch, which fails while another process opens the same new file
     deadline = time.monotonic() + busy_timeout_seconds
@@ -109,6 +75,11 @@ def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout_seconds: f
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)
+
+
+def now() -> int:
+    """In milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 @contextmanager

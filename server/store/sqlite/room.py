@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from server.store.sqlite import operations
+from server.store.sqlite import pages
 from server.store.sqlite.file import is_full
 from server.store.sqlite.reserve import Reserve
+from server.store.sqlite.writes import sweep_all
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class Room:
 
     def prepare(self, connection: sqlite3.Connection) -> None:
         """Take the reserve, and have the log written back so early that the reserve has room for what is in it."""
-        num_pages = self._reserve_bytes // 2 // operations.page_bytes(connection)
+        num_pages = self._reserve_bytes // 2 // pages.page_bytes(connection)
         connection.execute(f"PRAGMA wal_autocheckpoint = {max(1, num_pages)}")
         self._reserve.keep()
 
@@ -68,8 +69,8 @@ class Room:
         """Whether an operation that takes room may succeed: none has failed for want of it, or things have changed."""
         if self._is_full:
             with self._released(connection):
-                operations.sweep_all(connection)
-            num_bytes = shutil.disk_usage(self._folder).free + operations.free_bytes(connection)
+                sweep_all(connection)
+            num_bytes = shutil.disk_usage(self._folder).free + pages.free_bytes(connection)
             self._is_full = not self._reserve.keep() or num_bytes < self._reserve_bytes
         return not self._is_full
 
@@ -91,9 +92,9 @@ class Room:
             if not is_full(error):
                 raise
         with self._released(connection):
-            operations.sweep_all(connection)
+            sweep_all(connection)
             # into pages that are free: the reserve is for the log alone, and there again after
-            with operations.of_the_same_size(connection):
+            with pages.of_the_same_size(connection):
                 return operation(connection, *args, **kwargs)
 
     @contextmanager
@@ -104,9 +105,9 @@ class Room:
         (overwrites,) = connection.execute("PRAGMA secure_delete").fetchone()
         connection.execute("PRAGMA secure_delete = FAST").fetchall()
         try:
-            operations.empty_log(connection)
+            pages.empty_log(connection)
             yield
         finally:
-            operations.empty_log(connection)
+            pages.empty_log(connection)
             connection.execute(f"PRAGMA secure_delete = {SECURE_DELETE[overwrites]}").fetchall()
             self._reserve.keep()
