@@ -54,6 +54,10 @@ class Metrics:
             "store_operation_seconds", "Of one call to the store.", SECONDS, "operation"
         )
         self.store_errors = self._counter("store_errors", "Calls to the store that failed.", "operation")
+        self.store_bytes = Gauge(
+            "autocompressor_store_bytes", "Of all values in the store, as last told.", registry=self.registry
+        )
+        self.store_evictions = self._counter("store_evictions", "Documents evicted to stay within store_bytes.")
         self.running = Gauge(
             "autocompressor_sequences_running", "Generations holding a KV row.", registry=self.registry
         )

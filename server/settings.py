@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     store: str = Field(
         "sqlite:summaries.sqlite3", description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, rediss://…"
     )
+    store_bytes: PositiveInt | None = Field(
+        None,
+        description="Most bytes that all values of the store have together; beyond it whole documents are evicted, the "
+        "least recently used first, never one that does not expire. None is no bound.",
+    )
     tenant_salt: str = Field("", description="Part of every summary id: other salts, other ids for equal documents.")
     export_secret: str | None = Field(
         None,

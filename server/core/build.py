@@ -44,7 +44,7 @@ from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.engine.torch.devices import choose_device, choose_dtype
 from server.metrics import Metrics
 from server.settings import Settings
-from server.store import StoreError, SummaryStore, open_store
+from server.store import Budget, StoreError, SummaryStore, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     """
     metrics = Metrics()
     compressor, served = await in_a_thread_that_ends(load_model, settings)
-    store = await open_store(settings.store, old_space=Tenant(settings.tenant_salt).account)
+    budget = Budget(settings.store_bytes, metrics.store_bytes.set, metrics.store_evictions.inc)
+    store = await open_store(settings.store, budget=budget, old_space=Tenant(settings.tenant_salt).account)
     try:
         await warn_of_concerns(store)
         engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)

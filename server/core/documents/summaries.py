@@ -113,6 +113,7 @@ class Summaries:
                 (data,) = await self._store.get_many([_manifest_key(summary_id)])
         if data is None:
             raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
+        self._store.use([_manifest_key(summary_id)])
         async with self._calls("decode", param=param):
             return self._decoded(summary_id, data)
 
@@ -125,6 +126,7 @@ class Summaries:
         for summary_id, value in zip(summary_ids, values, strict=True):
             if value is None:
                 raise SummaryNotFound(f"there is no summary {summary_id!r}", param=param)
+        self._store.use([_manifest_key(summary_id) for summary_id in summary_ids])
         async with self._calls("decode", param=param):
             return [
                 self._decoded(summary_id, value)
@@ -246,7 +248,14 @@ class Summaries:
             summary = change(found, seconds_to_live)
             if summary is None:
                 return found
-            entry = Entry(_manifest_key(summary_id), encode_manifest(summary.manifest), _references(summary.manifest))
+            # what was asked to be kept for ever is not evicted
+            is_endless = ttl_seconds is None or (data is not None and seconds_to_live is None)
+            entry = Entry(
+                _manifest_key(summary_id),
+                encode_manifest(summary.manifest),
+                _references(summary.manifest),
+                is_pinned=is_endless,
+            )
             try:
                 async with self._calls("put"):
                     await self._store.put_many([entry], ttl_seconds=ttl_seconds, expected={entry.key: data})
