@@ -72,6 +72,8 @@ class Metrics:
             "store_tier_lookups", "Segments' vectors asked for: hit, in memory; miss, read from the store.", "result"
         )
         self.tier_bytes = self._gauge("store_tier_bytes", "Of vectors kept in memory before the store.")
+        self.store_kept_bytes = self._gauge("store_kept_bytes", "Of all values in the store, as last told.")
+        self.store_evictions = self._counter("store_evictions", "Documents evicted to stay within store_bytes.")
         self.running = Gauge(
             "autocompressor_sequences_running", "Generations holding a KV row.", registry=self.registry
         )

@@ -67,6 +67,11 @@ class Settings(BaseSettings):
         description="Memory for vectors read lately, so that they are not fetched from the store again; 0 for none, as "
         "there is with 'any' imports.",
     )
+    store_bytes: PositiveInt | None = Field(
+        None,
+        description="Most bytes that all values of the store have together; beyond it whole documents are evicted, the "
+        "least recently used first, never one that does not expire. None is no bound.",
+    )
     tenant_salt: str = Field("", description="Part of every summary id: other salts, other ids for equal documents.")
     api_keys: str | None = Field(
         None,

@@ -50,7 +50,7 @@ from server.engine.torch.devices import choose_device, choose_dtype
 from server.engine.torch.memory import most_bytes
 from server.metrics import Metrics
 from server.settings import Settings
-from server.store import StoreError, SummaryStore, open_store
+from server.store import Budget, StoreError, SummaryStore, open_store
 from server.store.metered import MeteredStore, tier_of
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     if settings.api_keys is not None:
         read_keyring(settings.api_keys)  # what is wrong with it is told before the model is loaded
     compressor, served = await in_a_thread_that_ends(load_model, settings)
-    store = await open_store(settings.store, old_space=Tenant(settings.tenant_salt).account)
+    budget = Budget(settings.store_bytes, metrics.store_kept_bytes.set, metrics.store_evictions.inc)
+    store = await open_store(settings.store, budget=budget, old_space=Tenant(settings.tenant_salt).account)
     store = MeteredStore(store, metrics, tier=tier_of(settings.store))
     try:
         await warn_of_concerns(store)

@@ -1,16 +1,20 @@
 """What every backend promises, on the backend as a user opens it."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from server.store import (
+    Budget,
     Entry,
     EntryChanged,
     EntryStat,
     MissingReferences,
     SpaceStats,
     StillReferenced,
+    StoreFull,
     SummaryStore,
     open_store,
 )
@@ -467,6 +471,104 @@ async def test_a_sweep_removes_what_has_expired(store: SummaryStore) -> None:
         await store.space(space).put_many(many, ttl_seconds=0.02)
     await asyncio.sleep(0.05)
     swept = await store.sweep()
-    assert 2900 < swept.entries <= 3000  # a put sweeps some
+    assert 2500 < swept.entries <= 3000  # a put sweeps some
     assert (await store.sweep()).entries == 0
     assert await store.stats() == [SpaceStats("one", 1, 0, 1), SpaceStats("other", 1, 0, 1)]
+
+
+@pytest.fixture
+async def bounded(store_url: str) -> AsyncIterator["Bounded"]:
+    opened = Bounded()
+    opened.store = await open_store(store_url, budget=Budget(100, opened.heard.append, opened.evicted.append))
+    yield opened
+    await opened.store.close()
+
+
+class Bounded:
+    """A store of 100 bytes, and what it said of them."""
+
+    store: SummaryStore
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+        self.evicted: list[int] = []
+
+    async def put(self, name: str, size: int = 20, *, space: str = "one", **fields: Any) -> None:
+        """A document with that many bytes in a segment of its own."""
+        entries = [Entry(f"s{name}", b"x" * size), Entry(name, b"", (f"s{name}",), **fields)]
+        await self.store.space(space).put_many(entries)
+        await asyncio.sleep(0.002)  # uses are told apart by milliseconds
+
+
+async def test_the_least_recently_used_document_goes_whole(bounded: Bounded) -> None:
+    for name in "abcde":
+        await bounded.put(name, space="one" if name in "ace" else "other")
+    assert (bounded.heard[-1], bounded.evicted) == (100, [])
+    one, other = bounded.store.space("one"), bounded.store.space("other")
+    one.use(["a"])
+    await other.touch(["b"], ttl_seconds=60)
+    await one.list_referrers(limit=5)
+    await one.get_many(["c"])  # a read is no use by itself
+    await bounded.put("f", 30)
+    assert await one.exist(["a", "sa", "c", "sc", "e", "se", "f"]) == [True, True, False, False, True, True, True]
+    assert await other.exist(["b", "sb", "d", "sd"]) == [True, True, False, False]
+    assert (bounded.heard[-1], bounded.evicted) == (90, [2])
+
+
+async def test_what_is_pinned_or_no_document_is_never_evicted(bounded: Bounded) -> None:
+    await bounded.store.put_many([Entry("secret", b"x" * 10)])
+    await bounded.put("pinned", 50, is_pinned=True)
+    await bounded.put("a", 30)
+    with pytest.raises(StoreFull):
+        await bounded.put("b", 60)
+    one = bounded.store.space("one")
+    assert await one.exist(["pinned", "spinned", "b", "sb"]) == [True, True, False, False]
+    await bounded.put("b", 40)
+    assert await one.exist(["pinned", "spinned", "a", "sa", "b"]) == [True, True, False, False, True]
+    assert await bounded.store.exist(["secret"]) == [True]
+    await bounded.put("pinned", 50)  # no longer
+    await bounded.put("c", 60)
+    assert await one.exist(["pinned", "b", "c"]) == [False, False, True]
+
+
+async def test_more_than_all_the_room_is_refused_and_nothing_goes_for_it(bounded: Bounded) -> None:
+    await bounded.put("a")
+    with pytest.raises(StoreFull, match=r"bytes, and the limit is 100"):
+        await bounded.put("b", 101)
+    assert await bounded.store.space("one").exist(["a", "sa", "b", "sb"]) == [True, True, False, False]
+    assert bounded.evicted == []
+
+
+async def test_what_a_live_document_needs_stays(bounded: Bounded) -> None:
+    one = bounded.store.space("one")
+    await one.put_many([Entry("shared", b"x" * 20)])
+    await one.put_many([Entry("old", b"", ("shared", "own")), Entry("own", b"x" * 20)])
+    await asyncio.sleep(0.002)
+    await one.put_many([Entry("kept", b"", ("shared",))])
+    await one.put_many([Entry("new", b"x" * 70, ("shared",))])
+    assert await one.exist(["old", "own", "shared", "kept", "new"]) == [False, False, True, True, True]
+
+
+async def test_a_put_does_not_evict_what_it_needs(bounded: Bounded) -> None:
+    """The only document that may go holds the segments of the one that is put."""
+    one = bounded.store.space("one")
+    await one.put_many([Entry("shared", b"x" * 20), Entry("own", b"x" * 40), Entry("old", b"", ("shared", "own"))])
+    await one.put_many([Entry("new", b"x" * 60, ("shared",))])
+    assert await one.exist(["old", "own", "shared", "new"]) == [False, False, True, True]
+
+
+async def test_what_has_expired_goes_before_anything_that_lives(bounded: Bounded) -> None:
+    await bounded.put("a", 40)
+    await bounded.store.space("other").put_many([Entry(f"{n}", b"x" * 10) for n in range(6)], ttl_seconds=0.02)
+    await asyncio.sleep(0.05)
+    await bounded.put("b", 60)
+    assert await bounded.store.space("one").exist(["a", "b"]) == [True, True]
+    assert bounded.evicted == []
+
+
+async def test_what_is_replaced_counts_once(bounded: Bounded) -> None:
+    await bounded.put("a", 60)
+    await bounded.put("b", 40)
+    for size in (40, 30, 40):
+        await bounded.put("b", size)
+    assert (bounded.heard[-1], bounded.evicted) == (100, [])

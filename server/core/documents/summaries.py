@@ -121,6 +121,7 @@ class Summaries:
                 (data,) = await self._store.get_many([_manifest_key(summary_id)])
         if data is None:
             raise _absent(summary_id, param)
+        self._store.use([_manifest_key(summary_id)])
         async with self._calls("decode", param=param):
             return self._decoded(summary_id, data)
 
@@ -133,6 +134,7 @@ class Summaries:
         for summary_id, value in zip(summary_ids, values, strict=True):
             if value is None:
                 raise _absent(summary_id, param)
+        self._store.use([_manifest_key(summary_id) for summary_id in summary_ids])
         async with self._calls("decode", param=param):
             return [
                 self._decoded(summary_id, value)
@@ -257,7 +259,14 @@ class Summaries:
             summary = change(found, seconds_to_live)
             if summary is None:
                 return found
-            entry = Entry(_manifest_key(summary_id), encode_manifest(summary.manifest), _references(summary.manifest))
+            # what was asked to be kept for ever is not evicted
+            is_endless = ttl_seconds is None or (data is not None and seconds_to_live is None)
+            entry = Entry(
+                _manifest_key(summary_id),
+                encode_manifest(summary.manifest),
+                _references(summary.manifest),
+                is_pinned=is_endless,
+            )
             try:
                 async with self._calls("put"):
                     await self._store.put_many([entry], ttl_seconds=ttl_seconds, expected={entry.key: data})
@@ -273,7 +282,7 @@ class Summaries:
             await self._store.touch([_manifest_key(summary_id)], ttl_seconds=ttl_seconds)
 
     async def delete(self, summary_id: str) -> None:
-        """Delete a summary, damaged or not, and of its segments those no other summary has; SummaryNotFound for none."""
+        """Delete a summary, damaged or not, and segments that no other summary has; SummaryNotFound for none."""
         async with self._calls("delete"):
             was_there = chain.is_key(summary_id) and await self._store.delete(_manifest_key(summary_id))
         if not was_there:
