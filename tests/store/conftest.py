@@ -6,6 +6,7 @@ import redis
 
 from server.store import SummaryStore, open_store
 from tests.redis_server import running_redis
+from tests.redis_topologies import ask, port_of, running_cluster
 
 
 @pytest.fixture(scope="session")
@@ -22,11 +23,29 @@ def redis_url(redis_server: str) -> str:
     return redis_server
 
 
-@pytest.fixture(params=["embedded", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as urls:
+        yield urls
+
+
+@pytest.fixture
+def cluster_url(redis_cluster: list[str]) -> str:
+    """An empty cluster of three primaries."""
+    primaries = redis_cluster[:3]
+    for url in primaries:
+        ask(url, "FLUSHALL")
+    return f"redis+cluster://{','.join(f'127.0.0.1:{port_of(url)}' for url in primaries)}"
+
+
+BACKENDS = ["embedded", *(pytest.param(name, marks=pytest.mark.redis) for name in ("redis", "cluster"))]
+
+
+@pytest.fixture(params=BACKENDS)
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty store of each backend."""
-    if request.param == "redis":
-        return str(request.getfixturevalue("redis_url"))
+    if request.param != "embedded":
+        return str(request.getfixturevalue(f"{request.param}_url"))
     return f"sqlite:{tmp_path / 'folder' / 'summaries.sqlite3'}"
 
 

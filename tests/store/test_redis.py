@@ -201,7 +201,8 @@ async def test_a_policy_that_evicts_is_a_concern(store: RedisStore, redis_url: s
 
 async def test_what_a_script_touches_is_in_one_slot(tmp_path: Path) -> None:
     """A server of a Redis Cluster refuses a script, and an MGET, over several slots."""
-    with running_redis(tmp_path, arguments=["--cluster-enabled", "yes"]) as url:
+    arguments = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    with running_redis(tmp_path, arguments=arguments) as url:
         with redis.Redis.from_url(url) as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE 0 16383")
             while client.cluster("info")["cluster_state"] != "ok":

@@ -13,7 +13,9 @@ import pytest
 import redis
 
 from server.store import Entry, StoreUnavailable, open_store
+from server.store.protocol import OWN_SPACE
 from server.store.redis.connect import connect
+from server.store.redis.keys import prefix_of
 from server.store.redis.writes import script
 from tests.redis_server import free_port, running_redis
 from tests.redis_topologies import (
@@ -28,6 +30,8 @@ from tests.redis_topologies import (
 )
 
 pytestmark = pytest.mark.redis
+
+PREFIX = prefix_of(OWN_SPACE)
 
 
 def process_of(url: str) -> int:
@@ -99,7 +103,7 @@ async def test_a_write_that_no_replica_acknowledges_is_unavailable(pair: tuple[s
     first, second = pair
     store = await open_store(f"{first}?wait_replicas=1&wait_seconds=0.2")
     await store.put_many([Entry("a", b"1")])
-    assert ask(second, "GET", "autocompressor:value:a") == b"1"
+    assert ask(second, "GET", f"{PREFIX}value:a") == b"1"
     replica = process_of(second)
     os.kill(replica, signal.SIGSTOP)
     try:
@@ -115,7 +119,7 @@ async def test_a_write_that_no_replica_acknowledges_is_unavailable(pair: tuple[s
     finally:
         os.kill(replica, signal.SIGCONT)
     assert await store.exist(["a", "b"]) == [False, True]
-    assert ask(second, "GET", "autocompressor:value:b") == b"1"
+    assert ask(second, "GET", f"{PREFIX}value:b") == b"1"
     await store.close()
 
 

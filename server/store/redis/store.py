@@ -70,6 +70,8 @@ class RedisStore:
         return view
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        if not keys:  # a cluster would not know whom to ask
+            return []
         with self._as_store_errors():
             return cast(list[bytes | None], await self._client.mget([f"{self._prefix}value:{key}" for key in keys]))
 
