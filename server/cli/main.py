@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from server.cli import terminal
-from server.cli.commands import keys, session, summaries
+from server.cli.commands import keys, session, store, summaries
 from server.cli.commands.bases import fetch_base
 from server.cli.commands.compress import compress
 from server.cli.commands.generate import generate
@@ -113,6 +113,7 @@ for command in (compress, generate, score, rerank):
     app.command(epilog=terminal.STATUS_HELP)(command)
 app.add_typer(summaries.make_app(), name="summaries")
 app.add_typer(keys.make_app(), name="keys")
+app.add_typer(store.make_app(), name="store")
 
 
 def main() -> None:
