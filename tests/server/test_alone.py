@@ -126,7 +126,7 @@ async def test_a_segment_that_comes_again_is_computed_once(store: EmbeddedStore)
     assert len(set(done.summary.manifest.segments)) == 2
     assert done.summary.manifest.vectors == 7 == len(await house.summaries.vectors(done.summary))
     assert (heard[0].done, heard[-1].done, heard[-1].tokens, heard[-1].vectors) == (0, 4, 13, 7)
-    await house.summaries.delete(TENANT, done.summary.id)
+    await house.summaries.delete(done.summary.id)
     assert await house.summaries.segments.are_stored(done.summary.manifest.segments) == [False] * 4
 
 
@@ -142,7 +142,7 @@ async def test_an_append_goes_on_with_the_chain(store: EmbeddedStore) -> None:
     whole = await house.compress(range(14))
     assert (appended.id, appended.manifest.vectors) == (whole.id, 7)
     assert house.engine.num_computed == 4
-    await house.summaries.delete(TENANT, parent.id)
+    await house.summaries.delete(parent.id)
     with pytest.raises(SummaryNotFound):
         await house.compress([1], parent=parent.id)
 

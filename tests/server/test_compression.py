@@ -218,7 +218,7 @@ async def test_a_stored_text_is_not_tokenised_again(store: EmbeddedStore) -> Non
     assert tokenised == ["a long text"]
     assert (again.summary.id, again.is_new, again.cached_segments) == (first.summary.id, False, 3)
     assert again.summary.manifest.metadata == {"a": "1"}
-    await house.summaries.delete(TENANT, first.summary.id)
+    await house.summaries.delete(first.summary.id)
     assert (await house.compress_text("a long text")).is_new
     other = await house.compress_text("a long text", parent=first.summary.id)
     assert other.summary.id != first.summary.id
@@ -261,10 +261,10 @@ async def test_a_damaged_manifest_is_written_anew(store: EmbeddedStore) -> None:
     first = await house.compress(range(12))
     await house.store.put_many([Entry(f"manifest:{first.summary.id}", b"{}")])
     with pytest.raises(Internal, match="damaged"):
-        await house.summaries.get(TENANT, first.summary.id, param="id")
+        await house.summaries.get(first.summary.id, param="id")
     done = await house.compress(range(12))
     assert (done.summary.id, done.is_new) == (first.summary.id, True)
-    assert (await house.summaries.get(TENANT, first.summary.id, param="id")).tokens == 12
+    assert (await house.summaries.get(first.summary.id, param="id")).tokens == 12
 
 
 async def test_segments_deleted_while_a_document_is_finished_are_computed_again(store: EmbeddedStore) -> None:
@@ -275,7 +275,7 @@ async def test_segments_deleted_while_a_document_is_finished_are_computed_again(
     task = asyncio.create_task(house.compress(range(16)))
     while house.engine.num_computed < 3:
         await asyncio.sleep(0.005)
-    await house.summaries.delete(TENANT, other.summary.id)
+    await house.summaries.delete(other.summary.id)
     done = await task
     assert (await house.summaries.vectors(done.summary)).shape == (4 * LENGTH, WIDTH)
     assert house.engine.num_computed == 2 + 2 + 4
@@ -302,7 +302,7 @@ async def test_what_can_never_fit_is_refused_before_any_work(store: EmbeddedStor
 async def test_an_append_to_what_is_gone_is_refused(store: EmbeddedStore) -> None:
     house = House(store)
     parent = await house.compress(range(8))
-    await house.summaries.delete(TENANT, parent.summary.id)
+    await house.summaries.delete(parent.summary.id)
     with pytest.raises(SummaryNotFound):
         await house.compress([1], parent=parent.summary.id)
 
@@ -318,7 +318,7 @@ async def test_metadata_given_again_is_added_and_not_given_keeps(store: Embedded
     assert other.summary.manifest.metadata == {"a": "3", "b": "2"}
     with pytest.raises(InvalidRequest, match="metadata has 17 entries, and the limit is 16"):
         await house.compress(range(8), metadata={str(number): "" for number in range(15)})
-    stored = await house.summaries.get(TENANT, kept.summary.id, param="id")
+    stored = await house.summaries.get(kept.summary.id, param="id")
     assert stored.manifest.metadata == other.summary.manifest.metadata
     assert house.engine.num_computed == 2
 
@@ -401,6 +401,6 @@ async def test_replicas_lose_none_of_each_others_metadata(store: EmbeddedStore, 
         given = [{str(number): ""} for number in range(12)]
         asked = [houses[number % 2].compress(tokens, metadata=each) for number, each in enumerate(given)]
         done = await asyncio.gather(*asked)
-        stored = await houses[0].summaries.get(TENANT, done[0].summary.id, param="id")
+        stored = await houses[0].summaries.get(done[0].summary.id, param="id")
         assert stored.manifest.metadata == {str(number): "" for number in range(12)}
     await other.close()

@@ -16,7 +16,7 @@ from server.errors import InvalidRequest
 from server.store import EmbeddedStore
 from tests.server.conftest import Serve
 from tests.server.test_alone import House
-from tests.server.test_compression import CALL, TENANT
+from tests.server.test_compression import CALL
 from tests.tiny import tiny_anchored, tiny_compressor
 
 DOCUMENT = (
@@ -125,9 +125,9 @@ async def test_texts_live_and_go_with_their_summary(store: EmbeddedStore) -> Non
     assert stat is not None
     assert stat.seconds_to_live is not None
     assert 4990 < stat.seconds_to_live <= 5000
-    await house.summaries.delete(TENANT, one.id)
+    await house.summaries.delete(one.id)
     assert await texts(one.manifest.segments) == [(0, 1, 2, 3), None, None], "what another document has stays"
-    await house.summaries.delete(TENANT, other.id)
+    await house.summaries.delete(other.id)
     assert await texts(other.manifest.segments) == [None, None]
 
 

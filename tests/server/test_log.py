@@ -162,6 +162,8 @@ def calls(made: str) -> list[tuple[str, str, Any]]:
         ("DELETE", f"/v1/responses/{CANARY}", None),
         ("POST", f"/v1/responses/{CANARY}/cancel", None),
         ("GET", f"/{CANARY}?{CANARY}={CANARY}", None),
+        ("GET", "/admin/usage", None),
+        ("POST", f"/admin/keys/{CANARY}/revoke", None),
         ("DELETE", f"/summaries/{made}", None),
         ("GET", "/metrics", None),
         *(("GET", path, None) for path in ("/health", "/livez", "/readyz", "/openapi.json", "/docs", "/")),

@@ -12,6 +12,7 @@ import torch
 from model.compressors import SegmentSummary
 from server.core.documents.memory_tier import ENTRY_BYTES, MemoryTier
 from server.metrics import Metrics
+from server.store.metered import MeteredStore
 from tests.redis_server import running_redis
 from tests.server.conftest import Serve
 
@@ -45,13 +46,13 @@ class Watched:
 
     def __init__(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.keys: list[str] = []
-        get_many = client.core.store.get_many
+        whole = MeteredStore.get_many
 
-        async def watched(keys: list[str], *given: Any, **named: Any) -> Any:
+        async def watched(store: MeteredStore, keys: list[str]) -> Any:
             self.keys += keys
-            return await get_many(keys, *given, **named)
+            return await whole(store, keys)
 
-        monkeypatch.setattr(client.core.store, "get_many", watched)
+        monkeypatch.setattr(MeteredStore, "get_many", watched)
 
     def kinds(self) -> set[str]:
         """Since the last time this was asked."""

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from server.core.tenant import Tenant
 from server.metrics import STORE_FAULTS, STORE_OPERATIONS, Metrics
 from server.store import Entry, EntryChanged, MissingReferences, StillReferenced, StoreUnavailable
 from server.store.metered import MeteredStore, tier_of
@@ -74,8 +75,8 @@ async def test_a_store_out_of_reach_is_counted_as_such(serve: Serve) -> None:
 
 async def test_damaged_records_are_counted(client: httpx.AsyncClient) -> None:
     made = await compressed(client)
-    stored = await client.services.summaries.get(made["id"], param="id")  # type: ignore[attr-defined]
-    store = client.core.store  # type: ignore[attr-defined]
+    stored = await client.services.summaries.of(Tenant()).get(made["id"], param="id")  # type: ignore[attr-defined]
+    store = client.core.store.space(Tenant().account)  # type: ignore[attr-defined]
     key = f"segment:{stored.manifest.segments[1]}"
     await store.put_many([Entry(key, b"junk")])
     assert (await client.post("/generate", json={"summary_ids": [made["id"]], "prompt": "a"})).status_code == 500

@@ -1,5 +1,6 @@
 """Functions that a model may call: rendered by its template, read in what it writes, told as items."""
 
+import copy
 import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -34,6 +35,7 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Brest"}}\n</tool
 @pytest.fixture
 def tools_model(tmp_path: Path) -> str:
     model = tiny_compressor(max_positions=1024)
+    model.tokenizer = copy.deepcopy(model.tokenizer)  # that one is shared
     model.tokenizer.chat_template = TEMPLATE
     model.save_pretrained(tmp_path / "tools")
     return str(tmp_path / "tools")

@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -94,7 +93,7 @@ def make_app() -> typer.Typer:
 def _with_store(url: str | None, call: Callable[["SummaryStore"], Awaitable[T]]) -> T:
     """What a call says of the store that the settings name; a file of an earlier version is migrated on the way."""
     try:
-        settings = load_settings(dict(os.environ), {} if url is None else {"store": url})
+        settings = load_settings({}, {} if url is None else {"store": url})
     except ValueError as error:
         terminal.stop(terminal.as_sentence(error))
 

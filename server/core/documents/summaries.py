@@ -115,15 +115,9 @@ class Summaries:
         Raises:
             SummaryNotFound, ModelMismatch, and what any call to the store raises: NotReady, Internal.
         """
-        data = None
-        if chain.is_key(summary_id):
-            async with self._calls("get"):
-                (data,) = await self._store.get_many([_manifest_key(summary_id)])
-        if data is None:
+        if not chain.is_key(summary_id):
             raise _absent(summary_id, param)
-        self._store.use([_manifest_key(summary_id)])
-        async with self._calls("decode", param=param):
-            return self._decoded(summary_id, data)
+        return (await self.get_many([summary_id], param=param))[0]
 
     async def get_many(self, summary_ids: Sequence[str], *, param: str) -> list[Summary]:
         """As `get`, of several in one call to the store; of none without one."""
