@@ -199,6 +199,15 @@ async def test_a_policy_that_evicts_is_a_concern(store: RedisStore, redis_url: s
     assert "maxmemory-policy allkeys-lru" in concern
 
 
+async def test_what_an_earlier_version_left_is_told(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd("autocompressor:order", {"manifest:a": 1})
+    store = await open_store(redis_url)
+    (concern,) = await store.concerns()
+    assert "summaries of an earlier version" in concern
+    await store.close()
+
+
 async def test_what_a_script_touches_is_in_one_slot(tmp_path: Path) -> None:
     """A server of a Redis Cluster refuses a script, and an MGET, over several slots."""
     arguments = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]

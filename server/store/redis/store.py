@@ -34,6 +34,7 @@ from server.store.uses import Used, Uses
 
 WALKED_TOGETHER = 500  # keys
 NO_EVICTION = "noeviction"
+OLD_ORDER = "autocompressor:order"  # of version 1, before there were spaces
 ABSENT, FOREVER = -2, -1  # what PTTL answers instead of milliseconds (https://redis.io/docs/latest/commands/pttl/)
 
 
@@ -184,9 +185,15 @@ class RedisStore:
         # INFO, because who hosts a Redis for others often forbids CONFIG
         with self._as_store_errors():
             policy = (await self._client.info("memory")).get("maxmemory_policy", NO_EVICTION)
-        if policy == NO_EVICTION:
-            return []
-        return [f"Redis has maxmemory-policy {policy}, which may remove summaries that live; {NO_EVICTION} keeps them"]
+            has_old = await self._client.exists(OLD_ORDER)
+        found = []
+        if policy != NO_EVICTION:
+            found.append(
+                f"Redis has maxmemory-policy {policy}, which may remove summaries that live; {NO_EVICTION} keeps them"
+            )
+        if has_old:
+            found.append(f"Redis has summaries of an earlier version ({OLD_ORDER}), which this one does not find")
+        return found
 
     async def ping(self) -> None:
         with self._as_store_errors():
