@@ -12,8 +12,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from server.errors import Internal, InvalidRequest, Overloaded, ServiceError
+from server.errors import Internal, InvalidRequest, Overloaded, ServiceError, SummaryNotFound
 from server.http import request_id
+from server.http.answers.callers import bearer
 from server.http.answers.errors import CLIENT, RATE, SERVER, error_detail, status_of
 from server.http.schemas.errors import ErrorDetail, ErrorResponse
 from server.http.schemas.openai import CONTENT_PARTS
@@ -32,7 +33,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> Response:
-        return _answer(_status(request, status_of(error)), error_detail(error))
+        detail = error_detail(error)
+        if isinstance(error, SummaryNotFound) and request.app.state.core.access is None and bearer(request.headers):
+            detail.message += " among this bearer token's: each has summaries of its own, and so have calls without one"
+        return _answer(_status(request, status_of(error)), detail)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:

@@ -29,6 +29,7 @@ async def test_whoever_sends_the_same_text_neither_reads_nor_changes_nor_fills_i
     assert (told["id"] != own["id"], told["cached_segments"], "shelf" in told["metadata"]) == (True, 0, False)
     told_of = [await client.get(f"/summaries/{own['id']}", headers=headers) for headers in (KEEPER, other)]
     assert [answer.status_code for answer in told_of] == [200, 404]
+    assert ("among this bearer token's" in told_of[1].text) is bool(other)  # a newcomer's clients may send any key
     assert told_of[0].json()["metadata"] == {"title": "The log", "shelf": "3"}
     listed = [(await client.get("/summaries", headers=headers)).json()["data"] for headers in (KEEPER, other)]
     assert [[one["id"] for one in each] for each in listed] == [[own["id"]], [told["id"]]]
