@@ -20,7 +20,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.http.app", "server.http.connection"},
         {"server.http.routes", "server.http.middleware"},
         {"server.http.envelope"},
-        {"server.http.routing", "server.http.held", "server.http.request_id"},
+        {"server.http.routing", "server.http.held", "server.http.request_id", "server.http.socket"},
         {"server.http.json_body"},
         {"server.http.answers"},
         {"server.http.schemas"},

@@ -21,6 +21,7 @@ from server.core.build import open_core
 from server.core.core import Core
 from server.http.app import create_app
 from server.http.connection import Connection
+from server.http.socket import Socket
 from server.settings import LOOPBACK, Settings
 from server.store import StoreError, shown_url
 
@@ -61,7 +62,7 @@ async def _serve(settings: Settings) -> None:
         config = uvicorn.Config(
             create_app(core, tracer=tracer),
             http=Connection,
-            ws="websockets-sansio",
+            ws=Socket,
             ws_max_size=settings.max_body_bytes,
             lifespan="off",
             log_config=None,

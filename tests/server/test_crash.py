@@ -1,5 +1,6 @@
 """A server in a process of its own: killed, restarted, left by its clients."""
 
+import json
 import os
 import re
 import signal
@@ -7,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.redis_server import running_redis
 
@@ -102,6 +105,27 @@ def metrics_when_idle(server: Server) -> str:
             return text
         time.sleep(0.02)
     raise AssertionError("a row stays in use")
+
+
+def test_sigterm_finishes_a_turn_of_a_websocket(checkpoint: Path, tmp_path: Path) -> None:
+    """It was cut off in the middle; one that is idle is closed at once."""
+    with running(checkpoint, f"sqlite:{tmp_path}/store.sqlite3", tmp_path) as server:
+        url = str(server.client.base_url).replace("http", "ws")
+        asked = {"type": "response.create", "model": checkpoint.name, "input": "On", "max_output_tokens": 50}
+        with connect(f"{url}/v1/responses") as socket, connect(f"{url}/v1/responses") as idle:
+            socket.send(json.dumps({**asked, "ignore_eos": True}))
+            while json.loads(socket.recv())["type"] != "response.output_text.delta":
+                pass
+            server.process.send_signal(signal.SIGTERM)
+            events = []
+            with suppress(ConnectionClosed):
+                while True:
+                    events.append(json.loads(socket.recv())["type"])
+            assert events[-1] in ("response.completed", "response.incomplete")
+            assert socket.close_code == 1012
+            with pytest.raises(ConnectionClosed):
+                idle.recv(timeout=10)
+        assert server.process.wait(timeout=30) == 0
 
 
 def test_sigterm_finishes_what_runs(checkpoint: Path, tmp_path: Path) -> None:

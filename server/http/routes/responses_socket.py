@@ -31,6 +31,7 @@ from server.http.held import Held, held_of
 from server.http.routing import read_json
 from server.http.schemas.errors import ErrorDetail
 from server.http.schemas.responses import ResponseRequest
+from server.http.socket import RESTARTING, set_answering
 from server.log import fields
 from server.tally import Tally, counting
 
@@ -89,12 +90,16 @@ class _Connection:
         self._waiting: deque[_Frame] = deque()
 
     async def answer(self) -> None:
-        """Answer frames until the client leaves; WebSocketDisconnect then."""
+        """Answer frames until the client leaves, WebSocketDisconnect then, or the server stops, after a turn."""
         work: set[asyncio.Task[None]] = set()
         turn: asyncio.Task[None] | None = None
         coming: asyncio.Task[None] | None = None
         try:
             while True:
+                if turn is None and self._core.is_stopping.is_set():
+                    await self._socket.close(RESTARTING)
+                    return
+                set_answering(self._socket.scope, bool(turn or self._waiting))
                 if turn is None and self._waiting:
                     turn = asyncio.create_task(self._turn(self._waiting[0]))
                 if coming is None and len(self._waiting) < MOST_WAITING:
