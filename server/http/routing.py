@@ -13,6 +13,8 @@ from starlette.requests import HTTPConnection
 from server.http.json_body import read
 
 LARGE_BODY = 2**16  # bytes
+# of whoever runs the server: asked by address and without a key, and hold nothing of anybody's
+PROBES = frozenset({"/livez", "/readyz", "/health"})
 
 
 async def read_json(connection: HTTPConnection, body: bytes) -> Any:

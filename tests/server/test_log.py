@@ -11,6 +11,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from server.engine.torch.runner import Runner
 from server.http.app import create_app
 from server.http.connection import Connection
 from server.log import JsonFormatter, TextFormatter, fields
@@ -132,6 +133,7 @@ def calls(made: str) -> list[tuple[str, str, Any]]:
         ("GET", f"/summaries/{made}", None),
         ("GET", f"/summaries/{CANARY}", None),
         ("GET", f"/summaries/{made}/segments", None),
+        ("PUT", f"/summaries/{made}", {CANARY: said}),
         ("POST", "/generate", asked),
         ("POST", "/generate", {**asked, "stream": True, "stop": [CANARY]}),
         ("POST", "/generate", {**asked, "summary_ids": [ABSENT]}),
@@ -172,8 +174,10 @@ def calls(made: str) -> list[tuple[str, str, Any]]:
 
 async def test_no_text_and_no_key_is_in_any_line(serve: Serve, lines: Lines) -> None:
     """At the level of debug, of all routes and of a WebSocket, answered or refused; nor in the metrics."""
-    key = {"Authorization": f"Bearer {CANARY}-key", "Cookie": f"{CANARY}=1"}
-    async with serve(allowed_hosts="localhost") as core_of:
+    key = {"Authorization": f"Bearer {CANARY}-key", "Cookie": f"{CANARY}=1", "Idempotency-Key": CANARY}
+    secrets = {name: f"{CANARY}-{name}" for name in ("export_secret", "compaction_keys", "tenant_salt")}
+    statuses = set()
+    async with serve(allowed_hosts="localhost", log_level="debug", **secrets) as core_of:
         app = create_app(core_of.core)  # type: ignore[attr-defined]
 
         @app.get("/defect")
@@ -189,12 +193,19 @@ async def test_no_text_and_no_key_is_in_any_line(serve: Serve, lines: Lines) -> 
         ):
             model = core_of.services.model.name  # type: ignore[attr-defined]
             made = (await client.post("/compress", json={"text": DOCUMENT})).json()["id"]
+            exported = await client.get(f"/summaries/{made}", headers={"Accept": "application/octet-stream"})
+            put = await client.put(f"/summaries/{made}", content=exported.content + CANARY.encode())
+            assert (exported.status_code, put.status_code) == (200, 400)
             asked = calls(made)
             for method, path, body in asked:
                 if path.startswith("/v1/responses") and isinstance(body, dict):
                     body = {"model": model, **body}
-                answered = await client.request(method, path, json=named(path, body, model))
-                assert answered.status_code < 500, (method, path, answered.text)
+                whole = named(path, body, model)
+                for sent in (json.dumps(whole), *_wrong(whole)) if body is not None else (None,):
+                    headers = {"Content-Type": "application/json"}
+                    answered = await client.request(method, path, content=sent, headers=headers)
+                    assert answered.status_code < 500, (method, path, sent, answered.text)
+                    statuses.add(answered.status_code)
             async with connect(f"ws://localhost:{port}/v1/responses") as socket:
                 for frame in (
                     {"type": "response.create", "model": model, "input": DOCUMENT, "max_output_tokens": 3},
@@ -210,15 +221,41 @@ async def test_no_text_and_no_key_is_in_any_line(serve: Serve, lines: Lines) -> 
             assert (await client.get("/defect")).status_code == 500
             metrics = (await client.get("/metrics")).text
             described = (await client.get("/openapi.json")).json()["paths"]
+    assert {200, 400, 404, 422} <= statuses
     ours = [line for line in lines.json if line["logger"].startswith("server")]
     assert len(ours) > len(asked)
     endpoints = {line["message"].split()[1] for line in ours if line["logger"].endswith("request_log")}
     assert set(described) - {"/defect"} <= {re.sub(r":\w+}", "}", endpoint) for endpoint in endpoints}
     (told,) = [line["exception"] for line in lines.json if "exception" in line]
     assert re.search(r"in defect\b.*ValueError\ncame of\n.*KeyError$", told, re.DOTALL)
-    shown = [text for text, line in zip(lines.texts, lines.json, strict=True) if _is_shown(line)]
-    assert [text for text in shown if CANARY in text] == []
+    assert told_of_canary(lines) == []
     assert CANARY not in metrics
+
+
+async def test_a_batch_that_fails_is_logged_without_what_was_in_it(
+    serve: Serve, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    async with serve() as client:
+        monkeypatch.setattr(Runner, "run", failing)
+        assert (await client.post("/generate", json={"prompt": DOCUMENT, "stop": [CANARY]})).status_code == 424
+    assert any("out of memory" in line.get("exception", "") for line in lines.json)
+    assert told_of_canary(lines) == []
+
+
+def _wrong(body: Any) -> list[str]:
+    """Bodies like it that are refused: an unknown field, wrong types, not an object, not JSON."""
+    names = list(body) if isinstance(body, dict) else []
+    others = [{**dict.fromkeys(names, 1), CANARY: CANARY}, {name: {CANARY: [CANARY]} for name in names}, [CANARY]]
+    return [*map(json.dumps, others), f'{{"{CANARY}": ']
+
+
+def told_of_canary(lines: Lines) -> list[str]:
+    """Lines that `serve` would write with it in them."""
+    shown = [text for text, line in zip(lines.texts, lines.json, strict=True) if _is_shown(line)]
+    return [text for text in shown if CANARY in text]
 
 
 def _is_shown(line: dict[str, Any]) -> bool:

@@ -124,6 +124,11 @@ class Generation(Request):
         read = self.num_known - self.soft_prompt_length
         return min(self.num_blocks, max(0, read) // self.block_tokens) if self.num_blocks else 0
 
+    def next_blocks(self, most: int) -> range:
+        """Of its blocks those to be read next, so many at most."""
+        first = self.num_blocks_read
+        return range(first, min(first + most, self.num_blocks))
+
     def block_start(self, index: int) -> int:
         """The position of a block's first token."""
         return self.soft_prompt_length + index * self.block_tokens

@@ -161,9 +161,8 @@ class Scheduler:
             own = request.hashes_to(0) if isinstance(request, Generation) else request.hashes
             return own[-1:]
         if isinstance(request, Generation):
-            read = request.num_blocks_read
-            last = min(read + self.limits.blocks_together, request.num_blocks)
-            return request.hashes_to(last)[len(request.hashes_to(read)) :]
+            blocks = request.next_blocks(self.limits.blocks_together)
+            return request.hashes_to(blocks.stop)[len(request.hashes_to(blocks.start)) :]
         return ()
 
     def _know(self, request: Request, num_positions: int) -> None:
@@ -182,11 +181,9 @@ class Scheduler:
         known = request.num_known
         if self._reads_vectors(request):
             return [Piece(request, Phase.VECTORS, request.soft_prompt_length - known)]
-        if isinstance(request, Generation) and request.num_blocks_read < request.num_blocks:
-            first = request.num_blocks_read
-            last = min(first + self.limits.blocks_together, request.num_blocks)
-            return [Piece(request, Phase.BLOCK, request.block_tokens, index) for index in range(first, last)]
         if isinstance(request, Generation):
+            if blocks := request.next_blocks(self.limits.blocks_together):
+                return [Piece(request, Phase.BLOCK, request.block_tokens, index) for index in blocks]
             return [Piece(request, Phase.PREFILL, request.num_prompt_positions - known)]
         if isinstance(request, Compression):
             first = request.next_segment

@@ -7,10 +7,10 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.http.routing import PROBES
 from server.http.schemas.errors import ErrorDetail, ErrorResponse
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-PROBES = frozenset({"/livez", "/readyz", "/health"})  # asked by address, and hold nothing of anybody's
 POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1; before the connection is accepted the answer is 403
 
 

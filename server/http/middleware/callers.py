@@ -11,11 +11,12 @@ from server.core.callers.visit import Visit, visiting
 from server.errors import RateLimited, ServiceError, Unauthorized
 from server.http.answers.callers import VISIT, bearer, error_headers, limit_headers
 from server.http.answers.errors import error_detail, status_of
+from server.http.routing import PROBES
 from server.http.schemas.errors import ErrorResponse
 from server.metrics import Metrics
 
-# the probes of whoever runs the server, and the page, which asks for a key itself
-OPEN = frozenset({"/livez", "/readyz", "/health", "/", "/docs"})
+# the page asks for a key itself
+OPEN = PROBES | {"/", "/docs"}
 OPEN_FOLDER = "/static/"
 
 

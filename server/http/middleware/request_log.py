@@ -9,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.request_id import HEADER, remember
+from server.http.routing import PROBES
 from server.log import fields
 from server.metrics import Metrics
 from server.tally import Tally, counting
@@ -16,7 +17,7 @@ from server.tally import Tally, counting
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"  # one label for all paths that are no endpoint: clients choose those
-QUIET = frozenset({"/health", "/livez", "/readyz", "/metrics"})
+QUIET = PROBES | {"/metrics"}
 SANE = re.compile(r"[A-Za-z0-9._:=;/+@-]{1,128}")  # as proxies make ids; nothing that could forge a line or a field
 BEGINNINGS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
