@@ -95,5 +95,8 @@ def test_a_store_that_is_none_or_not_there(tmp_path: Path) -> None:
     none = run("stats", "--store", "mysql://somewhere")
     assert none.exit_code == 2
     assert "a store is sqlite:PATH" in none.stderr
+    absent = run("verify", "--store", f"sqlite:{tmp_path}/folder/absent.sqlite3")
+    assert (absent.exit_code, list(tmp_path.iterdir())) == (2, [])  # nor is one made
+    assert "there is no store sqlite:" in absent.stderr
     gone = run("stats", "--store", "redis://127.0.0.1:1/0")
     assert gone.exit_code == 3

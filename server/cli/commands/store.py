@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -97,6 +98,9 @@ def _with_store(url: str | None, call: Callable[["SummaryStore"], Awaitable[T]])
     except ValueError as error:
         terminal.stop(terminal.as_sentence(error))
 
+    path = settings.store.removeprefix("sqlite:")
+    if path != settings.store and not Path(path).is_file():  # a server would make it
+        terminal.stop(f"there is no store {settings.store}")
     stores = importlib.import_module("server.store")  # not at the top: other commands do without a client of Redis
 
     async def called() -> T:

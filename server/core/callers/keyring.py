@@ -85,7 +85,7 @@ def read_keyring(source: str) -> Keyring:
     Raises:
         OSError: the file cannot be read. ValueError: it is no list of keys; the words never hold what stands in it.
     """
-    text = source if "[" in source else Path(source).read_text(encoding="utf-8")
+    text = source if "[" in source else _read(source)
     try:
         given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -98,6 +98,15 @@ def read_keyring(source: str) -> Keyring:
     for what in ("name", "sha256"):
         _require_different(keys, what)
     return Keyring(keys)
+
+
+def _read(path: str) -> str:
+    if path.startswith(PREFIX):  # an error would repeat it
+        raise ValueError("api_keys is a key itself; it wants the path of a file of keys, or the file's text")
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"api_keys: {path} cannot be read: {error.strerror}") from error
 
 
 def _field(location: tuple[int | str, ...]) -> str:
