@@ -83,7 +83,7 @@ def test_a_tenant_s_salt_comes_of_its_name_so_that_keys_can_be_changed() -> None
 
 
 def test_a_file_that_is_not_there_is_named_and_a_key_in_its_place_is_not(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="api_keys: .*absent.toml cannot be read: No such file"):
+    with pytest.raises(OSError, match=r"api_keys: .*absent.toml cannot be read: No such file"):
         read_keyring(str(tmp_path / "absent.toml"))
     key = new_key()
     with pytest.raises(ValueError, match="api_keys is a key itself") as refused:
