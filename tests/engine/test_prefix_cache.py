@@ -204,6 +204,20 @@ async def test_the_first_answer_is_the_next_ones_to_the_bit(dtype: torch.dtype) 
             assert together[0] == together[1] == together[2]
 
 
+async def test_a_soft_prompt_that_grew_is_answered_from_as_one_that_is_new() -> None:
+    """To the bit: read on from what was kept of its beginning, bfloat16 rounds otherwise than of the whole."""
+    model, fresh = (tiny_compressor().to(torch.bfloat16) for _ in range(2))
+    async with Counted(model) as counted, Counted(fresh) as other:
+        for trial in range(4):
+            keys = keys_of(f"trial {trial}", 6)
+            vectors = await vectors_of(counted.engine, segments_of(trial, count=6))
+            tokens = tuple(document(9, seed=trial))
+            await generated(counted.engine, Prompt(vectors[:12], tokens, keys[:3]))
+            grown = Prompt(vectors, tokens, keys)
+            assert await said(counted, grown) == await said(other, grown)
+            assert await counted.engine.score(grown, [[3, 4]]) == await other.engine.score(grown, [[3, 4]])
+
+
 async def test_questions_that_come_together_read_a_soft_prompt_once() -> None:
     async with Counted(tiny_compressor()) as counted:
         vectors = torch.randn(12, 32, generator=torch.Generator().manual_seed(0))

@@ -154,9 +154,14 @@ class EngineLoop:
                 self._finish(piece.request, EngineFailed(f"the result failed: {type(error).__name__}"))
 
     def _find_prefix(self, request: Request) -> int:
-        """Give a request what is known of its soft prompt: so many positions."""
+        """Give a request what is known of its beginning: so many positions.
+
+        Of a prompt's soft prompt all or nothing: read on from a part, it would not be what it is read as a whole, to
+        the bit.
+        """
         found = self._prefixes.find(request.given_hashes)
-        request.prefix, num_known = (None, 0) if found is None else (found[0].strip, found[1])
+        is_part = found is not None and found[1] < request.soft_prompt_length and not isinstance(request, Compression)
+        request.prefix, num_known = (None, 0) if found is None or is_part else (found[0].strip, found[1])
         return num_known
 
     def _remember(self, piece: Piece, result: Any) -> None:
