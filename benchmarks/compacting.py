@@ -1,12 +1,14 @@
 """Conversations that are compacted, against text summaries and over many turns; with the default model.
 
     python -m benchmarks.compacting summary squad.jsonl
+    python -m benchmarks.compacting parts squad.jsonl
     python -m benchmarks.compacting turns squad.jsonl
 
 `summary`: conversations of 20 turns, a user's paragraphs and short replies, are compacted, and are summarised as text
 by the same model; then the loss of the gold answers to questions on the first five turns is taken after each, at equal
-positions. `turns`: one conversation with automatic compaction, in whose first turns facts are planted; how long turns
-take, and whether the segment that has a fact comes back as text when it is asked for, after a restart.
+positions. `parts`: the same losses by how many vectors are read and how many segments come back as text. `turns`: one
+conversation with automatic compaction, in whose first turns facts are planted; how long turns take, and whether the
+segment that has a fact comes back as text when it is asked for, after a restart.
 """
 
 import random
@@ -31,6 +33,8 @@ SEGMENT_TOKENS = 128
 ASKED_TO_SUMMARISE = "Write a detailed summary of our whole conversation, so that every question on it can be answered."
 COMPACTED, EXPANDED, SUMMARISED = "compacted", "compacted, one segment as text", "text summary"
 NOTHING = "nothing"
+
+NUMS_VECTORS, NUMS_SEGMENTS = (16, 64, 256), (0, 1, 2, 4)
 
 NUM_TURNS, FACT_TURNS, THRESHOLD, REPLY_TOKENS = 200, 20, 2000, 16
 THINGS = (
@@ -88,14 +92,41 @@ def summary(questions: Questions, count: Annotated[int, typer.Option(help="Conve
         f"{np.median(seconds[SUMMARISED]):.2f} s: {np.median(factors):.1f} times "
         f"({factors.min():.1f} to {factors.max():.1f})"
     )
-    for name, pairs in losses.items():
-        sums, counts = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
-        estimate = ratio(sums, counts)
-        typer.echo(f"loss of answers after {name}: {estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})")
+    _tell(losses)
     for name in (COMPACTED, EXPANDED):
         sums = np.array([one[0] - other[0] for one, other in zip(losses[name], losses[SUMMARISED], strict=True)])
         estimate = ratio(sums, np.array([pair[1] for pair in losses[name]]))
         typer.echo(f"{name} less {SUMMARISED}: {estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})")
+
+
+@app.command()
+def parts(questions: Questions, count: Annotated[int, typer.Option(help="Conversations.", min=2)] = 12) -> None:
+    """Compact conversations, and compare what their questions are read with: numbers of vectors and of segments."""
+    paragraphs = read_paragraphs(questions, least=TURNS * PARAGRAPHS_A_TURN)
+    draw = random.Random(0)
+    losses: dict[str, list[tuple[float, int]]] = {}
+    with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder)) as server:
+        caller = Caller(server.port)
+        for _ in tqdm(range(count), unit="conversation"):
+            own = draw.sample(paragraphs, TURNS * PARAGRAPHS_A_TURN)
+            compacted, _ = caller.post("/v1/responses/compact", model=caller.model, input=_conversation(own))
+            sealed = [{"encrypted_content": compacted["output"][-1]["encrypted_content"]}]
+            contexts: dict[str, Any] = {NOTHING: ("", {"context": []})}
+            for num_vectors in NUMS_VECTORS:
+                for num_segments in NUMS_SEGMENTS:
+                    expanded = {"expand": {"segments": num_segments}} if num_segments else {}
+                    name = f"{num_vectors} vectors, {num_segments} segments as text"
+                    contexts[name] = ("", {"context": sealed, "max_vectors": num_vectors} | expanded)
+            for name, own_losses in _losses(caller, own, contexts).items():
+                losses.setdefault(name, []).append(own_losses)
+    _tell(losses)
+
+
+def _tell(losses: dict[str, list[tuple[float, int]]]) -> None:
+    for name, pairs in losses.items():
+        sums, counts = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
+        estimate = ratio(sums, counts)
+        typer.echo(f"loss of answers after {name}: {estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})")
 
 
 def _warm(caller: Caller, paragraphs: Sequence[Paragraph]) -> None:

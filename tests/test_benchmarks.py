@@ -71,9 +71,22 @@ def test_peers_compute_in_what_the_engine_does(tiny_model: Path, tmp_path: Path,
     assert rate > 0
 
 
+SMALL = {
+    generation: {"NEW_TOKENS": 4},
+    compression: {"LONG_TOKENS": 12_000},
+    questions: {"NUM_DOCUMENTS": 16, "NUM_VISITS": 4, "NUM_PASSAGES": 8},
+    interference: {"LONG_TOKENS": 6_000},
+    serving: {"NEW_TOKENS": 4, "LOOKUPS": 64},
+    conversation: {"TURNS": 12, "NEW_TOKENS": 4, "EARLY": slice(2, 7), "LATE": slice(7, 12)},
+}
+
+
 @pytest.mark.slow
-def test_every_row_is_measured(tiny_model: Path, tmp_path: Path) -> None:
-    """All of it but vLLM's rows, once, with a model that is small enough."""
+def test_every_row_is_measured(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it but vLLM's rows, once, with a model and numbers that are small enough."""
+    for module, values in SMALL.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
     with (
         Subject(tiny_model, tmp_path / "summaries.sqlite3") as subject,
         Transformers(tiny_model, subject.dtype) as transformers,
