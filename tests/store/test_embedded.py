@@ -7,11 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from server.store import EmbeddedStore, Entry, StillReferenced, StoreError, StoreFull, StoreUnavailable
+from server.store import EmbeddedStore, Entry, StillReferenced, StoreError, StoreFull, StoreUnavailable, Swept
+from server.store.sqlite import schema
 from server.store.sqlite import store as embedded
 from server.store.sqlite.file import connect, writing
 
@@ -278,3 +280,46 @@ async def test_writes_sweep_what_has_expired(path: Path) -> None:
     await store.put_many([Entry("a", b"4")])
     await store.close()
     assert [row_count(path, table) for table in ("entry", "content", "reference")] == [1, 1, 0]
+
+
+def used_bytes(path: Path) -> int:
+    return sum(each.stat().st_size for each in path.parent.iterdir() if each.name in (path.name, f"{path.name}-wal"))
+
+
+async def test_the_file_shrinks_when_what_was_in_it_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite3"
+    store = await EmbeddedStore.open(path)
+    for number in range(40):
+        await store.put_many([Entry(f"s{number}", bytes(200_000)), Entry(f"m{number}", b"1", (f"s{number}",))])
+    for number in range(39):
+        await store.delete(f"m{number}")
+    before = path.stat().st_size
+    assert before < 8_000_000 * 0.6  # some went with the deletions, a megabyte at a time
+    swept = await store.sweep()
+    assert path.stat().st_size == before - swept.freed_bytes < 400_000
+    assert await store.list_referrers(limit=5) == ["m39"]
+    assert (await store.get_many(["s39"])) == [bytes(200_000)]
+    assert (await store.sweep()).freed_bytes == 0
+    await store.close()
+
+
+async def test_a_small_part_of_unused_space_is_kept_for_the_next_put(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite3"
+    store = await EmbeddedStore.open(path)
+    for number in range(40):
+        await store.put_many([Entry(f"s{number}", bytes(200_000))])
+    for number in range(8):
+        await store.delete(f"s{number}")
+    assert path.stat().st_size > 7_900_000
+    await store.close()
+
+
+async def test_a_file_of_before_it_could_shrink_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        schema.prepare(old, path, old_space="server", now=0)
+    store = await EmbeddedStore.open(path)
+    await store.put_many([Entry("s", bytes(2_000_000))])
+    await store.delete("s")
+    assert await store.sweep() == Swept(0, 0)
+    await store.close()
