@@ -58,7 +58,8 @@ def parts_of(header: Any, payload: bytes) -> list[Part]:
     """The tensors that a header describes, in the order of the checksum; together they are the whole payload."""
     names = [name for name in (VECTORS, SCALES, *MARKS) if name in header]
     require(names[:1] == [VECTORS] and len(names) == len(header), "the tensors are not those of a summary")
-    parts, spans = [], []
+    parts: list[Part] = []
+    spans = []
     for name in names:
         tensor = header[name]
         dtype, shape = text(tensor["dtype"]), tuple(integer(size) for size in tensor["shape"])

@@ -58,7 +58,8 @@ def find(connection: sqlite3.Connection, space: str, key: str) -> tuple[bytes, f
 
 
 def read(connection: sqlite3.Connection, space: str, keys: Sequence[str]) -> list[Kept | None]:
-    asked = {"now": now(), "space": space, "keys": json.dumps(list(keys))}
+    at = now()
+    asked = {"now": at, "space": space, "keys": json.dumps(list(keys))}
     connection.execute("BEGIN")  # both queries see one moment
     try:
         rows = connection.execute(WHOLE, asked).fetchall()
@@ -68,10 +69,7 @@ def read(connection: sqlite3.Connection, space: str, keys: Sequence[str]) -> lis
     finally:
         connection.execute("COMMIT")
     found = {
-        key: Kept(
-            Entry(key, data, tuple(references.get(key, ())), is_pinned=bool(is_pinned)),
-            _seconds_left(expires, asked["now"]),
-        )
+        key: Kept(Entry(key, data, tuple(references.get(key, ())), bool(is_pinned)), _seconds_left(expires, at))
         for key, data, is_pinned, expires in rows
     }
     return [found.get(key) for key in keys]
