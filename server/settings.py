@@ -10,6 +10,7 @@ from server.limits import MAX_DOCUMENT_TOKENS, MAX_TTL_SECONDS
 
 ENVIRONMENT_PREFIX = "AUTOCOMPRESSOR_"
 OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")  # OpenTelemetry's own
+LEAST_SECRET = 32  # characters
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -61,6 +62,17 @@ class Settings(BaseSettings):
         "sqlite:summaries.sqlite3",
         description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT/SERVICE/DB, "
         "redis+cluster://HOST:PORT, each of the last three as rediss too.",
+    )
+    stored_vectors: Literal["computed", "int8"] = Field(
+        "computed",
+        description="What is kept of summary vectors, and answered from: numbers as computed, or int8 with a scale for "
+        "each vector, which is half of bfloat16's bytes.",
+    )
+    store_keys: str | None = Field(
+        None,
+        repr=False,
+        description="Secrets that seal what the store keeps, each of 32 characters or more, with commas between: the "
+        "first seals, all open. None seals nothing.",
     )
     memory_tier_bytes: NonNegativeInt = Field(
         2**26,
@@ -166,7 +178,21 @@ class Settings(BaseSettings):
 
     @property
     def compaction_secrets(self) -> list[str]:
-        return [key.strip() for key in (self.compaction_keys or "").split(",") if key.strip()]
+        return _named(self.compaction_keys or "")
+
+    @property
+    def store_secrets(self) -> list[str]:
+        return _named(self.store_keys or "")
+
+    @model_validator(mode="after")
+    def _store_keys_are_long(self) -> "Settings":
+        # whoever has a copy of the store can try words on it for as long as he likes
+        short = min(map(len, self.store_secrets), default=LEAST_SECRET)
+        if short < LEAST_SECRET:
+            raise ValueError(
+                f"a key of store_keys has {short} characters, and {LEAST_SECRET} is the least: openssl rand -hex 32"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tenants_vouch_for_imports(self) -> "Settings":

@@ -74,7 +74,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"model"},
         {"model.autocompressor"},
         {"model.checkpoint", "model.generation"},
-        {"model.segment_model"},
+        {"model.int8", "model.segment_model"},
         {"model.compressors"},
         {"model.compressors.anchored", "model.compressors.summary_tokens"},
         {"model.compressors.anchors", "model.compressors.writer"},

@@ -45,4 +45,6 @@ def as_sentence(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
+    if not first["loc"]:  # of all settings together, whose values are secrets too
+        return first["msg"].removeprefix("Value error, ")
     return f"setting {first['loc'][0]} = {first['input']!r}: {first['msg']}"

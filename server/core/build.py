@@ -50,7 +50,7 @@ from server.engine.torch.devices import choose_device, choose_dtype
 from server.engine.torch.memory import most_bytes
 from server.metrics import Metrics
 from server.settings import Settings
-from server.store import Budget, StoreError, SummaryStore, open_store
+from server.store import Budget, SealedStore, StoreError, StoreKeys, SummaryStore, open_store
 from server.store.metered import MeteredStore, tier_of
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,8 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     compressor, served = await in_a_thread_that_ends(load_model, settings)
     budget = Budget(settings.store_bytes, metrics.store_kept_bytes.set, metrics.store_evictions.inc)
     store = await open_store(settings.store, budget=budget, old_space=Tenant(settings.tenant_salt).account)
-    store = MeteredStore(store, metrics, tier=tier_of(settings.store))
+    sealed = SealedStore(store, StoreKeys(settings.store_secrets))
+    store = MeteredStore(sealed, metrics, tier=tier_of(settings.store))
     try:
         await warn_of_concerns(store)
         engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)
@@ -221,6 +222,7 @@ def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -
         document_limit=settings.max_document_tokens,
         is_trained=compressor.is_trained,
         sampling=sampling_of(compressor),
+        rounds_vectors=settings.stored_vectors == "int8",
     )
     if served.tokeniser.num_ids > served.vocabulary_size:
         logger.warning(

@@ -29,6 +29,7 @@ class ServedModel:
         sampling: how tokens are chosen where a request does not say, by names of `SamplingParams`.
         working_vectors: how many vectors of a document there is memory for before its last segment; None for any
             number.
+        rounds_vectors: the engine makes vectors that int8 holds, and the store keeps them so.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ServedModel:
     is_trained: bool = True
     sampling: Mapping[str, float] = field(default_factory=dict)
     working_vectors: int | None = None
+    rounds_vectors: bool = False
 
     @property
     def is_ordered(self) -> bool:

@@ -12,6 +12,7 @@ from server.store.protocol import (
     Entry,
     EntryChanged,
     EntryStat,
+    Kept,
     MissingReferences,
     SpaceStats,
     StillReferenced,
@@ -24,6 +25,8 @@ from server.store.protocol import (
 from server.store.redis.address import is_redis
 from server.store.redis.connect import connect
 from server.store.redis.store import RedisStore
+from server.store.sealed import SealedStore
+from server.store.sealing import StoreKeys
 from server.store.sqlite.store import EmbeddedStore
 from server.store.urls import shown_url
 
@@ -34,12 +37,15 @@ __all__ = [
     "Entry",
     "EntryChanged",
     "EntryStat",
+    "Kept",
     "MissingReferences",
     "RedisStore",
+    "SealedStore",
     "SpaceStats",
     "StillReferenced",
     "StoreError",
     "StoreFull",
+    "StoreKeys",
     "StoreUnavailable",
     "SummaryStore",
     "Swept",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from server.store.codec import CorruptRecord, FingerprintMismatch, decode_manifest, decode_segment, decode_text
 from server.store.protocol import StillReferenced, SummaryStore
+from server.store.sealing import BROKEN, UNREADABLE
 
 CHECKS = {"manifest": decode_manifest, "segment": decode_segment, "text": decode_text}
 READ_TOGETHER = 100  # records
@@ -15,14 +16,16 @@ class Looked:
     """What was found of some entries of a space.
 
     Attributes:
-        checked: records whose checksum was compared. others: those that have none.
+        checked: records whose checksum was compared. others: those that have none, their seals compared.
         damaged: keys of records that are not what was put.
+        unread: records that no key opens, or that are not sealed though there are keys; nothing is known of them.
     """
 
     space: str
     checked: int
     others: int
     damaged: tuple[str, ...]
+    unread: int
 
 
 async def look_over(store: SummaryStore) -> AsyncIterator[Looked]:
@@ -35,15 +38,19 @@ async def look_over(store: SummaryStore) -> AsyncIterator[Looked]:
 
 
 async def _looked_at(store: SummaryStore, name: str, keys: list[str]) -> Looked:
-    checked = [key for key in keys if key.partition(":")[0] in CHECKS]
-    values = await store.get_many(checked)
-    damaged = [key for key, value in zip(checked, values, strict=True) if value is not None and _is_damaged(key, value)]
-    return Looked(name, len(checked), len(keys) - len(checked), tuple(damaged))
+    found = {key: value for key, value in zip(keys, await store.get_many(keys), strict=True) if value is not None}
+    unread = [key for key, value in found.items() if value in UNREADABLE and value != BROKEN]
+    checked = [key for key in found if key not in unread and key.partition(":")[0] in CHECKS]
+    damaged = tuple(key for key, value in found.items() if key not in unread and _is_damaged(key, value))
+    return Looked(name, len(checked), len(found) - len(checked) - len(unread), damaged, len(unread))
 
 
 def _is_damaged(key: str, value: bytes) -> bool:
+    check = CHECKS.get(key.partition(":")[0])
+    if value == BROKEN or check is None:
+        return value == BROKEN
     try:
-        CHECKS[key.partition(":")[0]](value, fingerprint="")
+        check(value, fingerprint="")
     except CorruptRecord:
         return True
     except FingerprintMismatch:  # whole: checksums are compared first

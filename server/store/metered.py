@@ -8,6 +8,7 @@ from server.store.protocol import (
     Entry,
     EntryChanged,
     EntryStat,
+    Kept,
     MissingReferences,
     SpaceStats,
     StillReferenced,
@@ -94,6 +95,13 @@ class MeteredStore:
         self._count_found("get", [found is not None])
         if found is not None:
             self._metrics.store_bytes.labels(direction="read").inc(len(found[0]))
+        return found
+
+    async def read(self, keys: Sequence[str]) -> list[Kept | None]:
+        with self._watched("get"):
+            found = await self._store.read(keys)
+        self._count_found("get", [each is not None for each in found])
+        self._metrics.store_bytes.labels(direction="read").inc(sum(len(each.entry.value) for each in found if each))
         return found
 
     async def stat(self, key: str) -> EntryStat | None:

@@ -73,6 +73,14 @@ class EntryStat:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """An entry as it lies in a store; `seconds_to_live` is None for one that never expires."""
+
+    entry: Entry
+    seconds_to_live: float | None
+
+
+@dataclass(frozen=True)
 class SpaceStats:
     """What a space has: live entries, `documents` of them that reference others, and the bytes of all values."""
 
@@ -181,6 +189,13 @@ class SummaryStore(Protocol):
 
     async def find(self, key: str) -> tuple[bytes, float | None] | None:
         """An entry's value and the seconds it has to live, None for ever, as of one moment; None if it is absent."""
+        ...
+
+    async def read(self, keys: Sequence[str]) -> list[Kept | None]:
+        """Entries whole, each with what it references and its time to live, in the order of `keys`; None for none.
+
+        Whether one that references nothing is pinned may be forgotten.
+        """
         ...
 
     async def stat(self, key: str) -> EntryStat | None:

@@ -87,8 +87,8 @@ def test_a_damaged_document_goes_with_its_segments(url: str) -> None:
 
 def test_what_has_expired_goes(url: str) -> None:
     done = run("gc", "--store", url)
-    assert (done.exit_code, done.stdout) == (0, "1 entries had expired\n")
-    assert run("gc", "--store", url).stdout == "0 entries had expired\n"
+    assert (done.exit_code, done.stdout) == (0, "1 entries had expired, 0 bytes given back\n")
+    assert run("gc", "--store", url).stdout == "0 entries had expired, 0 bytes given back\n"
 
 
 def test_a_store_that_is_none_or_not_there(tmp_path: Path) -> None:
@@ -100,3 +100,25 @@ def test_a_store_that_is_none_or_not_there(tmp_path: Path) -> None:
     assert "there is no store sqlite:" in absent.stderr
     gone = run("stats", "--store", "redis://127.0.0.1:1/0")
     assert gone.exit_code == 3
+
+
+def test_a_store_is_copied_sealed_and_checked(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOCOMPRESSOR_STORE_KEYS", "a" * 32)
+    sealed = f"sqlite:{tmp_path / 'folder' / 'sealed.sqlite3'}"
+    done = run("migrate", url, sealed)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "11 entries written, 0 were there, 0 could not be read" in done.stderr
+    assert "10 records, 0 damaged, 0 removed; 1 have no checksum" in run("verify", "--store", sealed).stderr
+    assert run("verify", "--store", url).exit_code == 1  # not sealed, as the keys ask
+    damage(sealed, "segment:onea")
+    for keys in ("b" * 32, ""):
+        monkeypatch.setenv("AUTOCOMPRESSOR_STORE_KEYS", keys)
+        done = run("verify", "--remove", "--store", sealed)
+        assert done.exit_code == 1
+        assert "0 removed" in done.stderr
+        assert f"{11 if keys else 10} were not looked at: store_keys are not" in done.stderr
+    done = run("migrate", sealed, sealed)
+    assert (done.exit_code, len(done.stdout.splitlines())) == (1, 10)
+    assert run("migrate", f"{url}.none", sealed).exit_code == 2
+    monkeypatch.setenv("AUTOCOMPRESSOR_STORE_KEYS", "short")
+    assert "a key of store_keys has 5 characters" in run("stats", "--store", sealed).stderr

@@ -1,10 +1,10 @@
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from server.store import SummaryStore, open_store
+from server.store import SealedStore, StoreKeys, SummaryStore, open_store
 from tests.redis_server import running_redis
 from tests.redis_topologies import ask, port_of, running_cluster
 
@@ -38,19 +38,37 @@ def cluster_url(redis_cluster: list[str]) -> str:
     return f"redis+cluster://{','.join(f'127.0.0.1:{port_of(url)}' for url in primaries)}"
 
 
-BACKENDS = ["embedded", *(pytest.param(name, marks=pytest.mark.redis) for name in ("redis", "cluster"))]
+Opens = Callable[[str], Awaitable[SummaryStore]]
+STORE_KEYS = ("first" * 8, "second" * 8)
+BACKENDS = ["embedded", "sealed", *(pytest.param(name, marks=pytest.mark.redis) for name in ("redis", "cluster"))]
 
 
 @pytest.fixture(params=BACKENDS)
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def store_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty store of each backend."""
-    if request.param != "embedded":
-        return str(request.getfixturevalue(f"{request.param}_url"))
+    if backend not in ("embedded", "sealed"):
+        return str(request.getfixturevalue(f"{backend}_url"))
     return f"sqlite:{tmp_path / 'folder' / 'summaries.sqlite3'}"
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[SummaryStore]:
-    opened = await open_store(store_url)
+def opens(backend: str) -> Opens:
+    """What opens a store as a user does."""
+
+    async def opened(url: str) -> SummaryStore:
+        store = await open_store(url)
+        return SealedStore(store, StoreKeys(STORE_KEYS if backend == "sealed" else ()))
+
+    return opened
+
+
+@pytest.fixture
+async def store(store_url: str, opens: Opens) -> AsyncIterator[SummaryStore]:
+    opened = await opens(store_url)
     yield opened
     await opened.close()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.compressors import SegmentSummary
+from model.int8 import as_rounded
 from server.store.codec import (
     CorruptRecord,
     FingerprintMismatch,
@@ -285,6 +286,43 @@ def test_a_changed_ranked_record_is_equal_or_refused() -> None:
         assert decoded.ranks is not None
         assert decoded.anchors is not None
         assert (decoded.ranks.tolist(), decoded.anchors.tolist()) == ([2, 0, 1], [0, 3, 9])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("is_ranked", [True, False])
+def test_rounded_vectors_come_back_from_int8_to_the_bit(dtype: torch.dtype, is_ranked: bool) -> None:
+    summary = as_rounded(ranked(dtype) if is_ranked else SegmentSummary(make_vectors(dtype)))
+    data = encode_segment(summary, fingerprint=MODEL, as_int8=True)
+    decoded = decode_segment(data, fingerprint=MODEL)
+    assert decoded.vectors.dtype == dtype
+    assert torch.equal(decoded.vectors, summary.vectors)
+    assert (decoded.ranks is not None) == is_ranked
+    whole = safetensors.torch.load(data)
+    assert whole["vectors"].dtype == torch.int8
+    assert torch.equal((whole["vectors"] * whole["scales"][:, None]).to(dtype), summary.vectors)
+    assert len(data) < len(encode_segment(summary, fingerprint=MODEL)) + 200
+
+
+def test_vectors_that_int8_would_change_are_encoded_as_they_are() -> None:
+    data = encode_segment(ranked(), fingerprint=MODEL, as_int8=True)
+    assert torch.equal(safetensors.torch.load(data)["vectors"], ranked().vectors)
+    assert torch.equal(decode_segment(data, fingerprint=MODEL).vectors, ranked().vectors)
+
+
+def test_a_changed_int8_record_is_equal_or_refused() -> None:
+    summary = as_rounded(ranked(torch.bfloat16))
+    data = encode_segment(summary, fingerprint=MODEL, as_int8=True)
+    refused = 0
+    for changed in mutations(data, 1000):
+        try:
+            assert torch.equal(decode_segment(changed, fingerprint=MODEL).vectors, summary.vectors)
+        except (CorruptRecord, FingerprintMismatch):
+            refused += 1
+    assert refused > len(data) * 1.8
+    for old, new in [(b'"BF16"', b'"F32"'), (b"int8-vectors", b"int9-vectors"), (b'"scales"', b'"ranks"')]:
+        header_bytes = int.from_bytes(data[:8], "little") + len(new) - len(old)
+        with pytest.raises(CorruptRecord):
+            decode_segment(header_bytes.to_bytes(8, "little") + data[8:].replace(old, new), fingerprint=MODEL)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from server.store import EmbeddedStore, Entry, StillReferenced, StoreError, StoreFull, StoreUnavailable
+from server.store import EmbeddedStore, Entry, StillReferenced, StoreError, StoreFull, StoreUnavailable, Swept
+from server.store.sqlite import schema
 from server.store.sqlite import store as embedded
 from server.store.sqlite.file import connect, writing
 
@@ -278,3 +280,42 @@ async def test_writes_sweep_what_has_expired(path: Path) -> None:
     await store.put_many([Entry("a", b"4")])
     await store.close()
     assert [row_count(path, table) for table in ("entry", "content", "reference")] == [1, 1, 0]
+
+
+def num_bytes(path: Path) -> int:
+    """Of all pages, those that are in the log alone counted as if they were in the file."""
+    with closing(sqlite3.connect(path)) as connection:
+        (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    return int(pages * size)
+
+
+async def test_the_file_shrinks_when_what_was_in_it_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite3"
+    store = await EmbeddedStore.open(path)
+    for number in range(40):
+        await store.put_many([Entry(f"s{number}", bytes(200_000)), Entry(f"m{number}", b"1", (f"s{number}",))])
+    for number in range(8):
+        await store.delete(f"m{number}")
+    assert num_bytes(path) > 8_000_000  # a small part is kept for the next put
+    for number in range(8, 39):
+        await store.delete(f"m{number}")
+    before = num_bytes(path)
+    assert before < 2_500_000  # a megabyte went with each deletion
+    swept = await store.sweep()
+    assert path.stat().st_size == num_bytes(path) == before - swept.freed_bytes
+    assert path.stat().st_size < 400_000
+    assert await store.list_referrers(limit=5) == ["m39"]
+    assert (await store.get_many(["s39"])) == [bytes(200_000)]
+    assert (await store.sweep()).freed_bytes == 0
+    await store.close()
+
+
+async def test_a_file_of_before_it_could_shrink_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        schema.prepare(old, path, old_space="server", now=0)
+    store = await EmbeddedStore.open(path)
+    await store.put_many([Entry("s", bytes(2_000_000))])
+    await store.delete("s")
+    assert await store.sweep() == Swept(0, 0)
+    await store.close()

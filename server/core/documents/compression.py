@@ -98,10 +98,11 @@ class Compressor:
             raise InvalidRequest(
                 f"the text of parent {parent.id!r} was not kept, so no whole one is", param="keep_text"
             )
-        root = document.tenant.root(self._model.fingerprint)
-        chained = await asyncio.to_thread(chain.extend, root if parent is None else parent.id, segments)
+        root, as_int8 = document.tenant.root(self._model.fingerprint), self._model.rounds_vectors
+        before = root if parent is None else parent.id
+        chained = await asyncio.to_thread(chain.extend, before, segments, as_int8=as_int8)
         reads_alone = self._model.config.reads_alone
-        keys = await asyncio.to_thread(chain.alone, root, segments) if reads_alone else chained
+        keys = await asyncio.to_thread(chain.alone, root, segments, as_int8=as_int8) if reads_alone else chained
         parent_keys = () if parent is None else parent.manifest.segments
         require_few(document.metadata or {})
         work = Work(segments, keys, parent_keys, document.keep_text, document.waits)

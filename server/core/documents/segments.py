@@ -36,7 +36,7 @@ class Segments:
     """Reads and writes segments under their keys."""
 
     def __init__(self, model: ServedModel, store: SummaryStore, tier: MemoryTier, calls: StoreCalls) -> None:
-        self._fingerprint = model.fingerprint
+        self._fingerprint, self._as_int8 = model.fingerprint, model.rounds_vectors
         self._store = store
         self._tier = tier
         self._calls = calls
@@ -89,7 +89,7 @@ class Segments:
         )
 
     async def put(self, key: str, summary: SegmentSummary, *, ttl_seconds: float) -> None:
-        value = await asyncio.to_thread(encode_segment, summary, fingerprint=self._fingerprint)
+        value = await asyncio.to_thread(encode_segment, summary, fingerprint=self._fingerprint, as_int8=self._as_int8)
         async with self._calls("put"):
             await self._store.put_many([Entry(segment_key(key), value)], ttl_seconds=ttl_seconds)
 

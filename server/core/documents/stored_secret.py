@@ -5,6 +5,7 @@ import secrets
 
 from server.core.documents.store_calls import StoreCalls
 from server.store import Entry, EntryChanged, SummaryStore
+from server.store.codec import CorruptRecord
 
 NUM_BYTES = 32
 
@@ -32,6 +33,8 @@ class StoredSecret:
     async def _stored(self) -> bytes | None:
         async with self._calls("get"):
             (secret,) = await self._store.get_many([self._key])
+            if secret is not None and len(secret) != NUM_BYTES:  # here, so that it is told as any other failure
+                raise CorruptRecord(f"{self._key} is no secret: it is damaged, or sealed with another key")
         return secret
 
     async def _made(self) -> bytes:

@@ -15,14 +15,12 @@ import torch
 from torch import Tensor
 
 from model.compressors import SegmentSummary
+from model.int8 import dequantised, quantised
 from server.core.documents.summaries import CarriedSegment, Summary
 from server.core.responses.items import Item, decode_items, encode_items
 from server.core.served_model import ServedModel
 from server.errors import ModelMismatch
 from server.store.codec import Manifest
-
-MOST = 127  # of an int8
-
 
 Parts = tuple[str | tuple[CarriedSegment, ...], ...]  # stored summaries by their ids, or segments that are carried
 
@@ -97,17 +95,6 @@ def decode(data: bytes, *, fingerprint: str, dtype: torch.dtype) -> Compacted:
         decode_items(words["instructions"].encode()),
         decode_items(words["rest"].encode()),
     )
-
-
-def quantised(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Vectors, (N, D), as int8 and the scale of each, (N,) float32: the largest component becomes 127."""
-    wide = vectors.float()
-    scales = wide.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / MOST
-    return (wide / scales[:, None]).round().to(torch.int8), scales
-
-
-def dequantised(quantised_vectors: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    return (quantised_vectors.float() * scales[:, None]).to(dtype)
 
 
 def as_summary(part: Sequence[CarriedSegment], model: ServedModel) -> Summary:

@@ -41,7 +41,7 @@ def build_engine(
         max_prompt_positions=max_prompt_positions,
     )
     return TorchEngine(
-        Runner(packed),
+        Runner(packed, rounds_vectors=settings.stored_vectors == "int8"),
         limits,
         max_requests=settings.max_requests,
         num_appended=compressor.writer.num_appended,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.compressors import SegmentSummary
+from model.int8 import as_rounded
 from server.engine.protocol import TokenLogprobs
 from server.engine.torch.attention import Span
 from server.engine.torch.kv_cache import KvStrip
@@ -38,8 +39,10 @@ class BatchRunner(Protocol):
 class Runner:
     """Runs pieces over a packed model: what each reads, and what comes of its states."""
 
-    def __init__(self, packed: PackedModel) -> None:
+    def __init__(self, packed: PackedModel, *, rounds_vectors: bool = False) -> None:
+        """`rounds_vectors`: what a segment's vectors are is what int8 holds of them, before anything reads them."""
         self._packed, self._model, self._pool = packed, packed.model, packed.pool
+        self._rounds_vectors = rounds_vectors
 
     @torch.inference_mode()
     def move(self, source: int, target: int, length: int) -> None:
@@ -137,7 +140,8 @@ class Runner:
         ids = torch.tensor(self._token_ids(piece), dtype=torch.long, device=model.device)[None]
         num_appended = model.writer.num_appended
         (summary,) = model.write(ids, tuple(each[None] for each in states), last[None, len(last) - num_appended :])
-        return summary.on_cpu()
+        on_cpu = summary.on_cpu()  # where the store's are rounded and read
+        return as_rounded(on_cpu) if self._rounds_vectors else on_cpu
 
     @torch.inference_mode()
     def embed(self, token_ids: Sequence[int]) -> Tensor:

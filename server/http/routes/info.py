@@ -10,7 +10,9 @@ from server.http.answers.errors import possible_errors
 from server.http.routing import Route
 from server.http.schemas import models as schemas
 
-SHOWN_SETTINGS = {"attention", "default_ttl_seconds", "max_batch_tokens", "prefix_cache_bytes", "raw_tokens"}
+SHOWN_SETTINGS = {
+    *("attention", "default_ttl_seconds", "max_batch_tokens", "prefix_cache_bytes", "raw_tokens", "stored_vectors")
+}
 
 router = APIRouter(route_class=Route, responses=possible_errors())
 

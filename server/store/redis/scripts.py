@@ -127,6 +127,22 @@ return {redis.call(ARGV[1], name), redis.call('PTTL', name)}
 """
 )
 
+# ARGV are the keys. Of each the value, the milliseconds as PTTL has them, whether it may go, what it references.
+READ = (
+    "#!lua flags=no-writes\n"
+    + COMMON
+    + """
+local found = {}
+for index, key in ipairs(ARGV) do
+    local name = named('value', key)
+    local may_go = redis.call('ZSCORE', USED, key) and 1 or 0
+    found[index] = {redis.call('GET', name), redis.call('PTTL', name), may_go,
+        redis.call('SMEMBERS', named('references', key))}
+end
+return found
+"""
+)
+
 # Removing must work when memory is full, hence the flag. ARGV[1] is the key. The answer has the bytes
 # of the space, too.
 DELETE = (

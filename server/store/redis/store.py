@@ -14,6 +14,7 @@ from server.store.protocol import (
     Entry,
     EntryChanged,
     EntryStat,
+    Kept,
     MissingReferences,
     SpaceStats,
     StillReferenced,
@@ -27,7 +28,7 @@ from server.store.redis.circuit import Circuit
 from server.store.redis.connect import Connected
 from server.store.redis.keys import prefix_of
 from server.store.redis.room import Room
-from server.store.redis.scripts import DELETE, EXIST, FIND, LIST_REFERRERS, PUT_MANY, TOUCH, USE
+from server.store.redis.scripts import DELETE, EXIST, FIND, LIST_REFERRERS, PUT_MANY, READ, TOUCH, USE
 from server.store.redis.writes import script
 from server.store.urls import without
 from server.store.uses import Used, Uses
@@ -56,7 +57,7 @@ class RedisStore:
         self._room = Room(connected.client, budget)
         self._uses = Uses(self._write_uses)
         acknowledged = {"put_many": PUT_MANY, "exist": EXIST, "touch": TOUCH, "delete": DELETE}
-        others = {"find": FIND, "use": USE, "list_referrers": LIST_REFERRERS}
+        others = {"find": FIND, "read": READ, "use": USE, "list_referrers": LIST_REFERRERS}
         self._scripts = {name: script(connected, text) for name, text in acknowledged.items()}
         self._scripts |= {name: connected.client.register_script(text) for name, text in others.items()}
         self._go_to(OWN_SPACE)
@@ -135,6 +136,14 @@ class RedisStore:
         with self._as_store_errors():
             value, milliseconds_left = await self._run("find", "GET", key)
         return None if value is None else (value, _seconds_left(milliseconds_left))
+
+    async def read(self, keys: Sequence[str]) -> list[Kept | None]:
+        with self._as_store_errors():
+            found = await self._run("read", *keys)
+        return [
+            None if value is None else Kept(_entry(key, value, references, may_go), _seconds_left(milliseconds_left))
+            for key, (value, milliseconds_left, may_go, references) in zip(keys, found, strict=True)
+        ]
 
     async def stat(self, key: str) -> EntryStat | None:
         with self._as_store_errors():
@@ -230,6 +239,11 @@ def _described(ttl_seconds: float | None) -> dict[str, object]:
     """A time to live for a script."""
     milliseconds = to_milliseconds(ttl_seconds)
     return {} if milliseconds is None else {"ttl_milliseconds": milliseconds}
+
+
+def _entry(key: str, value: bytes, references: Sequence[bytes], may_go: int) -> Entry:
+    named = tuple(sorted(each.decode() for each in references))
+    return Entry(key, value, named, is_pinned=bool(named) and not may_go)
 
 
 def _seconds_left(milliseconds: int) -> float | None:

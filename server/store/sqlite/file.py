@@ -29,6 +29,8 @@ def connect(path: Path, busy_timeout_seconds: float, old_space: str = OWN_SPACE)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWN_FILE))
     connection = sqlite3.connect(path, timeout=busy_timeout_seconds, isolation_level=None)
     try:
+        # before there is a table: a file that has some stays as it is
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # one write transaction: of two processes that open a new file, one creates the tables and the other finds them
         with writing(connection):
             schema.prepare(connection, path, old_space=old_space, now=now())

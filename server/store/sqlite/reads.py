@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from server.store.protocol import EntryStat, SpaceStats
+from server.store.protocol import Entry, EntryStat, Kept, SpaceStats
 from server.store.sqlite.file import now
 
 LIVE = "(expires IS NULL OR expires > :now)"
@@ -19,6 +19,15 @@ SELECT key FROM entry WHERE space = :space AND is_document AND {LIVE} AND id < :
 PLACE = """
 SELECT id FROM entry WHERE space = :space AND key = :key AND is_document
 UNION ALL SELECT place FROM departed WHERE space = :space AND key = :key
+"""
+WHOLE = f"""
+SELECT key, data, is_pinned, expires FROM entry JOIN content USING (id)
+WHERE {LIVE} AND space = :space AND key IN {LISTED}
+"""
+REFERENCES = f"""
+SELECT referrers.key, entry.key FROM entry AS referrers
+JOIN reference ON referrer = referrers.id JOIN entry ON entry.id = referenced
+WHERE referrers.space = :space AND referrers.key IN {LISTED} ORDER BY referenced
 """
 STATS = f"""
 SELECT space, count(*), sum(is_document), sum(size_bytes) FROM entry WHERE {LIVE} GROUP BY space ORDER BY space
@@ -46,6 +55,24 @@ def find(connection: sqlite3.Connection, space: str, key: str) -> tuple[bytes, f
     query = f"SELECT data, expires FROM entry JOIN content USING (id) WHERE space = :space AND key = :key AND {LIVE}"
     row = connection.execute(query, {"space": space, "key": key, "now": at}).fetchone()
     return None if row is None else (row[0], _seconds_left(row[1], at))
+
+
+def read(connection: sqlite3.Connection, space: str, keys: Sequence[str]) -> list[Kept | None]:
+    at = now()
+    asked = {"now": at, "space": space, "keys": json.dumps(list(keys))}
+    connection.execute("BEGIN")  # both queries see one moment
+    try:
+        rows = connection.execute(WHOLE, asked).fetchall()
+        references: dict[str, list[str]] = {}
+        for referrer, referenced in connection.execute(REFERENCES, asked):
+            references.setdefault(referrer, []).append(referenced)
+    finally:
+        connection.execute("COMMIT")
+    found = {
+        key: Kept(Entry(key, data, tuple(references.get(key, ())), bool(is_pinned)), _seconds_left(expires, at))
+        for key, data, is_pinned, expires in rows
+    }
+    return [found.get(key) for key in keys]
 
 
 def stat(connection: sqlite3.Connection, space: str, key: str) -> EntryStat | None:

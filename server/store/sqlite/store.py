@@ -9,13 +9,14 @@ from server.store.protocol import (
     OWN_SPACE,
     Entry,
     EntryStat,
+    Kept,
     SpaceStats,
     StoreFull,
     Swept,
     require_space,
     to_milliseconds,
 )
-from server.store.sqlite import reads, writes
+from server.store.sqlite import pages, reads, writes
 from server.store.sqlite.file import connect, connect_to_read
 from server.store.sqlite.lane import Lane
 from server.store.sqlite.reserve import RESERVE_BYTES
@@ -28,9 +29,9 @@ WALKED_TOGETHER = 500  # keys
 class EmbeddedStore:
     """A `SummaryStore` in a file of this host; several processes may share it.
 
-    A put that has returned survives the end of the process and of the power. The file does not shrink: the space of
-    removed entries is used again. Opened with `open`; reads have a connection of their own, so that none waits behind
-    a write.
+    A put that has returned survives the end of the process and of the power. The space of removed entries is used
+    again; what is more than a quarter of the file is given back, a little with each put and delete, and all of it by
+    `sweep`. Opened with `open`; reads have a connection of their own, so that none waits behind a write.
     """
 
     def __init__(self, writer: Lane, reader: Lane, room: Room, budget: Budget, uses: Uses, space: str) -> None:
@@ -120,6 +121,9 @@ class EmbeddedStore:
     async def find(self, key: str) -> tuple[bytes, float | None] | None:
         return await self._reader.run(reads.find, self._space, key)
 
+    async def read(self, keys: Sequence[str]) -> list[Kept | None]:
+        return await self._reader.run(reads.read, self._space, keys)
+
     async def stat(self, key: str) -> EntryStat | None:
         return await self._reader.run(reads.stat, self._space, key)
 
@@ -136,7 +140,12 @@ class EmbeddedStore:
         return await self._reader.run(reads.stats)
 
     async def sweep(self) -> Swept:
-        return Swept(await self._writer.run(self._room.making, writes.sweep_all), 0)
+        num_swept, freed_bytes = await self._writer.run(self._room.making, writes.sweep_all), 0
+        # a lane's turn each, so that others have theirs
+        while given_back := await self._writer.run(self._room.making, pages.give_back):
+            freed_bytes += given_back
+        await self._writer.run(pages.empty_log)
+        return Swept(num_swept, freed_bytes)
 
     async def concerns(self) -> list[str]:
         return []

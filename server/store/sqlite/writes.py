@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from server.store.protocol import Entry, EntryChanged, MissingReferences, StillReferenced
-from server.store.sqlite import removal
+from server.store.sqlite import pages, removal
 from server.store.sqlite.file import now, writing
 from server.store.sqlite.reads import LISTED, LIVE, LIVE_KEYS, get_many, total_bytes
 from server.store.uses import Used
@@ -80,7 +80,9 @@ def put_many(
         num_evicted = 0
         if max_bytes is not None:
             num_evicted = removal.evict(connection, max_bytes, at, kept=list(ids.values()))
-        return Stored(total_bytes(connection), num_evicted)
+        stored = Stored(total_bytes(connection), num_evicted)
+    pages.give_some_back(connection)
+    return stored
 
 
 def touch(connection: sqlite3.Connection, space: str, keys: Sequence[str], ttl_milliseconds: int | None) -> list[bool]:
@@ -105,6 +107,7 @@ def delete(connection: sqlite3.Connection, space: str, key: str) -> bool:
         if removal.is_referenced(connection, live[0], at):
             raise StillReferenced(key)
         removal.remove_whole(connection, live[0], at)
+    pages.give_some_back(connection)
     return True
 
 
