@@ -55,7 +55,7 @@ class ModelNotFound(ServiceError):
 
 
 class JobNotFound(ServiceError):
-    """No such job, or no longer: they are kept for a while, and not over a restart."""
+    """No such job, or no longer: they are kept for a while after their end."""
 
     code = "job_not_found"
 

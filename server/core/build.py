@@ -23,7 +23,7 @@ from server.core.documents.store_calls import StoreCalls
 from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import AllSummaries
 from server.core.generating import Generator
-from server.core.jobs import Jobs
+from server.core.jobs.jobs import Jobs
 from server.core.models import Models
 from server.core.prompts.expansion import Expander
 from server.core.prompts.fusing import Fuser
@@ -48,6 +48,7 @@ from server.engine.torch.build import build_engine
 from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.engine.torch.devices import choose_device, choose_dtype
 from server.engine.torch.memory import most_bytes
+from server.limits import MAX_BODIES
 from server.metrics import Metrics
 from server.settings import Settings
 from server.store import Budget, StoreError, SummaryStore, open_store
@@ -119,7 +120,7 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
             ttl_seconds=settings.response_ttl_seconds,
             max_bytes=settings.max_body_bytes,
         ),
-        jobs=Jobs(),
+        jobs=Jobs(store, StoreCalls(metrics), tenant, max_bytes=MAX_BODIES * settings.max_body_bytes),
         metrics=metrics,
         tenant=tenant,
         access=access,

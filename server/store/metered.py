@@ -41,6 +41,10 @@ class MeteredStore:
     def walk(self) -> AsyncIterator[list[str]]:
         return self._store.walk()
 
+    async def size_bytes(self) -> int:
+        with self._watched("stat"):
+            return await self._store.size_bytes()
+
     async def stats(self) -> list[SpaceStats]:
         with self._watched("stats"):
             return await self._store.stats()

@@ -205,6 +205,10 @@ class SummaryStore(Protocol):
         """
         ...
 
+    async def size_bytes(self) -> int:
+        """Bytes of all values of this space, those that have expired and were not swept yet included; read at once."""
+        ...
+
     async def stats(self) -> list[SpaceStats]:
         """Counts of all spaces that have entries, by their names. Takes as long as there are entries."""
         ...

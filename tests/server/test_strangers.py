@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from server.core.documents.summaries import AllSummaries
-from server.core.jobs import Jobs
+from server.core.jobs.stored import StoredJobs
 from server.core.tenant import Tenant
 from tests.strangers import COMPARED, ENDING, LASTING, strangers
 
@@ -28,10 +28,8 @@ async def test_a_server_that_tells_would_be_found_out(
         of = AllSummaries.of
         monkeypatch.setattr(AllSummaries, "of", lambda self, tenant: of(self, Tenant()))  # one space for all
     else:
-        whole = Jobs.get
-        monkeypatch.setattr(
-            Jobs, "get", lambda self, job_id, owner: whole(self, job_id, owner=self._jobs[job_id].owner)
-        )
+        made = StoredJobs.__init__
+        monkeypatch.setattr(StoredJobs, "__init__", lambda self, store, _, calls: made(self, store, "all", calls))
     async with strangers(f"sqlite:{tmp_path}/store.sqlite3", checkpoint, seed=1) as own:
         await own.wander(150)
     assert [fault for fault in own.faults if "sees" in fault]

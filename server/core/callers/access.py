@@ -38,6 +38,10 @@ class Access:
         """In the order of their keys."""
         return [self._accounts[key.sha256] for key in self._keyring.keys]
 
+    def named(self, name: str | None) -> Account | None:
+        """That of the key of this name, revoked or not; None where there is none any more."""
+        return next((account for account in self._accounts.values() if account.key.name == name), None)
+
     async def account(self, key: str | None) -> Account:
         """Whose key this is.
 

@@ -156,6 +156,10 @@ class RedisStore:
             if int(cursor) == 0:
                 return
 
+    async def size_bytes(self) -> int:
+        with self._as_store_errors():
+            return int(await self._client.get(f"{self._prefix}bytes") or 0)
+
     async def stats(self) -> list[SpaceStats]:
         with self._as_store_errors():
             await self._room.sweep()

@@ -132,6 +132,9 @@ class EmbeddedStore:
             yield keys
             after = keys[-1]
 
+    async def size_bytes(self) -> int:
+        return await self._reader.run(reads.size_bytes, self._space)
+
     async def stats(self) -> list[SpaceStats]:
         return await self._reader.run(reads.stats)
 
