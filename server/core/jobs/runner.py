@@ -65,6 +65,7 @@ class Runner:
         self._work: Work | None = None
         self._is_ready: Callable[[], bool] = lambda: True
         self._looking: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     def begin(self, work: Work, is_ready: Callable[[], bool]) -> None:
         """Look for jobs from now on; where it did, with this work.
@@ -94,9 +95,10 @@ class Runner:
 
     async def close(self) -> None:
         """Leave all jobs to other servers, or to this one's next start; the last call."""
+        self._is_closing = True
+        self.look()
         if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+            await self._looking
         left = list(self._running.values())
         await asyncio.gather(*(self.stop(each.job.id) for each in left))
         for each in left:
@@ -105,7 +107,7 @@ class Runner:
                 await each.stored.release(given_back, self._holder)
 
     async def _look(self) -> None:
-        while True:
+        while not self._is_closing:
             with suppress(ServiceError):  # it is logged, and the next look may do better
                 await self._take_some()
             with suppress(TimeoutError):
@@ -119,7 +121,7 @@ class Runner:
         for entry in await self._unfinished.all():
             if entry.id not in self._running:
                 await self._take(entry)
-            if len(self._running) >= MAX_RUNNING_JOBS:
+            if len(self._running) >= MAX_RUNNING_JOBS or self._is_closing:
                 return
 
     async def _take(self, entry: Unfinished) -> None:
@@ -139,16 +141,18 @@ class Runner:
             running = _Running(replace(job, status="running", attempts=job.attempts + 1), stored)
             self._running[job.id] = running
             running.task = asyncio.create_task(self._run(running, tenant, entry))
+            running.task.add_done_callback(lambda _: self._forget(job.id))
 
     async def _run(self, running: _Running, tenant: Tenant, entry: Unfinished) -> None:
-        try:
-            with suppress(ServiceError, _Left):  # the lease runs out, and whoever takes it goes on
-                if await running.stored.update(running.job, self._holder):
-                    await self._work_on(running, tenant)
-                    await self._unfinished.remove(entry)
-        finally:
-            del self._running[running.job.id]
-            self.look()
+        with suppress(ServiceError, _Left):  # the lease runs out, and whoever takes it goes on
+            if await running.stored.update(running.job, self._holder):
+                await self._work_on(running, tenant)
+                await self._unfinished.remove(entry)
+
+    def _forget(self, job_id: str) -> None:
+        """Of a job that does not run here any more; one that was cancelled before it ran among them."""
+        del self._running[job_id]
+        self.look()
 
     async def _work_on(self, running: _Running, tenant: Tenant) -> None:
         """Do the work while the lease is held, and keep what came of it.
