@@ -106,6 +106,12 @@ class RateLimited(ServiceError):
         self.seconds = seconds
 
 
+class QuotaReached(ServiceError):
+    """The tenant has stored as much as it may; to wait is of no use, to delete is."""
+
+    code = "insufficient_quota"
+
+
 class NotReady(ServiceError):
     """The engine or the store cannot serve now."""
 

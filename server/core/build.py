@@ -71,7 +71,8 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     if settings.api_keys is not None:
         read_keyring(settings.api_keys)  # what is wrong with it is told before the model is loaded
     compressor, served = await in_a_thread_that_ends(load_model, settings)
-    budget = Budget(settings.store_bytes, metrics.store_kept_bytes.set, metrics.store_evictions.inc)
+    quotas: dict[str, int] = {}
+    budget = Budget(settings.store_bytes, metrics.store_kept_bytes.set, metrics.store_evictions.inc, quotas)
     store = await open_store(settings.store, budget=budget, old_space=Tenant(settings.tenant_salt).account)
     store = MeteredStore(store, metrics, tier=tier_of(settings.store))
     try:
@@ -80,7 +81,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
         served = replace(served, working_vectors=engine.max_document_vectors)
         engine.start()
         try:
-            core = connect(settings, served, engine, store, metrics)
+            core = connect(settings, served, engine, store, metrics, quotas)
             try:
                 with one_core_elsewhere():
                     yield core
@@ -101,13 +102,20 @@ async def warn_of_concerns(store: SummaryStore) -> None:
         logger.warning("the store does not answer yet: %s", error)
 
 
-def connect(settings: Settings, served: ServedModel, engine: Engine, store: SummaryStore, metrics: Metrics) -> Core:
-    """The core over an engine and a store that are open."""
+def connect(
+    settings: Settings,
+    served: ServedModel,
+    engine: Engine,
+    store: SummaryStore,
+    metrics: Metrics,
+    quotas: dict[str, int],
+) -> Core:
+    """The core over an engine and a store that are open; `quotas` are the store's, and the keys change them."""
     metrics.memory_limit.set(most_bytes())
     metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
     tenant, access = Tenant(settings.tenant_salt), None
     if settings.api_keys is not None:
-        access = Access(settings.api_keys, tenant, Revoked(store, StoreCalls(metrics)))
+        access = Access(settings.api_keys, tenant, Revoked(store, StoreCalls(metrics)), quotas)
         engine = Charged(engine)
     services = build_services(served, engine, engine, store, settings, metrics)
     return Core(

@@ -9,6 +9,7 @@ from server.store.protocol import (
     EntryChanged,
     EntryStat,
     MissingReferences,
+    QuotaExceeded,
     SpaceStats,
     StillReferenced,
     StoreError,
@@ -16,7 +17,7 @@ from server.store.protocol import (
     Swept,
 )
 
-REFUSALS = (EntryChanged, MissingReferences, StillReferenced)  # answers of the store, no failures of it
+REFUSALS = (EntryChanged, MissingReferences, QuotaExceeded, StillReferenced)  # answers of the store, no failures of it
 
 
 def tier_of(url: str) -> str:

@@ -15,6 +15,7 @@ from server.store.protocol import (
     EntryChanged,
     EntryStat,
     MissingReferences,
+    QuotaExceeded,
     SpaceStats,
     StillReferenced,
     StoreFull,
@@ -101,6 +102,9 @@ class RedisStore:
                 values.append(value)
                 places.append({"key": key, "place": len(values) + 1})
         request = {"entries": described, "expected": places, **_described(ttl_seconds)}
+        quota = self._budget.quotas.get(self._space)
+        if quota is not None:
+            request["max_bytes"] = quota
         with self._as_store_errors():
             if self._budget.max_bytes is not None:
                 await self._write_uses(self._uses.take())
@@ -112,6 +116,9 @@ class RedisStore:
             raise EntryChanged(about[0])
         if outcome == "missing":
             raise MissingReferences(about)
+        if outcome == "quota":
+            assert quota is not None
+            raise QuotaExceeded(int(about[0]), quota)
 
     async def touch(self, keys: Sequence[str], *, ttl_seconds: float | None) -> list[bool]:
         request = json.dumps(_described(ttl_seconds))

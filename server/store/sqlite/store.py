@@ -101,6 +101,7 @@ class EmbeddedStore:
             ttl_milliseconds=to_milliseconds(ttl_seconds),
             expected=expected or {},
             max_bytes=self._budget.max_bytes,
+            quota=self._budget.quotas.get(self._space),
             used=self._uses.take(),
         )
         self._budget.on_bytes(stored.total_bytes)
