@@ -55,7 +55,7 @@ class ModelNotFound(ServiceError):
 
 
 class JobNotFound(ServiceError):
-    """No such job, or no longer: they are kept for a while, and not over a restart."""
+    """No such job, or no longer: they are kept for a while after their end."""
 
     code = "job_not_found"
 
@@ -104,6 +104,12 @@ class RateLimited(ServiceError):
     def __init__(self, message: str, *, param: str | None = None, seconds: float = 1.0) -> None:
         super().__init__(message, param=param)
         self.seconds = seconds
+
+
+class QuotaReached(ServiceError):
+    """The tenant has stored as much as it may; to wait is of no use, to delete is."""
+
+    code = "insufficient_quota"
 
 
 class NotReady(ServiceError):

@@ -1,6 +1,7 @@
 """What a request may hold at most; errors name the limit, and `GET /info` tells those that clients plan with."""
 
 MAX_TTL_SECONDS = 10 * 365 * 86400  # ten years
+MAX_BODIES = 8  # of the largest, that all requests of a server hold together; and all unfinished jobs of a store
 MAX_CONTAINERS = 200_000  # lists and objects of a large body
 MAX_ITEMS = 500_000  # of one of its lists, other than whole numbers
 MAX_NAMES = 10_000  # of one of its objects
@@ -19,10 +20,10 @@ MAX_ID = 64  # characters of a summary's
 MAX_IDEMPOTENCY_KEY = 255  # characters
 
 # jobs
-MAX_RUNNING_JOBS = 4
-MAX_UNFINISHED_JOBS = 64  # each holds its documents
+MAX_RUNNING_JOBS = 4  # of one server
+MAX_UNFINISHED_JOBS = 64  # in a store, which holds their requests
 MAX_OWN_UNFINISHED_JOBS = 48  # of one caller: others find room
-MAX_FINISHED_JOBS = 1024  # whose results are kept
+MAX_JOB_ATTEMPTS = 5  # by servers that ended or lost the store meanwhile
 
 # prompts
 MAX_PARTS = 64  # summaries and texts before a prompt

@@ -80,7 +80,7 @@ class Metrics:
         self.waiting = Gauge("autocompressor_requests_waiting", "Requests not yet in a batch.", registry=self.registry)
         self.kv_usage = Gauge("autocompressor_kv_rows_used_ratio", "Share of KV rows in use.", registry=self.registry)
         self.body_bytes = Gauge(
-            "autocompressor_body_bytes", "Of bodies of unfinished requests and jobs.", registry=self.registry
+            "autocompressor_body_bytes", "Of bodies of unfinished requests.", registry=self.registry
         )
         self.model = Info("autocompressor_model", "The model that is served.", registry=self.registry)
         self._add_tokens()

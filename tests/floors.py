@@ -29,7 +29,10 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.core"},
         {"server.core.models"},
         {"server.core.services"},
-        {"server.core.callers.access"},
+        {"server.core.callers.access", "server.core.jobs.jobs"},
+        {"server.core.jobs.runner"},
+        {"server.core.jobs.stored", "server.core.jobs.unfinished"},
+        {"server.core.jobs.job"},
         {"server.core.callers.audit", "server.core.callers.charged", "server.core.callers.revoked"},
         {"server.core.generating", "server.core.scoring", "server.core.reranking"}
         | {"server.core.responses.responding"},
@@ -60,7 +63,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.callers.visit"},
         {"server.core.callers.accounts"},
         {"server.core.callers.keyring", "server.core.callers.rates"}
-        | {"server.core.receipts", "server.core.tenant", "server.core.served_model", "server.core.jobs"},
+        | {"server.core.receipts", "server.core.tenant", "server.core.served_model", "server.core.checked"},
         {"server.core.tokeniser", "server.core.words"},
         {"server.core.chain", "server.core.documents.progress", "server.core.documents.single_flight"}
         | {"server.core.together", "server.core.long_texts"},

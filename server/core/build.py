@@ -23,7 +23,7 @@ from server.core.documents.store_calls import StoreCalls
 from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import AllSummaries
 from server.core.generating import Generator
-from server.core.jobs import Jobs
+from server.core.jobs.jobs import Jobs
 from server.core.models import Models
 from server.core.prompts.expansion import Expander
 from server.core.prompts.fusing import Fuser
@@ -48,6 +48,7 @@ from server.engine.torch.build import build_engine
 from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.engine.torch.devices import choose_device, choose_dtype
 from server.engine.torch.memory import most_bytes
+from server.limits import MAX_BODIES
 from server.metrics import Metrics
 from server.settings import Settings
 from server.store import Budget, SealedStore, StoreError, StoreKeys, SummaryStore, open_store
@@ -70,7 +71,8 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     if settings.api_keys is not None:
         read_keyring(settings.api_keys)  # what is wrong with it is told before the model is loaded
     compressor, served = await in_a_thread_that_ends(load_model, settings)
-    budget = Budget(settings.store_bytes, metrics.store_kept_bytes.set, metrics.store_evictions.inc)
+    quotas: dict[str, int] = {}
+    budget = Budget(settings.store_bytes, metrics.store_kept_bytes.set, metrics.store_evictions.inc, quotas)
     store = await open_store(settings.store, budget=budget, old_space=Tenant(settings.tenant_salt).account)
     sealed = SealedStore(store, StoreKeys(settings.store_secrets))
     store = MeteredStore(sealed, metrics, tier=tier_of(settings.store))
@@ -80,7 +82,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
         served = replace(served, working_vectors=engine.max_document_vectors)
         engine.start()
         try:
-            core = connect(settings, served, engine, store, metrics)
+            core = connect(settings, served, engine, store, metrics, quotas)
             try:
                 with one_core_elsewhere():
                     yield core
@@ -101,13 +103,20 @@ async def warn_of_concerns(store: SummaryStore) -> None:
         logger.warning("the store does not answer yet: %s", error)
 
 
-def connect(settings: Settings, served: ServedModel, engine: Engine, store: SummaryStore, metrics: Metrics) -> Core:
-    """The core over an engine and a store that are open."""
+def connect(
+    settings: Settings,
+    served: ServedModel,
+    engine: Engine,
+    store: SummaryStore,
+    metrics: Metrics,
+    quotas: dict[str, int],
+) -> Core:
+    """The core over an engine and a store that are open; `quotas` are the store's, and the keys change them."""
     metrics.memory_limit.set(most_bytes())
     metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
     tenant, access = Tenant(settings.tenant_salt), None
     if settings.api_keys is not None:
-        access = Access(settings.api_keys, tenant, Revoked(store, StoreCalls(metrics)))
+        access = Access(settings.api_keys, tenant, Revoked(store, StoreCalls(metrics)), quotas)
         engine = Charged(engine)
     services = build_services(served, engine, engine, store, settings, metrics)
     return Core(
@@ -120,7 +129,7 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
             ttl_seconds=settings.response_ttl_seconds,
             max_bytes=settings.max_body_bytes,
         ),
-        jobs=Jobs(),
+        jobs=Jobs(store, StoreCalls(metrics), tenant, max_bytes=MAX_BODIES * settings.max_body_bytes),
         metrics=metrics,
         tenant=tenant,
         access=access,

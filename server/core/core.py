@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from server.core.callers.access import Access
-from server.core.jobs import Jobs
+from server.core.jobs.jobs import Jobs
 from server.core.models import Models
 from server.core.responses.records import Records
 from server.core.tenant import Tenant

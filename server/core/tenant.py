@@ -2,20 +2,24 @@
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.core import chain
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """Equal documents of tenants with other salts have other ids, and each sees its own list."""
+    """Equal documents of tenants with other salts have other ids, and each sees its own list.
+
+    `name`: by which the server's own tenant finds it again; unlike the salt it may be stored.
+    """
 
     salt: str = ""
+    name: str = field(default="", compare=False)
 
     def named(self, name: str) -> "Tenant":
         """The tenant of this name, whichever key it is reached by; of an empty one this tenant itself."""
-        return Tenant(f"{self.salt}\0{name}") if name else self
+        return Tenant(f"{self.salt}\0{name}", name) if name else self
 
     def of_key(self, key: str) -> "Tenant":
         """The tenant of whoever sends this key to a server that checks none: its name is the key's SHA-256."""

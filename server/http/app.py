@@ -35,6 +35,7 @@ from server.http.routes import (
     summaries,
     tokens,
 )
+from server.limits import MAX_BODIES
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -42,11 +43,13 @@ if TYPE_CHECKING:
 NATIVE = (compress, summaries, generate, score, rerank, jobs, tokens, info)
 STANDARD = (completions, chat, responses, responses_socket, models)
 ROUTES = (*NATIVE, *STANDARD, health, admin, page)
-BODIES = 8  # of the largest, that all requests together may hold
 
 
 def create_app(core: Core, *, tracer: "Tracer | None" = None) -> FastAPI:
-    """The application; the core outlives it. `tracer` makes a span of every request; None for no traces."""
+    """The application; the core outlives it, and takes up jobs from now on.
+
+    `tracer` makes a span of every request; None for no traces.
+    """
     app = FastAPI(
         title="autocompressor",
         version=version("autocompressor"),
@@ -59,7 +62,7 @@ def create_app(core: Core, *, tracer: "Tracer | None" = None) -> FastAPI:
     app.state.faults = {}  # as /readyz saw them last
     settings = core.settings
     # the last one added stands outermost
-    app.add_middleware(Bodies, max_bytes=BODIES * settings.max_body_bytes, metrics=core.metrics)
+    app.add_middleware(Bodies, max_bytes=MAX_BODIES * settings.max_body_bytes, metrics=core.metrics)
     app.add_middleware(Decompression, max_bytes=settings.max_body_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.body_seconds)
     if core.access is not None:
@@ -81,4 +84,10 @@ def create_app(core: Core, *, tracer: "Tracer | None" = None) -> FastAPI:
     for each in ROUTES:
         app.include_router(each.router)
     add_error_handlers(app)
+    core.jobs.begin(jobs.work_of(core, app.state.reading), is_ready=lambda: _takes_jobs(core))
     return app
+
+
+def _takes_jobs(core: Core) -> bool:
+    """Whether a job that is taken now would be done here."""
+    return core.models.default.encoder.is_ready and not core.is_stopping.is_set()

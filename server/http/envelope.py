@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from server.errors import Internal, InvalidRequest, Overloaded, ServiceError, SummaryNotFound
+from server.errors import Internal, InvalidRequest, Overloaded, QuotaReached, ServiceError, SummaryNotFound
 from server.http import request_id
-from server.http.answers.callers import bearer
+from server.http.answers.callers import bearer, error_headers
 from server.http.answers.errors import CLIENT, RATE, SERVER, error_detail, status_of
 from server.http.schemas.errors import ErrorDetail, ErrorResponse
 from server.http.schemas.openai import CONTENT_PARTS
@@ -36,7 +36,7 @@ def add_error_handlers(app: FastAPI) -> None:
         detail = error_detail(error)
         if isinstance(error, SummaryNotFound) and request.app.state.core.access is None and bearer(request.headers):
             detail.message += " among this bearer token's: each has summaries of its own, and so have calls without one"
-        return _answer(_status(request, status_of(error)), detail)
+        return _answer(_status(request, status_of(error)), detail, error_headers(error))
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -180,6 +180,7 @@ def _envelope(
 
 
 def _answer(status: int, detail: ErrorDetail, headers: Mapping[str, str] | None = None) -> Response:
-    retry = {"Retry-After": RETRY_AFTER_SECONDS[status]} if status in RETRY_AFTER_SECONDS else {}
+    is_worth_it = status in RETRY_AFTER_SECONDS and detail.code != QuotaReached.code
+    retry = {"Retry-After": RETRY_AFTER_SECONDS[status]} if is_worth_it else {}
     body = ErrorResponse(error=detail).model_dump()
     return JSONResponse(body, status_code=status, headers={**retry, **(headers or {})})

@@ -8,16 +8,11 @@ SMALL_BYTES = 2**16  # of a body that may take from the reserve
 
 
 class Held:
-    """What one request holds of all bodies' bytes.
-
-    Attributes:
-        is_kept: beyond its request's end, by whoever releases it then.
-    """
+    """What one request holds of all bodies' bytes."""
 
     def __init__(self, count: Callable[..., None]) -> None:
         self._count = count
         self._bytes = 0
-        self.is_kept = False
 
     def add(self, num_bytes: int) -> None:
         """Count more of the body; HTTPException where there is no room for it."""
@@ -27,11 +22,6 @@ class Held:
     def another(self) -> "Held":
         """What one frame of a WebSocket holds, apart from others of its connection."""
         return Held(self._count)
-
-    def keep(self) -> Callable[[], None]:
-        """Hold the bytes until what is returned is called."""
-        self.is_kept = True
-        return self.release
 
     def release(self) -> None:
         self._count(-self._bytes)

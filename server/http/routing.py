@@ -25,7 +25,12 @@ async def read_json(connection: HTTPConnection, body: bytes) -> Any:
     """
     if len(body) < LARGE_BODY:
         return json.loads(body)
-    async with connection.app.state.reading:
+    return await read_large_json(connection.app.state.reading, body)
+
+
+async def read_large_json(reading: asyncio.Lock, body: bytes) -> Any:
+    """As `read_json`, whatever its size; `reading` is held meanwhile."""
+    async with reading:
         return await asyncio.to_thread(read, body)
 
 

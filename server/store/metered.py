@@ -10,6 +10,7 @@ from server.store.protocol import (
     EntryStat,
     Kept,
     MissingReferences,
+    QuotaExceeded,
     SpaceStats,
     StillReferenced,
     StoreError,
@@ -17,7 +18,7 @@ from server.store.protocol import (
     Swept,
 )
 
-REFUSALS = (EntryChanged, MissingReferences, StillReferenced)  # answers of the store, no failures of it
+REFUSALS = (EntryChanged, MissingReferences, QuotaExceeded, StillReferenced)  # answers of the store, no failures of it
 
 
 def tier_of(url: str) -> str:
@@ -41,6 +42,10 @@ class MeteredStore:
 
     def walk(self) -> AsyncIterator[list[str]]:
         return self._store.walk()
+
+    async def size_bytes(self) -> int:
+        with self._watched("stat"):
+            return await self._store.size_bytes()
 
     async def stats(self) -> list[SpaceStats]:
         with self._watched("stats"):

@@ -22,6 +22,15 @@ class StoreFull(StoreError):
     """There is no room for more; nothing can be put until something is deleted or expires."""
 
 
+class QuotaExceeded(StoreError):
+    """A put would have its space grow beyond the bytes that the space may have."""
+
+    def __init__(self, size_bytes: int, max_bytes: int) -> None:
+        super().__init__(f"with this put the space has {size_bytes} bytes, and its limit is {max_bytes}")
+        self.size_bytes = size_bytes
+        self.max_bytes = max_bytes
+
+
 class MissingReferences(StoreError):
     """An entry needs others that are neither in the store nor in the same call."""
 
@@ -153,6 +162,7 @@ class SummaryStore(Protocol):
         Raises:
             EntryChanged: something else is there than was expected.
             MissingReferences: a reference is neither live in the store nor in `entries`.
+            QuotaExceeded: the space has a limit of its own, and would be over it; nothing is evicted for that.
             StoreFull: there is no room, and nothing that could be evicted makes any.
             ValueError: `ttl_seconds` is not a positive finite number.
         """
@@ -218,6 +228,10 @@ class SummaryStore(Protocol):
 
         What is put or removed meanwhile may be among them or not; a key may come twice.
         """
+        ...
+
+    async def size_bytes(self) -> int:
+        """Bytes of all values of this space, those that have expired and were not swept yet included; read at once."""
         ...
 
     async def stats(self) -> list[SpaceStats]:

@@ -148,6 +148,9 @@ class SealedStore:
     async def list_referrers(self, *, limit: int, after: str | None = None) -> list[str] | None:
         return await self._store.list_referrers(limit=limit, after=after)
 
+    async def size_bytes(self) -> int:
+        return await self._store.size_bytes()
+
     async def stats(self) -> list[SpaceStats]:
         return await self._store.stats()
 

@@ -89,3 +89,11 @@ def test_a_file_that_is_not_there_is_named_and_a_key_in_its_place_is_not(tmp_pat
     with pytest.raises(ValueError, match="api_keys is a key itself") as refused:
         read_keyring(key)
     assert key not in str(refused.value)
+
+
+def test_keys_of_one_tenant_have_one_quota() -> None:
+    reader, same, other = entry("reader", 'tenant = "team"'), 'tenant = "team"', "stored_bytes = 5"
+    keys = read_keyring(entry("reader", same, other) + entry("writer", same, other)).keys
+    assert [key.stored_bytes for key in keys] == [5, 5]
+    with pytest.raises(ValueError, match="of one tenant, 'team', and have different stored_bytes: none and 5"):
+        read_keyring(reader + entry("writer", same, other))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -70,19 +71,35 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             yield url
 
 
-def test_kill_9_loses_no_acknowledged_summary(checkpoint: Path, store: str, tmp_path: Path) -> None:
+def test_kill_9_loses_no_acknowledged_summary_and_no_job(checkpoint: Path, store: str, tmp_path: Path) -> None:
     ids = []
+    job, headers = {"documents": [{"text": f"{index}. {DOCUMENT}"} for index in range(200)]}, {"Idempotency-Key": "one"}
     for number in range(2):
         with running(checkpoint, store, tmp_path) as server:
             for index in range(3):
                 text = f"{number} {index} {DOCUMENT}"
                 ids.append(server.client.post("/compress", json={"text": text}).raise_for_status().json()["id"])
+            started = server.client.post("/jobs/compress", json=job, headers=headers).raise_for_status().json()
             server.stop(signal.SIGKILL)
+            assert started["status"] in ("queued", "running")
     with running(checkpoint, store, tmp_path) as server:
         for summary_id in ids:
             request = {"summary_ids": [summary_id], "prompt": " On", "max_tokens": 2}
             server.client.post("/generate", json=request).raise_for_status()
+        assert server.client.post("/jobs/compress", json=job, headers=headers).json()["id"] == started["id"]
+        done = ended_job(server, started["id"])
+        assert len(done["result"]["data"]) == 200
         assert server.stop() == 0
+
+
+def ended_job(server: Server, job_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 30  # a lease and a look for jobs, and the work
+    while time.monotonic() < deadline:
+        told: dict[str, Any] = server.client.get(f"/jobs/{job_id}").raise_for_status().json()
+        if told["status"] not in ("queued", "running"):
+            return told
+        time.sleep(0.05)
+    raise AssertionError(f"the job has not ended: {told}")
 
 
 def test_a_client_that_leaves_frees_its_row(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,21 +1,16 @@
-"""Jobs over a real server, and their registry alone."""
+"""Jobs over HTTP; how they are kept and taken up stands in `tests/store/test_stored_jobs.py`."""
 
 import asyncio
-import gc
-import weakref
 from typing import Any
 
 import httpx
 import pytest
 
-from server import limits
-from server.core import jobs
-from server.core.documents.progress import Progress, Report
-from server.core.jobs import Jobs
-from server.errors import IdempotencyMismatch, InvalidRequest, JobNotFound, Overloaded
+from server.core.documents.segments import Segments
+from server.store import EmbeddedStore, StoreUnavailable
+from tests.server.conftest import Serve
 
 DOCUMENT = "The keeper wrote one line a day: wind from the north, eleven ships, no fog. " * 6
-DIGEST = b"digest"
 
 
 async def finished(client: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
@@ -78,119 +73,73 @@ async def test_unknown_jobs_and_streams(client: httpx.AsyncClient) -> None:
     assert (await client.post("/jobs/compress", json={"text": "a", "stream": True})).status_code == 400
 
 
-async def endless(report: Report) -> None:
-    report(Progress(done=1, total=2, cached=0, tokens=4, vectors=2))
-    await asyncio.Event().wait()
-
-
-async def at_once(report: Report) -> str:
-    return "done"
-
-
-async def test_cancelling_ends_running_and_queued_jobs() -> None:
-    registry = Jobs()
-    started = [registry.start(endless, digest=DIGEST) for _ in range(limits.MAX_RUNNING_JOBS + 1)]
-    await asyncio.sleep(0.01)
-    assert [job.status for job in started] == ["running"] * limits.MAX_RUNNING_JOBS + ["queued"]
-    for job in (started[0], started[-1]):
-        assert (await registry.cancel(job.id)).status == "cancelled"
-    assert started[0].progress == Progress(done=1, total=2, cached=0, tokens=4, vectors=2)
-    unstarted = registry.start(at_once, digest=DIGEST)
-    assert (await registry.cancel(unstarted.id)).status == "cancelled"
-    await registry.close()
-    assert {job.status for job in started} == {"cancelled"}
-
-
-async def test_too_many_unfinished_jobs() -> None:
-    registry = Jobs()
-    for _ in range(limits.MAX_OWN_UNFINISHED_JOBS):
-        registry.start(endless, digest=DIGEST, owner="one")
-    with pytest.raises(Overloaded, match="48 of your jobs"):
-        registry.start(endless, digest=DIGEST, owner="one")
-    for _ in range(limits.MAX_UNFINISHED_JOBS - limits.MAX_OWN_UNFINISHED_JOBS):
-        registry.start(endless, digest=DIGEST, owner="other")
-    with pytest.raises(Overloaded, match="as many unfinished jobs as it takes"):
-        registry.start(endless, digest=DIGEST, owner="other")
-    await registry.close()
-    registry.start(at_once, digest=DIGEST)
-    await registry.close()
-
-
-async def test_finished_jobs_are_forgotten_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = Jobs()
-    job = registry.start(at_once, digest=DIGEST, idempotency_key="key")
-    with pytest.raises(IdempotencyMismatch):
-        registry.start(at_once, digest=b"other", idempotency_key="key")
-    await asyncio.sleep(0.01)
-    assert registry.get(job.id).result == "done"
-    monkeypatch.setattr(jobs, "KEPT_SECONDS", -1.0)
-    with pytest.raises(JobNotFound):
-        registry.get(job.id)
-    assert registry.start(at_once, digest=b"other", idempotency_key="key") is not job
-    await registry.close()
-
-
-async def test_a_job_that_did_not_succeed_starts_again_under_its_key() -> None:
-    async def refused(_: Report) -> None:
-        raise InvalidRequest("no")
-
-    async def for_ever(_: Report) -> None:
-        await asyncio.Event().wait()
-
-    registry = Jobs()
-    failed = registry.start(refused, digest=DIGEST, idempotency_key="key")
-    await asyncio.wait([failed.task])  # type: ignore[type-var]
-    cancelled = registry.start(for_ever, digest=DIGEST, idempotency_key="key")
-    await registry.cancel(cancelled.id)
-    done = registry.start(at_once, digest=DIGEST, idempotency_key="key")
-    await asyncio.wait([done.task])  # type: ignore[type-var]
-    assert [job.status for job in (failed, cancelled, done)] == ["failed", "cancelled", "done"]
-    assert registry.start(at_once, digest=DIGEST, idempotency_key="key") is done
-
-
-async def test_an_error_of_the_work_is_the_job_s() -> None:
-    async def refused(report: Report) -> None:
-        raise InvalidRequest("no")
-
-    registry = Jobs()
-    job = registry.start(refused, digest=DIGEST)
-    await asyncio.sleep(0.01)
-    assert job.status == "failed"
-    assert isinstance(job.error, InvalidRequest)
-
-
-async def test_a_job_holds_its_body_s_bytes_until_it_ends(
+async def test_a_job_holds_nothing_of_its_body_once_it_is_accepted(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """64 jobs of 16 MB each waited without being counted, after their requests had ended."""
+    """64 jobs of 16 MB each would fill the memory: a request is in the store until its job runs, and then goes."""
     registry = client.core.metrics.registry  # type: ignore[attr-defined]
+    store = client.core.store  # type: ignore[attr-defined]
+    space = store.space(f"{client.core.tenant.account}.jobs")  # type: ignore[attr-defined]
 
-    def held() -> float:
-        return registry.get_sample_value("autocompressor_body_bytes") or 0.0
+    async def waits(document: Any, report: Any) -> None:
+        await asyncio.Event().wait()
 
-    monkeypatch.setattr(client.services.intake, "one", lambda document, report: asyncio.Event().wait())  # type: ignore[attr-defined]
+    monkeypatch.setattr(client.services.intake, "one", waits)  # type: ignore[attr-defined]
     headers = {"Idempotency-Key": "held"}
     started = [await client.post("/jobs/compress", json={"text": "x" * 1000}, headers=headers) for _ in range(2)]
-    assert 1000 < held() < 2000
+    assert registry.get_sample_value("autocompressor_body_bytes") == 0
+    assert await space.size_bytes() > 1000
     await client.delete(f"/jobs/{started[0].json()['id']}")
-    assert held() == 0
+    assert await space.size_bytes() < 1000
 
 
-async def test_a_job_that_failed_keeps_nothing_of_its_documents() -> None:
-    """An error's frames held them for an hour."""
+async def test_a_restart_finishes_what_was_accepted_and_tells_what_was_done(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An orderly one, half way: the job goes on at once, and what is stored of its document is not computed again."""
+    headers = {"Idempotency-Key": "the same"}
+    async with serve() as client:
+        done = await finished(client, (await client.post("/jobs/compress", json={"text": DOCUMENT})).json()["id"])
+        put, is_half = Segments.put, asyncio.Event()
 
-    class Text: ...
+        async def half(self: Segments, *given: Any, **more: Any) -> None:
+            if is_half.is_set():
+                await asyncio.Event().wait()
+            await put(self, *given, **more)
+            is_half.set()
 
-    async def fails(_: Report) -> None:
-        text = Text()
-        known.append(weakref.ref(text))
-        raise InvalidRequest("no tokens")
+        monkeypatch.setattr(Segments, "put", half)
+        started = await client.post("/jobs/compress", json={"text": f"Other: {DOCUMENT}"}, headers=headers)
+        await is_half.wait()
+        told = (await client.get(f"/jobs/{started.json()['id']}")).json()
+        assert (told["status"], told["progress"]["segments_done"]) == ("running", 1)
+        monkeypatch.undo()
+    async with serve() as client:
+        assert (await client.get(f"/jobs/{done['id']}")).json() == done
+        again = await client.post("/jobs/compress", json={"text": f"Other: {DOCUMENT}"}, headers=headers)
+        assert again.json()["id"] == started.json()["id"]
+        job = await finished(client, again.json()["id"])
+        assert (job["status"], job["result"]["cached_segments"]) == ("done", 1)
 
-    known: list[weakref.ref[Text]] = []
-    started = Jobs()
-    job = started.start(fails, digest=DIGEST)
-    assert job.task is not None
-    await job.task
-    assert isinstance(job.error, InvalidRequest)
-    gc.collect()
-    assert known[0]() is None
+
+async def test_a_job_of_a_store_that_is_gone_is_not_accepted(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EmbeddedStore, "put_many", fails)
+        refused = await client.post("/jobs/compress", json={"text": DOCUMENT})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+    spaces = {space.space: space.entries for space in await client.core.store.stats()}  # type: ignore[attr-defined]
+    assert "jobs" not in spaces
+
+
+async def test_a_defect_of_the_work_is_the_server_s(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(document: Any, report: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(client.services.intake, "one", fails)  # type: ignore[attr-defined]
+    job = await finished(client, (await client.post("/jobs/compress", json={"text": DOCUMENT})).json()["id"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "internal")

@@ -177,3 +177,42 @@ async def test_an_admin_sees_what_each_key_did(serve: Serve) -> None:
         assert (boss["requests"], boss["tokens"], boss["tenant"], boss["running"]) == (1, 0, "", 1)
         assert KEYS["reader"] not in json.dumps(usage)
         assert "sha256" not in json.dumps(usage)
+
+
+async def test_a_tenant_stores_so_many_bytes_and_no_more(serve: Serve) -> None:
+    """Refused before anything of it is stored for good; deleting makes room; others, and what stores nothing, go on."""
+    limit = 4000
+    team = {"tenant": '"team"', "stored_bytes": limit}
+    keys = entry("reader", **team) + entry("writer", **team) + entry("boss", admin="true")
+    async with serve(api_keys=keys) as client:
+
+        async def usage() -> list[tuple[int, int | None]]:
+            told = (await client.get("/admin/usage", headers=bearer("boss"))).json()["keys"]
+            return [(each["stored_bytes"], each["stored_bytes_limit"]) for each in told]
+
+        made = []
+        while (
+            answer := await client.post("/compress", json={"text": f"{len(made)} {TEXT}"}, headers=bearer("reader"))
+        ).is_success:
+            made.append(answer.json()["id"])
+        error = answer.json()["error"]
+        assert (answer.status_code, error["type"], error["code"]) == (429, "insufficient_quota", "insufficient_quota")
+        assert re.search(rf"would have \d+ bytes, .* is {limit}; delete", error["message"])
+        assert (answer.headers["x-should-retry"], "Retry-After" in answer.headers) == ("false", False)
+        full, same, boss = await usage()
+        assert full == same
+        assert (0 < full[0] <= limit, full[1], boss) == (True, limit, (0, None))
+        job = (await client.post("/jobs/compress", json={"text": TEXT * 5}, headers=bearer("reader"))).json()
+        while (told := (await client.get(f"/jobs/{job['id']}", headers=bearer("reader"))).json())["status"] != "failed":
+            await asyncio.sleep(0.01)
+        assert told["error"]["code"] == "insufficient_quota"
+        asked = {"prompt": "Who?", "summary_ids": made[:1], "max_tokens": 1}
+        assert (await client.post("/generate", json=asked, headers=bearer("reader"))).status_code == 200
+        again = await client.post("/compress", json={"text": f"0 {TEXT}"}, headers=bearer("writer"))
+        assert (again.status_code, again.json()["id"]) == (200, made[0])
+        assert (await client.post("/compress", json={"text": TEXT * 5}, headers=bearer("boss"))).status_code == 201
+        await client.delete(f"/summaries/{made[0]}", headers=bearer("reader"))
+        less = await usage()
+        long = await client.post("/compress", json={"text": TEXT * 5, "keep_text": True}, headers=bearer("writer"))
+        assert (long.status_code, await usage()) == (429, less)
+        assert (await client.post("/compress", json={"text": f"a {TEXT}"}, headers=bearer("writer"))).status_code == 201

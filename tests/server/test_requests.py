@@ -10,10 +10,8 @@ import httpx
 import pytest
 from fastapi.exceptions import RequestValidationError
 
-from server.core.jobs import Jobs
 from server.http.answers.errors import CLIENT
 from server.http.routing import LARGE_BODY
-from server.limits import MAX_FINISHED_JOBS
 from tests.server.conftest import Serve
 
 TEXT = "The keeper wrote one line a day."
@@ -159,22 +157,6 @@ async def test_a_full_queue_is_no_fault_and_a_stop_is_told(serve: Serve, monkeyp
         client.core.is_stopping.set()  # type: ignore[attr-defined]
         stopping = await client.get("/readyz")
         assert (stopping.status_code, stopping.json()["checks"]["server"]) == (503, "stopping")
-
-
-async def test_finished_jobs_are_kept_up_to_a_number() -> None:
-    jobs = Jobs()
-
-    async def nothing(_: Any) -> None:
-        return None
-
-    first = jobs.start(nothing, digest=b"", idempotency_key="first")
-    for _ in range(MAX_FINISHED_JOBS):
-        job = jobs.start(nothing, digest=b"")
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-    assert jobs.get(job.id).status == "done"
-    assert first.id not in jobs._jobs
-    assert jobs.start(nothing, digest=b"other", idempotency_key="first").id != first.id
 
 
 @pytest.mark.parametrize(

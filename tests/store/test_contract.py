@@ -13,6 +13,7 @@ from server.store import (
     EntryStat,
     Kept,
     MissingReferences,
+    QuotaExceeded,
     SpaceStats,
     StillReferenced,
     StoreFull,
@@ -599,3 +600,29 @@ async def test_what_is_replaced_counts_once(bounded: Bounded) -> None:
     for size in (40, 30, 40):
         await bounded.put("b", size)
     assert (bounded.heard[-1], bounded.evicted) == (100, [])
+
+
+async def test_a_space_s_bytes_are_counted_and_bounded_by_its_own_quota(store_url: str) -> None:
+    """A put over it changes nothing; what replaces, expires and is deleted makes room; other spaces do not know."""
+    quotas = {"mine": 100}
+    store = await open_store(store_url, budget=Budget(quotas=quotas))
+    mine, other = store.space("mine"), store.space("other")
+    await mine.put_many([Entry("a", b"1" * 40), Entry("b", b"2" * 40)])
+    await other.put_many([Entry("a", b"1" * 400)])
+    assert [await each.size_bytes() for each in (mine, other, store.space("none"))] == [80, 400, 0]
+    for refused in ([Entry("c", b"3" * 21)], [Entry("c", b"3"), Entry("a", b"1" * 61)]):
+        with pytest.raises(QuotaExceeded, match=r"the space has 10[12] bytes, and its limit is 100"):
+            await mine.put_many(refused)
+    assert (await mine.get_many(["a", "c"]), await mine.size_bytes()) == ([b"1" * 40, None], 80)
+    await mine.put_many([Entry("c", b"3" * 20)], ttl_seconds=0.05)
+    await mine.put_many([Entry("b", b"4" * 30)])
+    assert await mine.size_bytes() == 90
+    quotas["mine"] = 50  # it is over it now, and may do what takes no more
+    await mine.put_many([Entry("b", b"5" * 30)])
+    with pytest.raises(QuotaExceeded):
+        await mine.put_many([Entry("d", b"6")])
+    assert await mine.delete("a")
+    await asyncio.sleep(0.1)
+    await mine.put_many([Entry("d", b"6" * 20)])
+    assert await mine.size_bytes() == 50
+    await store.close()

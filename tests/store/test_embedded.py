@@ -121,7 +121,7 @@ async def test_a_file_of_another_version_is_refused(path: Path) -> None:
     connection = connect(path, busy_timeout_seconds=1)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(StoreError, match="schema version 7, and this program reads version 2"):
+    with pytest.raises(StoreError, match="schema version 7, and this program reads version 3"):
         await EmbeddedStore.open(path)
 
 
@@ -168,11 +168,40 @@ async def test_a_file_of_before_there_were_spaces_is_migrated(path: Path, additi
         with pytest.raises(StillReferenced):
             await own.delete("segment:a")
         assert [each.size_bytes for each in await store.stats()] == [4, 9, 3]
+        assert await store.space("0f").size_bytes() == 4
         assert row_count(path, "sqlite_schema WHERE name LIKE 'old%'") == 0
         await store.close()
     store = await EmbeddedStore.open(path)
     assert await store.space("own").delete("manifest:2")
     assert await store.space("own").exist(["segment:a", "segment:b"]) == [True, False]
+    await store.close()
+
+
+TO_VERSION_2 = """
+DROP TABLE space;
+DROP TRIGGER entry_put; DROP TRIGGER entry_replaced; DROP TRIGGER entry_removed;
+CREATE TRIGGER entry_put AFTER INSERT ON entry BEGIN UPDATE total SET bytes = bytes + new.size_bytes; END;
+CREATE TRIGGER entry_replaced AFTER UPDATE OF size_bytes ON entry BEGIN
+    UPDATE total SET bytes = bytes + new.size_bytes - old.size_bytes; END;
+CREATE TRIGGER entry_removed AFTER DELETE ON entry BEGIN UPDATE total SET bytes = bytes - old.size_bytes; END;
+PRAGMA user_version = 2;
+"""
+
+
+async def test_a_file_that_did_not_count_the_bytes_of_spaces_is_migrated(path: Path) -> None:
+    store = await EmbeddedStore.open(path)
+    for name in ("one", "two"):
+        await store.space(name).put_many([Entry("a", b"1234"), Entry("b", name.encode())])
+    await store.close()
+    connection = sqlite3.connect(path)
+    connection.executescript(TO_VERSION_2)
+    connection.close()
+    store = await EmbeddedStore.open(path)
+    one = store.space("one")
+    assert [await one.size_bytes(), await store.space("two").size_bytes()] == [7, 7]
+    await one.put_many([Entry("b", b"longer"), Entry("c", b"1")])
+    await one.delete("a")
+    assert [await one.size_bytes(), await store.space("two").size_bytes()] == [7, 7]
     await store.close()
 
 

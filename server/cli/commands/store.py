@@ -12,6 +12,7 @@ import typer
 
 from server.cli import terminal
 from server.cli.terminal import Status
+from server.core.callers.keyring import read_keyring
 from server.core.tenant import Tenant
 from server.settings import ENVIRONMENT_PREFIX, Settings, load_settings
 
@@ -36,16 +37,20 @@ Url = Annotated[
 def stats(url: Url = None) -> None:
     """Count what each tenant's space holds: entries, documents and responses among them, bytes of their values.
 
-    A space is named after a hash of its tenant; `server` has the server's own secrets.
+    A space is named after a hash of its tenant, with `.jobs` for its jobs; `server` has the server's own secrets,
+    `jobs` a list of unfinished ones. Where AUTOCOMPRESSOR_API_KEYS says which keys there are, tenants are named, with
+    their limits.
     """
+    named = _named_spaces()
 
     async def told(store: "SummaryStore") -> None:
         spaces = await store.stats()
-        typer.echo(f"{'space':<44} {'entries':>10} {'documents':>10} {'bytes':>16}")
+        typer.echo(f"{'space':<46} {'entries':>10} {'documents':>10} {'bytes':>16}")
         for each in spaces:
-            typer.echo(f"{each.space:<44} {each.entries:>10,} {each.documents:>10,} {each.size_bytes:>16,}")
+            known = named.get(each.space, "")
+            typer.echo(f"{each.space:<46} {each.entries:>10,} {each.documents:>10,} {each.size_bytes:>16,}{known}")
         sums = [sum(getattr(each, name) for each in spaces) for name in ("entries", "documents", "size_bytes")]
-        typer.echo(f"{'all':<44} {sums[0]:>10,} {sums[1]:>10,} {sums[2]:>16,}")
+        typer.echo(f"{'all':<46} {sums[0]:>10,} {sums[1]:>10,} {sums[2]:>16,}")
 
     _with_store(url, told)
 
@@ -137,6 +142,24 @@ async def _told(moves: AsyncIterator["Moved"]) -> int:
             terminal.say(f"{copied:,} entries written, {were_there:,} were there")
     terminal.say(f"{copied:,} entries written, {were_there:,} were there, {left:,} could not be read")
     return left
+
+
+def _named_spaces() -> dict[str, str]:
+    """By the space of each tenant that keys are of: its name and how many bytes it may have."""
+    try:
+        settings = load_settings({}, {})
+        keys = () if settings.api_keys is None else read_keyring(settings.api_keys).keys
+    except (OSError, ValueError) as error:
+        terminal.stop(terminal.as_sentence(error) if isinstance(error, ValueError) else str(error))
+    root = Tenant(settings.tenant_salt)
+    return {
+        root.named(key.tenant_name).account: f"  {key.tenant_name or '-'}, of {_shown(key.stored_bytes)}"
+        for key in keys
+    }
+
+
+def _shown(limit: int | None) -> str:
+    return "any number" if limit is None else f"{limit:,}"
 
 
 def make_app() -> typer.Typer:

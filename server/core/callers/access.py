@@ -15,11 +15,12 @@ logger = logging.getLogger(__name__)
 class Access:
     """The keys of a server that has some."""
 
-    def __init__(self, source: str, tenant: Tenant, revoked: Revoked) -> None:
+    def __init__(self, source: str, tenant: Tenant, revoked: Revoked, quotas: dict[str, int] | None = None) -> None:
         """
         Args:
             source: as `read_keyring` takes it.
             tenant: of which the keys' tenants are made.
+            quotas: of the store, by its spaces; kept as the keys say.
 
         Raises:
             OSError, ValueError: as `read_keyring`.
@@ -27,6 +28,7 @@ class Access:
         self._source = source
         self._tenant = tenant
         self._revoked = revoked
+        self._quotas = {} if quotas is None else quotas
         self._accounts: dict[str, Account] = {}  # by the hash of their key
         self._keyring = Keyring(())
         self.since = time.time()
@@ -37,6 +39,10 @@ class Access:
     def accounts(self) -> list[Account]:
         """In the order of their keys."""
         return [self._accounts[key.sha256] for key in self._keyring.keys]
+
+    def named(self, name: str | None) -> Account | None:
+        """That of the key of this name, revoked or not; None where there is none any more."""
+        return next((account for account in self._accounts.values() if account.key.name == name), None)
 
     async def account(self, key: str | None) -> Account:
         """Whose key this is.
@@ -96,3 +102,11 @@ class Access:
                 account.limit(key, tenant)
             self._accounts[key.sha256] = account
         self._keyring = keyring
+        self._quotas.clear()
+        self._quotas.update(
+            {
+                account.tenant.account: account.key.stored_bytes
+                for account in self._accounts.values()
+                if account.key.stored_bytes is not None
+            }
+        )

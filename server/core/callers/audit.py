@@ -1,7 +1,8 @@
 """The audit log: who did what to which ids, and how many bytes came and went; never text, never a key."""
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from server.core.callers.accounts import Account
@@ -20,18 +21,21 @@ def visited(visit: Visit, what: str, status: int, num_received: int, num_sent: i
 
 
 @contextmanager
-def job(of: Visit | None, job_id: Callable[[], str]) -> Iterator[None]:
-    """Around the work of a job, which goes on when the request that started it has its line; without one, nothing."""
-    if of is None:
+def job(account: Account | None, job_id: str) -> Iterator[None]:
+    """Around the work of a job, which is charged to an account; without one, nothing."""
+    if account is None:
         yield
         return
-    visit, outcome = Visit(of.account), "failed"
+    visit, outcome = Visit(account), "failed"
     try:
         with visiting(visit):
             yield
         outcome = "done"
+    except asyncio.CancelledError:
+        outcome = "stopped"
+        raise
     finally:
-        logger.info("%s JOB %s %s%s", _who(visit.account), job_id(), outcome, _ids(visit))
+        logger.info("%s JOB %s %s%s", _who(account), job_id, outcome, _ids(visit))
 
 
 def refused(account: Account | None, method: str, code: str) -> None:

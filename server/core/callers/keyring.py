@@ -28,6 +28,7 @@ class ApiKey(BaseModel):
         tenant: whose documents are seen; None is a tenant of the key's name, several keys may share one, and an empty
             one is the tenant of a server without keys.
         requests_per_minute, tokens_per_minute, concurrent_requests: None for no limit.
+        stored_bytes: that all summaries, texts and responses of the tenant may have; the same for all its keys.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -39,6 +40,7 @@ class ApiKey(BaseModel):
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
     concurrent_requests: PositiveInt | None = None
+    stored_bytes: PositiveInt | None = None
 
     @property
     def tenant_name(self) -> str:
@@ -97,6 +99,7 @@ def read_keyring(source: str) -> Keyring:
         raise ValueError(f"api_keys: {_field(first['loc'])}: {first['msg']}") from None
     for what in ("name", "sha256"):
         _require_different(keys, what)
+    _require_one_quota(keys)
     return Keyring(keys)
 
 
@@ -119,6 +122,17 @@ def _place(error: tomllib.TOMLDecodeError) -> str:
     """Where a file is wrong, without the words of it that Python's own message may show."""
     _, _, place = str(error).rpartition("(")
     return place.removesuffix(")") or "it ends too early"
+
+
+def _require_one_quota(keys: Sequence[ApiKey]) -> None:
+    first: dict[str, ApiKey] = {}
+    for key in keys:
+        other = first.setdefault(key.tenant_name, key)
+        if other.stored_bytes != key.stored_bytes:
+            raise ValueError(
+                f"api_keys: the keys {other.name!r} and {key.name!r} are of one tenant, {key.tenant_name!r}, and have "
+                f"different stored_bytes: {other.stored_bytes or 'none'} and {key.stored_bytes or 'none'}"
+            )
 
 
 def _require_different(keys: Sequence[ApiKey], what: str) -> None:

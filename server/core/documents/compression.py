@@ -20,7 +20,7 @@ from server.core.documents.summaries import AllSummaries, Summary
 from server.core.documents.work import Work, Worker
 from server.core.served_model import ServedModel
 from server.engine.protocol import Encoder
-from server.errors import InvalidRequest, NotReady, Overloaded
+from server.errors import InvalidRequest, NotReady, Overloaded, QuotaReached
 from server.metrics import Metrics
 from server.store import MissingReferences
 from server.store.codec import Manifest
@@ -220,6 +220,9 @@ class Compressor:
                 else:
                     assert stored is not None  # it is what `beside` gave
                     return stored
+        except QuotaReached:  # nothing half-stored takes the room of what would fit
+            await summaries.segments.forget([work.keys[place] for place in work.computed])
+            raise
         finally:
             self._watchers.forget(flight)
         raise NotReady(f"segments of {summary.id} are deleted as fast as they are computed; try again later")

@@ -26,7 +26,7 @@ from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import AllSummaries, Summaries, Summary
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
-from server.errors import InvalidRequest, ModelMismatch, NotReady, SummaryNotFound
+from server.errors import InvalidRequest, ModelMismatch, NotReady, QuotaReached, SummaryNotFound
 from server.store import MissingReferences
 from server.store.codec import (
     CorruptRecord,
@@ -106,12 +106,15 @@ class Portable:
         for _ in range(MAX_ATTEMPTS):
             found = await summaries.find(summary.id)
             is_new = found is None or not await summaries.is_whole(found[0])
-            if is_new:
-                await _put_segments(summaries, parts)
             try:
+                if is_new:
+                    await _put_segments(summaries, parts)
                 stored = await summaries.update(
                     summary.id, partial(_beside, summary, is_new=is_new), ttl_seconds=ttl_seconds
                 )
+            except QuotaReached:  # nothing half-stored takes the room of what would fit
+                await summaries.segments.forget(list(parts))
+                raise
             except MissingReferences:
                 logger.info("segments of %s were deleted meanwhile; storing them again", summary.id)
             else:

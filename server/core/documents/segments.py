@@ -10,7 +10,7 @@ from server.core.documents.memory_tier import MemoryTier
 from server.core.documents.store_calls import StoreCalls
 from server.core.served_model import ServedModel
 from server.errors import ServiceError
-from server.store import Entry, SummaryStore
+from server.store import Entry, StillReferenced, SummaryStore
 from server.store.codec import CorruptRecord, decode_segment, decode_text, encode_segment, encode_text
 
 T = TypeVar("T")
@@ -92,6 +92,14 @@ class Segments:
         value = await asyncio.to_thread(encode_segment, summary, fingerprint=self._fingerprint, as_int8=self._as_int8)
         async with self._calls("put"):
             await self._store.put_many([Entry(segment_key(key), value)], ttl_seconds=ttl_seconds)
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Remove those of these segments and texts that no document has; what is wrong with the store is logged."""
+        for key in dict.fromkeys(keys):
+            for name in (segment_key(key), text_key(key)):
+                with suppress(ServiceError, StillReferenced):
+                    async with self._calls("delete"):
+                        await self._store.delete(name)
 
     async def touch(self, keys: Sequence[str], *, ttl_seconds: float) -> None:
         """Have those of these segments that are stored live at least so long."""

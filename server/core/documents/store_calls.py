@@ -5,9 +5,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.errors import Internal, ModelMismatch, NotReady, ServiceError, StoreExhausted
+from server.errors import Internal, ModelMismatch, NotReady, QuotaReached, ServiceError, StoreExhausted
 from server.metrics import Metrics
-from server.store import EntryChanged, MissingReferences, StoreError, StoreFull, StoreUnavailable
+from server.store import EntryChanged, MissingReferences, QuotaExceeded, StoreError, StoreFull, StoreUnavailable
 from server.store.codec import CorruptRecord, FingerprintMismatch
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,11 @@ class StoreCalls:
                 yield
             except (MissingReferences, EntryChanged):
                 raise
+            except QuotaExceeded as error:  # the caller's, no failure of the store
+                raise QuotaReached(
+                    f"with this what you have stored would have {error.size_bytes} bytes, and the limit of your "
+                    f"tenant, stored_bytes, is {error.max_bytes}; delete summaries or responses to make room"
+                ) from error
             except FingerprintMismatch as error:  # a client's stale id, no failure of the store
                 raise ModelMismatch(
                     f"the summary is of another model than the one served: {error}", param=param

@@ -97,6 +97,11 @@ class Records:
         note("read", turn.id)
         return turn
 
+    async def size_bytes(self, tenant: Tenant) -> int:
+        """Bytes of all that a tenant has stored, summaries too, jobs left out. Raises as any call to the store."""
+        async with self._calls("stat"):
+            return await self._store.space(tenant.account).size_bytes()
+
     async def delete(self, tenant: Tenant, response_id: str) -> None:
         """Forget a turn: it cannot be gone on from, nor can those after it as far as the next compaction."""
         async with self._calls("delete"):

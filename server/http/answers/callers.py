@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from server.core.callers.accounts import Account
 from server.core.callers.rates import MINUTE, Bucket
 from server.core.callers.visit import Visit
-from server.errors import Forbidden, RateLimited, ServiceError, Unauthorized
+from server.errors import Forbidden, QuotaReached, RateLimited, ServiceError, Unauthorized
 
 VISIT = "autocompressor.visit"  # in a request's scope
 
@@ -33,9 +33,14 @@ def require_admin(scope: Mapping[str, Any]) -> None:
 
 
 def error_headers(error: ServiceError) -> dict[str, str]:
-    """What a refusal says beside its words: how to come in (RFC 6750, section 3), or when to come back."""
+    """What a refusal says beside its words: how to come in (RFC 6750, section 3), or when to come back.
+
+    OpenAI's clients try each 429 again, unless `x-should-retry` says that it is of no use.
+    """
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, QuotaReached):
+        return {"x-should-retry": "false"}
     return {"Retry-After": str(_seconds(error.seconds))} if isinstance(error, RateLimited) else {}
 
 

@@ -8,6 +8,7 @@ from server.http.schemas.errors import ErrorDetail, ErrorResponse
 
 # OpenAI's `type`: whose fault it is
 CLIENT, RATE, SERVER = "invalid_request_error", "rate_limit_error", "server_error"
+QUOTA = "insufficient_quota"
 STATUS: dict[type[ServiceError], tuple[int, str]] = {
     errors.InvalidRequest: (400, CLIENT),
     errors.Unauthorized: (401, CLIENT),
@@ -25,6 +26,7 @@ STATUS: dict[type[ServiceError], tuple[int, str]] = {
     errors.EngineFailed: (424, SERVER),
     errors.Overloaded: (429, RATE),
     errors.RateLimited: (429, RATE),
+    errors.QuotaReached: (429, QUOTA),
     errors.Internal: (500, SERVER),
     errors.NotReady: (503, SERVER),
     errors.StoreExhausted: (507, SERVER),

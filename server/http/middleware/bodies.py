@@ -36,8 +36,7 @@ class Bodies:
         try:
             await self._app(scope, counted_receive, send)
         finally:
-            if not held.is_kept:
-                held.release()
+            held.release()
 
     def _count(self, num_bytes: int, *, is_small: bool = False) -> None:
         most = self._max_bytes if is_small else self._max_bytes * 3 // 4

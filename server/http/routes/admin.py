@@ -24,6 +24,8 @@ async def usage(request: Request, core: WithCore) -> schemas.UsageResponse:
     """What each key has done."""
     access = _access(request, core)
     revoked = await access.revoked()
+    tenants = {account.tenant for account in access.accounts}
+    stored = {tenant: await core.records.size_bytes(tenant) for tenant in tenants}
     return schemas.UsageResponse(
         since=int(access.since),
         unauthorized=access.unauthorized,
@@ -37,6 +39,8 @@ async def usage(request: Request, core: WithCore) -> schemas.UsageResponse:
                 tokens=account.usage.tokens,
                 refused=account.usage.refused,
                 running=account.running,
+                stored_bytes=stored[account.tenant],
+                stored_bytes_limit=account.key.stored_bytes,
             )
             for account in access.accounts
         ],

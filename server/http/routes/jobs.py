@@ -1,22 +1,22 @@
 """Compression as a job: asked for now, fetched later."""
 
 import asyncio
-import hashlib
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request
 
 from server.core.callers import audit
 from server.core.callers.visit import note
+from server.core.core import Core
 from server.core.documents.progress import Report
-from server.core.jobs import Job
+from server.core.jobs.job import Job
+from server.core.jobs.runner import Task, Work
 from server.errors import InvalidRequest
+from server.http.answers import compression
 from server.http.answers.callers import visit_of
-from server.http.answers.compression import CompressAnswer, answer_of, work_of
-from server.http.answers.dependencies import WithCore, WithServices, WithTenant
+from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import error_detail, possible_errors
-from server.http.held import held_of
-from server.http.routing import Route
+from server.http.routing import Route, read_large_json
 from server.http.schemas import jobs as schemas
 from server.http.schemas.summaries import CompressRequest
 from server.limits import MAX_IDEMPOTENCY_KEY
@@ -30,27 +30,19 @@ async def start_job(
     body: CompressRequest,
     request: Request,
     core: WithCore,
-    services: WithServices,
     tenant: WithTenant,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=MAX_IDEMPOTENCY_KEY)] = None,
 ) -> schemas.JobResponse:
     """Compress without waiting; the body is that of /compress.
 
-    The same Idempotency-Key gives the same job, for an hour after its end. Jobs do not outlive the server; what they
-    have computed is stored, and the same request goes on there.
+    The same Idempotency-Key gives the same job, for an hour after its end. The request, with its texts, is in the store
+    until then: every server on it tells how the job is, and one that ends leaves it to another.
     """
     if body.stream:
         raise InvalidRequest("a job has no stream: GET /jobs/{id} tells its progress", param="stream")
-    run = work_of(body, services, tenant, waits=True)
     visit = visit_of(request.scope)
-
-    async def work(report: Report) -> CompressAnswer:
-        with audit.job(visit, lambda: job.id):
-            return answer_of(await run(report), services, is_list=body.documents is not None)
-
-    digest = await asyncio.to_thread(lambda data: hashlib.sha256(data).digest(), await request.body())
-    held = held_of(request.scope)
-    job = core.jobs.start(work, digest=digest, idempotency_key=idempotency_key, owner=tenant.account, hold=held.keep)
+    caller = None if visit is None else visit.account.key.name
+    job = await core.jobs.start(tenant, await request.body(), caller=caller, idempotency_key=idempotency_key)
     note("started", job.id)
     return _described(job)
 
@@ -58,15 +50,35 @@ async def start_job(
 @router.get("/jobs/{job_id}")
 async def get_job(job_id: JobId, core: WithCore, tenant: WithTenant) -> schemas.JobResponse:
     """How far a job is, and its result when it is done."""
-    return _described(core.jobs.get(job_id, owner=tenant.account))
+    return _described(await core.jobs.get(tenant, job_id))
 
 
 @router.delete("/jobs/{job_id}")
 async def cancel_job(job_id: JobId, core: WithCore, tenant: WithTenant) -> schemas.JobResponse:
     """Cancel a job; one that has ended stays as it is."""
-    job = await core.jobs.cancel(job_id, owner=tenant.account)
+    job = await core.jobs.cancel(tenant, job_id)
     note("cancelled", job.id)
     return _described(job)
+
+
+def work_of(core: Core, reading: asyncio.Lock) -> Work:
+    """What is done for a job, its request read again: whoever accepted it may be another server.
+
+    Args:
+        reading: held while a large body is read.
+    """
+
+    async def work(task: Task, report: Report) -> Any:
+        body = CompressRequest.model_validate(await read_large_json(reading, task.request))
+        services = core.models.default
+        run = compression.work_of(body, services, task.tenant, waits=True)
+        account = None if core.access is None else core.access.named(task.job.caller)
+        with audit.job(account, task.job.id):
+            done = await run(report)
+        answer = compression.answer_of(done, services, is_list=body.documents is not None)
+        return answer.model_dump(mode="json")
+
+    return work
 
 
 def _described(job: Job) -> schemas.JobResponse:
@@ -79,6 +91,6 @@ def _described(job: Job) -> schemas.JobResponse:
         status=job.status,
         progress=progress,
         result=job.result,
-        error=None if job.error is None else error_detail(job.error),
+        error=None if job.failure is None else error_detail(job.failure.error),
         created=int(job.created),
     )

@@ -1,7 +1,9 @@
 """A client of the Redis that a URL names: one server, the primary that Sentinels know, or a cluster."""
 
+import asyncio
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from server.store.redis.address import WAIT_SECONDS, Acknowledgement, Address, r
 
 RETRIES = 2  # of each call: a connection that was dropped while idle fails at its next command
 SECONDS = 2.0  # to connect, and to answer
+CLOSE_SECONDS = 5.0  # for connections to be let go of
 SENTINEL_SECONDS = 0.5  # one Sentinel is asked after another
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 SECRET_OPTIONS = ("password", "username", "ssl_password")
@@ -34,7 +37,10 @@ class Connected:
     async def close(self) -> None:
         """Let go of all connections."""
         for client in (self.client, *self.sentinels):
-            await client.aclose()
+            # redis-py's client of a cluster was seen to wait for ever after a command that was cancelled on its way
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await client.aclose()
 
 
 def connect(url: str) -> Connected:

@@ -5,7 +5,7 @@ from server.store.redis.keys import COMMON, WRITING
 # A script that starts with `#!lua` is refused as a whole when memory is over the limit, before it has written anything
 # (https://redis.io/docs/latest/develop/programmability/lua-api/#script_flags).
 # ARGV[1] is JSON, {ttl_milliseconds: number or absent, entries: [{key, references, is_pinned}],
-# expected: [{key, place}]}, a place absent where nothing is expected;
+# expected: [{key, place}], max_bytes: number or absent}, a place absent where nothing is expected;
 # ARGV[2...] the values, then those that are expected, at their places.
 # The answer is what was wrong, or 'stored' and the bytes that the space then has.
 PUT_MANY = (
@@ -31,6 +31,22 @@ for _, entry in ipairs(request.entries) do
     end
 end
 if #missing > 1 then return missing end
+
+-- how many bytes the space would have, and whether those are more than it has
+local function grown()
+    local size = 0
+    for index, entry in ipairs(request.entries) do
+        size = size + #ARGV[index + 1] - tonumber(redis.call('HGET', SIZES, entry.key) or 0)
+    end
+    return tonumber(redis.call('GET', BYTES) or 0) + size, size > 0
+end
+if request.max_bytes then
+    local size, is_more = grown()
+    while is_more and size > request.max_bytes do
+        if sweep(1000) == 0 then return {'quota', string.format('%.0f', size)} end
+        size, is_more = grown()
+    end
+end
 
 local function write(entry, value)
     local name = named('value', entry.key)

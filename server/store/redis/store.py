@@ -16,6 +16,7 @@ from server.store.protocol import (
     EntryStat,
     Kept,
     MissingReferences,
+    QuotaExceeded,
     SpaceStats,
     StillReferenced,
     StoreFull,
@@ -102,6 +103,9 @@ class RedisStore:
                 values.append(value)
                 places.append({"key": key, "place": len(values) + 1})
         request = {"entries": described, "expected": places, **_described(ttl_seconds)}
+        quota = self._budget.quotas.get(self._space)
+        if quota is not None:
+            request["max_bytes"] = quota
         with self._as_store_errors():
             if self._budget.max_bytes is not None:
                 await self._write_uses(self._uses.take())
@@ -113,6 +117,9 @@ class RedisStore:
             raise EntryChanged(about[0])
         if outcome == "missing":
             raise MissingReferences(about)
+        if outcome == "quota":
+            assert quota is not None
+            raise QuotaExceeded(int(about[0]), quota)
 
     async def touch(self, keys: Sequence[str], *, ttl_seconds: float | None) -> list[bool]:
         request = json.dumps(_described(ttl_seconds))
@@ -164,6 +171,10 @@ class RedisStore:
             yield [name for name, is_there in zip(names, await self.exist(names), strict=True) if is_there]
             if int(cursor) == 0:
                 return
+
+    async def size_bytes(self) -> int:
+        with self._as_store_errors():
+            return int(await self._client.get(f"{self._prefix}bytes") or 0)
 
     async def stats(self) -> list[SpaceStats]:
         with self._as_store_errors():

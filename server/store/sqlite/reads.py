@@ -107,6 +107,12 @@ def stats(connection: sqlite3.Connection) -> list[SpaceStats]:
     return [SpaceStats(*row) for row in connection.execute(STATS, {"now": now()})]
 
 
+def size_bytes(connection: sqlite3.Connection, space: str) -> int:
+    """Of all values of a space, those included that have expired and are not swept yet."""
+    row = connection.execute("SELECT bytes FROM space WHERE name = ?", (space,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def total_bytes(connection: sqlite3.Connection) -> int:
     """Of all values, those included that have expired and are not swept yet."""
     return int(connection.execute("SELECT bytes FROM total").fetchone()[0])

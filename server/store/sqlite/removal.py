@@ -4,8 +4,8 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from server.store.protocol import REMEMBERED_SECONDS, StoreFull
-from server.store.sqlite.reads import LIVE, total_bytes
+from server.store.protocol import REMEMBERED_SECONDS, QuotaExceeded, StoreFull
+from server.store.sqlite.reads import LIVE, size_bytes, total_bytes
 
 IDS = "(SELECT value FROM json_each(:ids))"
 # before they are removed
@@ -57,6 +57,20 @@ def sweep(connection: sqlite3.Connection, now: int) -> int:
     remove(connection, ids, now)
     connection.execute(FORGET, {"now": now})
     return len(ids)
+
+
+def require_within(connection: sqlite3.Connection, space: str, quota: int, before: int, now: int) -> None:
+    """Refuse what has grown beyond a space's bytes; what has expired is removed before that is said.
+
+    Args:
+        before: how many bytes it had.
+
+    Raises:
+        QuotaExceeded: it has more, and more than before.
+    """
+    while (size := size_bytes(connection, space)) > max(quota, before):
+        if not sweep(connection, now):
+            raise QuotaExceeded(size, quota)
 
 
 def evict(connection: sqlite3.Connection, max_bytes: int, now: int, *, kept: Sequence[int]) -> int:

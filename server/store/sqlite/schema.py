@@ -5,14 +5,29 @@ from pathlib import Path
 
 from server.store.protocol import OWN_SPACE, StoreError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Values stand apart: an UPDATE rewrites its whole row, and lengthening a document's segments must not write all of its
 # vectors again. `expires` and `used` are in milliseconds since the epoch; an `expires` of NULL is never, and max() of
 # SQLite gives NULL when either argument is NULL, so it takes the later of two expiries as it stands. Entries are
 # numbered as they were first put, which is the order of lists; `is_document` are those that reference others.
 # `departed` has the places of documents that are gone, so that lists go on after them; `total` how many bytes all
-# values have, kept by triggers as a sum over all rows would take too long.
+# values have and `space` how many those of each space, kept by triggers as a sum over all rows would take too long.
+BYTES = (
+    "CREATE TABLE space (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID",
+    """CREATE TRIGGER entry_put AFTER INSERT ON entry BEGIN
+        UPDATE total SET bytes = bytes + new.size_bytes;
+        INSERT INTO space VALUES (new.space, new.size_bytes) ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes;
+    END""",
+    """CREATE TRIGGER entry_replaced AFTER UPDATE OF size_bytes ON entry BEGIN
+        UPDATE total SET bytes = bytes + new.size_bytes - old.size_bytes;
+        UPDATE space SET bytes = bytes + new.size_bytes - old.size_bytes WHERE name = new.space;
+    END""",
+    """CREATE TRIGGER entry_removed AFTER DELETE ON entry BEGIN
+        UPDATE total SET bytes = bytes - old.size_bytes;
+        UPDATE space SET bytes = bytes - old.size_bytes WHERE name = old.space;
+    END""",
+)
 SCHEMA = (
     """CREATE TABLE entry (
         id INTEGER PRIMARY KEY, space TEXT NOT NULL, key TEXT NOT NULL, expires INTEGER, size_bytes INTEGER NOT NULL,
@@ -33,15 +48,7 @@ SCHEMA = (
     "CREATE INDEX departed_until ON departed (until)",
     "CREATE TABLE total (bytes INTEGER NOT NULL)",
     "INSERT INTO total VALUES (0)",
-    """CREATE TRIGGER entry_put AFTER INSERT ON entry BEGIN
-        UPDATE total SET bytes = bytes + new.size_bytes;
-    END""",
-    """CREATE TRIGGER entry_replaced AFTER UPDATE OF size_bytes ON entry BEGIN
-        UPDATE total SET bytes = bytes + new.size_bytes - old.size_bytes;
-    END""",
-    """CREATE TRIGGER entry_removed AFTER DELETE ON entry BEGIN
-        UPDATE total SET bytes = bytes - old.size_bytes;
-    END""",
+    *BYTES,
 )
 
 # Version 1 had one space for all. What belonged to nobody was under `secret:`, and responses under the account whose
@@ -67,10 +74,16 @@ FROM_VERSION_1 = (
     "INSERT INTO departed SELECT :space, key, place, until FROM old_departed",
     *(f"DROP TABLE old_{name}" for name in ("reference", "content", "departed", "entry")),
 )
+# Version 2 knew the bytes of all spaces alone.
+FROM_VERSION_2 = (
+    *(f"DROP TRIGGER {name}" for name in ("entry_put", "entry_replaced", "entry_removed")),
+    *BYTES,
+    "INSERT INTO space SELECT space, sum(size_bytes) FROM entry GROUP BY space",
+)
 
 
 def prepare(connection: sqlite3.Connection, path: Path, *, old_space: str, now: int) -> None:
-    """Make the tables, or those of version 1 into these; in one transaction that the caller has begun.
+    """Make the tables, or those of an earlier version into these; in one transaction that the caller has begun.
 
     Args:
         old_space: whose entries become what a file has of before there were spaces.
@@ -89,6 +102,9 @@ def prepare(connection: sqlite3.Connection, path: Path, *, old_space: str, now: 
     elif version == 1:
         for statement in FROM_VERSION_1:
             connection.execute(statement, {"space": old_space, "now": now})
+    elif version == 2:
+        for statement in FROM_VERSION_2:
+            connection.execute(statement)
     else:
         raise StoreError(f"{path} has schema version {version}, and this program reads version {SCHEMA_VERSION}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -102,6 +102,7 @@ class EmbeddedStore:
             ttl_milliseconds=to_milliseconds(ttl_seconds),
             expected=expected or {},
             max_bytes=self._budget.max_bytes,
+            quota=self._budget.quotas.get(self._space),
             used=self._uses.take(),
         )
         self._budget.on_bytes(stored.total_bytes)
@@ -135,6 +136,9 @@ class EmbeddedStore:
         while keys := await self._reader.run(reads.keys_after, self._space, after, WALKED_TOGETHER):
             yield keys
             after = keys[-1]
+
+    async def size_bytes(self) -> int:
+        return await self._reader.run(reads.size_bytes, self._space)
 
     async def stats(self) -> list[SpaceStats]:
         return await self._reader.run(reads.stats)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from server.store.protocol import Entry, EntryChanged, MissingReferences, StillReferenced
 from server.store.sqlite import pages, removal
 from server.store.sqlite.file import now, writing
-from server.store.sqlite.reads import LISTED, LIVE, LIVE_KEYS, get_many, total_bytes
+from server.store.sqlite.reads import LISTED, LIVE, LIVE_KEYS, get_many, size_bytes, total_bytes
 from server.store.uses import Used
 
 PUT = """
@@ -50,6 +50,7 @@ def put_many(
     ttl_milliseconds: int | None,
     expected: Mapping[str, bytes | None],
     max_bytes: int | None,
+    quota: int | None,
     used: Used,
 ) -> Stored:
     unique = {entry.key: entry for entry in entries}
@@ -59,6 +60,7 @@ def put_many(
         _require_unchanged(connection, space, unique, expected)
         # first, so that what is swept makes room for what comes
         removal.sweep(connection, at)
+        before = size_bytes(connection, space)
         _require_live(connection, space, {reference for _, reference in references} - unique.keys(), at)
         listed = {"now": at, "space": space, "keys": json.dumps(list(unique))}
         # what has expired is not continued, its place in lists included
@@ -76,6 +78,8 @@ def put_many(
         connection.executemany("DELETE FROM reference WHERE referrer = ?", [(entry,) for entry in ids.values()])
         connection.executemany(PUT_REFERENCE, [(ids[key], space, reference) for key, reference in references])
         connection.executemany(LENGTHEN_REFERENCES, [{"id": ids[key]} for key in dict(references)])
+        if quota is not None:
+            removal.require_within(connection, space, quota, before, at)
         _write_uses(connection, used, at)
         num_evicted = 0
         if max_bytes is not None:
