@@ -17,18 +17,23 @@ START_SECONDS = 60.0
 LAST_LINES = 10  # of its log, shown where it does not start
 
 
+def free_port() -> int:
+    """A port that nothing listens on at the moment."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
 class LiveServer:
     """`autocompressor serve` on a free port; `seconds_to_ready` from the command to readiness."""
 
-    def __init__(self, folder: Path, *flags: str, store: str | None = None) -> None:
-        """`store`: a name in the folder, for servers that go on from one another; None is one of its own."""
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self.port: int = taken.getsockname()[1]
-        path = folder / f"{store or self.port}.sqlite3"
+    def __init__(self, folder: Path, *flags: str, store: str | None = None, port: int | None = None) -> None:
+        """`store`: a URL, or a name in the folder, for servers that go on from one another; None is one of its own."""
+        self.port = free_port() if port is None else port
+        url = store if store is not None and ":" in store else f"sqlite:{folder / f'{store or self.port}.sqlite3'}"
         program = Path(sys.executable).with_name("autocompressor")
-        command = [program, "serve", "--port", str(self.port), "--store", f"sqlite:{path}", *flags]
-        self._log = (folder / f"{self.port}.log").open("w")
+        command = [program, "serve", "--port", str(self.port), "--store", url, *flags]
+        self._log = (folder / f"{self.port}.log").open("a")
         started = time.perf_counter()
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
         self._wait_until_ready(started + START_SECONDS)
@@ -51,10 +56,16 @@ class LiveServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.go_on()
-        self._process.terminate()
-        self._process.wait(30)
+        if self._process.poll() is None:
+            self.go_on()
+            self.end(signal.SIGTERM)
+
+    def end(self, number: signal.Signals, seconds: float = 60.0) -> int:
+        """Have the process end by a signal, and wait: its exit status."""
+        self._process.send_signal(number)
+        status = self._process.wait(seconds)
         self._log.close()
+        return status
 
     def resident_bytes(self) -> int:
         """VmRSS, as Linux tells it."""

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compression, conversation, generation, interference, memory, questions, serving
+from benchmarks import (
+    capacity,
+    compression,
+    conversation,
+    generation,
+    interference,
+    memory,
+    questions,
+    replicas,
+    serving,
+)
 from benchmarks.measuring import Row, Spread, as_markdown, compared, take_turns
 from benchmarks.subject import Subject, make_model
 from benchmarks.transformers_peer import Transformers
@@ -49,6 +59,34 @@ def test_memory_is_flat_where_it_stays_what_it_was_once_caches_were_full() -> No
     level = [(number, 1000 + min(number, 600)) for number in range(0, 2001, 200)]
     assert memory.verdict(rising).startswith("grows: 1.667")
     assert memory.verdict(level).startswith("flat: 1.000")
+
+
+def test_a_capacity_is_the_arithmetic_of_its_units() -> None:
+    """A device that does one thing a second for each number below, so that the sums can be done in the head."""
+    base = capacity.Base("unit", params=100.0, width=4, layers=1, kv_width=1)  # 200 bytes of weights, 4 a position
+    device = capacity.Device("unit", flops=2000.0, memory_bytes=1000.0, bytes_a_second=240.0)
+    load = capacity.Load(
+        passages=1000, passage_tokens=10, vectors_a_token=0.1, rate=2.0, candidates=8, question_tokens=2,
+        answer_tokens=2, compute_share=0.5, bandwidth_share=1.0, rows=1, lookups=1.5, hit_rate=0.5,
+    )  # fmt: skip
+    need = capacity.need(base, device, load)
+    # 10 positions read at 0.2 s, and 2 steps of (200 + 11 x 4) / 240 s: 4.03 s a question
+    assert need.replicas == 9
+    # 82 at 0.2 s, and 2 steps of (200 + 83 x 4) / 240 s: 20.8 s
+    assert need.text_replicas == 42
+    assert need.compress_hours == pytest.approx(10_000 * 0.2 / 3600)
+    assert need.redis_bytes == 1000 * 8 * 1.25
+    assert need.network_bits == 2 * 0.5 * 8 * 8 * 8
+    assert (need.devices_a_replica, need.processes) == (1, 2)
+
+
+def test_the_balancer_s_configuration_takes_other_ports() -> None:
+    written = replicas.configured(9000, [9001, 9002])
+    assert "listen 127.0.0.1:9000 " in written
+    assert [line.split()[1] for line in written.splitlines() if line.startswith("  server ")] == [
+        "127.0.0.1:9001",
+        "127.0.0.1:9002",
+    ]
 
 
 @pytest.fixture(scope="module")
