@@ -10,7 +10,7 @@ from model.positions import Positions
 from server.core.long_texts import LongTexts
 from server.core.tokeniser import Tokeniser
 from server.engine.protocol import SamplingParams
-from server.errors import InvalidRequest, TooLong
+from server.errors import InvalidRequest, ModelMismatch, TooLong
 from server.limits import MAX_DOCUMENT_TOKENS
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ class ServedModel:
         sampling: how tokens are chosen where a request does not say, by names of `SamplingParams`.
         working_vectors: how many vectors of a document there is memory for before its last segment; None for any
             number.
+        neighbours: names of the models that are served beside it and its own, by their fingerprints.
     """
 
     name: str
@@ -46,6 +47,24 @@ class ServedModel:
     is_trained: bool = True
     sampling: Mapping[str, float] = field(default_factory=dict)
     working_vectors: int | None = None
+    neighbours: Mapping[str, str] = field(default_factory=dict)
+
+    def mismatch(self, what: str, fingerprint: str, *, param: str | None = None) -> ModelMismatch:
+        """The error of what another model made, the one of this fingerprint.
+
+        Args:
+            what: the thing, as the error calls it. param: the field that named it.
+        """
+        name = self.neighbours.get(fingerprint)
+        if name is not None:
+            return ModelMismatch(
+                f"{what} is of the model {name!r}, and {self.name!r} was asked; ask with `model`: {name!r}", param=param
+            )
+        return ModelMismatch(
+            f"{what} is of another model than the one served: of model {fingerprint!r}, and the one served is "
+            f"{self.fingerprint!r}",
+            param=param,
+        )
 
     @property
     def is_ordered(self) -> bool:

@@ -13,7 +13,7 @@ from server.core.jobs import Job
 from server.errors import InvalidRequest
 from server.http.answers.callers import visit_of
 from server.http.answers.compression import CompressAnswer, answer_of, work_of
-from server.http.answers.dependencies import WithCore, WithServices, WithTenant
+from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import error_detail, possible_errors
 from server.http.held import held_of
 from server.http.routing import Route
@@ -30,7 +30,6 @@ async def start_job(
     body: CompressRequest,
     request: Request,
     core: WithCore,
-    services: WithServices,
     tenant: WithTenant,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=MAX_IDEMPOTENCY_KEY)] = None,
 ) -> schemas.JobResponse:
@@ -41,6 +40,7 @@ async def start_job(
     """
     if body.stream:
         raise InvalidRequest("a job has no stream: GET /jobs/{id} tells its progress", param="stream")
+    services = core.models.named(body.model)
     run = work_of(body, services, tenant, waits=True)
     visit = visit_of(request.scope)
 
