@@ -118,26 +118,29 @@ class Settings(BaseSettings):
         "them: the first seals, all open. None is one that the store keeps.",
     )
     max_running_sequences: PositiveInt = Field(
-        32, description="Generations that decode together: rows of the KV pool, taken when the server starts."
+        32,
+        description="Generations that decode together: rows of each model's KV pool, taken when the server starts.",
     )
     max_sequence_tokens: PositiveInt | None = Field(
         None, description="Positions a row of the KV pool has; none is as many as the model."
     )
     max_requests: PositiveInt = Field(
-        256, description="Requests the engine holds, running or not, before it answers 429."
+        256, description="Requests that the engine of a model holds, running or not, before it answers 429."
     )
     max_batch_tokens: PositiveInt = Field(
         4096, description="Most positions in one forward pass; raise it until the device is compute-bound."
     )
     prefix_cache_bytes: NonNegativeInt = Field(
         2**28,
-        description="Memory for keys and values of what prompts began with lately, so that none is read twice.",
+        description="Memory for keys and values of what prompts began with lately, so that none is read twice; several "
+        "models have equal parts.",
     )
     working_bytes: PositiveInt | None = Field(
         None,
         description="Memory for keys and values of what is being read: three quarters for documents until they are "
         "compressed, the rest for prompts until they have a row, and a row's at least for each. Others wait; a "
-        "document that needs more is refused. None is a quarter of what is free at the start.",
+        "document that needs more is refused. Several models have equal parts. None is a quarter of what is free at "
+        "the start.",
     )
     raw_tokens: PositiveInt | None = Field(
         None,

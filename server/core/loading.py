@@ -10,8 +10,10 @@ import torch
 from model import AutoCompressor
 from model.shared_bases import SharedBases
 from server.core.checkpoints import open_checkpoint, own_name
+from server.core.long_texts import LongTexts
 from server.core.served_model import ServedModel
 from server.engine.torch.devices import choose_device, choose_dtype
+from server.engine.torch.memory import device_bytes
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ def load_models(settings: Settings) -> list[tuple[AutoCompressor, ServedModel]]:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     _require_different([*settings.other_names, *(name or own_name(path) for name, path in settings.checkpoints)])
-    bases = SharedBases()
+    bases = SharedBases(device_bytes(device))
     loaded: list[tuple[AutoCompressor, ServedModel]] = []
     for given, path in settings.checkpoints:
         try:
@@ -62,7 +64,8 @@ def _as_neighbours(loaded: list[tuple[AutoCompressor, ServedModel]]) -> list[tup
         other = names.setdefault(served.fingerprint, served.name)
         if other != served.name:
             raise ValueError(f"{served.name!r} and {other!r} are the same model; aliases gives the first other names")
-    return [(compressor, replace(served, neighbours=names)) for compressor, served in loaded]
+    long_texts = LongTexts()
+    return [(compressor, replace(served, neighbours=names, long_texts=long_texts)) for compressor, served in loaded]
 
 
 def sampling_of(compressor: AutoCompressor) -> dict[str, float]:

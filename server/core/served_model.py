@@ -30,6 +30,7 @@ class ServedModel:
         working_vectors: how many vectors of a document there is memory for before its last segment; None for any
             number.
         neighbours: names of the models that are served beside it and its own, by their fingerprints.
+        long_texts: where texts are tokenised that a request may make long, those of all models in one line.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ServedModel:
     sampling: Mapping[str, float] = field(default_factory=dict)
     working_vectors: int | None = None
     neighbours: Mapping[str, str] = field(default_factory=dict)
+    long_texts: LongTexts = field(default_factory=LongTexts, compare=False)
 
     def mismatch(self, what: str, fingerprint: str, *, param: str | None = None) -> ModelMismatch:
         """The error of what another model made, the one of this fingerprint.
@@ -80,11 +82,6 @@ class ServedModel:
     def tokeniser(self) -> Tokeniser:
         """How texts are read."""
         return Tokeniser(self.tokenizer)
-
-    @cached_property
-    def long_texts(self) -> LongTexts:
-        """Where texts are tokenised that a request may make long."""
-        return LongTexts()
 
     def stopping(self, params: SamplingParams) -> SamplingParams:
         """The parameters, in which control tokens whose text is a stop string stop by their id: they are not shown.
