@@ -173,6 +173,15 @@ async def test_all_are_told_of_and_one_whose_engine_ends(
         assert (ready.status_code, ready.json()["checks"]["engine"]) == (503, "not running: legal")
 
 
+async def test_one_that_is_too_large_is_told(serve: Serve, others: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "device_bytes", lambda _: 200_000)  # room for one base and not for two
+    async with serve():
+        pass
+    with pytest.raises(ValueError, match=r"with the base at .*/base the weights have 0\.0 GB"):
+        async with serve(other_models=others):
+            pass
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -183,15 +192,6 @@ async def test_all_are_told_of_and_one_whose_engine_ends(
         ({"other_models": "a={base}/config.json"}, "config.json"),
     ],
 )
-async def test_one_that_is_too_large_is_told(serve: Serve, others: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "device_bytes", lambda _: 200_000)  # one base has 118,272, and another as many again
-    async with serve():
-        pass
-    with pytest.raises(ValueError, match=r"with the base at .*/base the weights have 0\.0 GB"):
-        async with serve(other_models=others):
-            pass
-
-
 async def test_what_cannot_be_served_is_told(serve: Serve, adapters: Path, settings: dict[str, str], told: str) -> None:
     places = {"legal": adapters / "legal", "base": adapters / "base"}
     with pytest.raises((ValueError, OSError), match=told):
