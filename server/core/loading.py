@@ -29,7 +29,7 @@ def load_models(settings: Settings) -> list[tuple[AutoCompressor, ServedModel]]:
     """
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    _require_different([*settings.other_names, *(name or own_name(path) for name, path in settings.checkpoints)])
+    _require_different([*set(settings.other_names), *(name or own_name(path) for name, path in settings.checkpoints)])
     bases = SharedBases(device_bytes(device))
     loaded: list[tuple[AutoCompressor, ServedModel]] = []
     for given, path in settings.checkpoints:
@@ -43,7 +43,7 @@ def load_models(settings: Settings) -> list[tuple[AutoCompressor, ServedModel]]:
             raise ValueError(f"the checkpoint {path} has no tokenizer")
         loaded.append((compressor, served_model(compressor, settings, name=given or own)))
     # once more, as the default may have become another
-    _require_different([*settings.other_names, *(served.name for _, served in loaded)])
+    _require_different([*set(settings.other_names), *(served.name for _, served in loaded)])
     return _as_neighbours(loaded)
 
 
