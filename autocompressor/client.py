@@ -64,6 +64,7 @@ class Client:
     """Calls a server and waits; safe to share between threads. Close it, or use it in a `with` block.
 
     Args:
+        model: the name of a model that the server has; None for its first.
         timeout: seconds without a byte from the server until a call is given up; None waits for ever.
         max_retries: how often a call is sent again where the server is busy (429) or not ready (503), after the time
             that its Retry-After asks for.
@@ -91,10 +92,12 @@ class Client:
         url: str = "http://127.0.0.1:8000",
         api_key: str | None = None,
         *,
+        model: str | None = None,
         timeout: float | None = 600,
         max_retries: int = 3,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        self._model = model
         self._max_retries = max_retries
         self._http = httpx.Client(base_url=url, headers=headers(api_key), timeout=timeout, transport=transport)
 
@@ -120,7 +123,7 @@ class Client:
         """An answer that is no error, its body still to be read."""
         with translated(self._http.base_url):
             for attempt in count():
-                with self._http.stream(**request(call)) as response:
+                with self._http.stream(**request(call, self._model)) as response:
                     if response.is_success:
                         yield response
                         return
@@ -158,10 +161,12 @@ class AsyncClient:
         url: str = "http://127.0.0.1:8000",
         api_key: str | None = None,
         *,
+        model: str | None = None,
         timeout: float | None = 600,
         max_retries: int = 3,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        self._model = model
         self._max_retries = max_retries
         self._http = httpx.AsyncClient(base_url=url, headers=headers(api_key), timeout=timeout, transport=transport)
 
@@ -187,7 +192,7 @@ class AsyncClient:
         """An answer that is no error, its body still to be read."""
         with translated(self._http.base_url):
             for attempt in count():
-                async with self._http.stream(**request(call)) as response:
+                async with self._http.stream(**request(call, self._model)) as response:
                     if response.is_success:
                         yield response
                         return

@@ -74,14 +74,22 @@ def headers(api_key: str | None) -> dict[str, str]:
     return agent | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
 
 
-def request(call: Call[Any]) -> dict[str, Any]:
-    request = {"method": call.method, "url": call.path, "params": call.query}
+def request(call: Call[Any], model: str | None = None) -> dict[str, Any]:
+    """What httpx is to send.
+
+    Args:
+        model: which of the server's models is meant, in the body or the query; a deletion is of whichever it is.
+    """
+    query, named = call.query, {} if model is None else {"model": model}
+    if call.method in ("GET", "PUT") and named:
+        query = {**(query or {}), **named}
+    request = {"method": call.method, "url": call.path, "params": query}
     if isinstance(call.body, bytes):
         return request | {"content": call.body, "headers": {"Content-Type": SAFETENSORS}}
     if call.body is None:
         return request
     try:
-        content = json.dumps(call.body, ensure_ascii=False, allow_nan=False).encode()
+        content = json.dumps({**named, **call.body}, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:  # not a number, or half of a surrogate pair
         raise AutocompressorError(f"the request cannot be written as JSON: {error}", code="invalid_request") from error
     return request | {"content": content, "headers": {"Content-Type": "application/json"}}

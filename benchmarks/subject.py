@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from benchmarks.machine import ROOT
 from model import AutoCompressor
-from server.core.build import connect, load_model
+from server.core.build import connect, engines_of
 from server.core.core import Core
 from server.core.documents.document import Document
+from server.core.loading import load_models
 from server.core.prompts.plan import Call
 from server.core.services import Services
 from server.engine.protocol import Prompt, SamplingParams
-from server.engine.torch.build import build_engine
 from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.metrics import Metrics
 from server.settings import Settings
@@ -82,16 +82,15 @@ class Subject:
 
     async def _open(self) -> Core:
         metrics = Metrics()
-        self.compressor, served = await in_a_thread_that_ends(load_model, self._settings)
+        loaded = await in_a_thread_that_ends(load_models, self._settings)
+        self.compressor = loaded[0][0]
         store = await open_store(self._settings.store)
         self._stack.push_async_callback(store.close)
-        engine = await in_a_thread_that_ends(
-            build_engine, self.compressor, served.max_sequence_tokens, self._settings, metrics
-        )
+        ((served, engine),) = await in_a_thread_that_ends(engines_of, loaded, self._settings, metrics)
         engine.start()
         self._stack.push_async_callback(asyncio.to_thread, engine.stop)
         self._stack.enter_context(one_core_elsewhere())
-        return connect(self._settings, served, engine, store, metrics)
+        return connect(self._settings, [(served, engine)], store, metrics)
 
     def __exit__(self, *_: object) -> None:
         self._runner.run(self._stack.aclose())

@@ -21,6 +21,7 @@ from model.output import CompressorOutput, shifted_loss
 from model.positions import Positions
 from model.segment_model import SegmentModel
 from model.segments import SegmentLengths, cut
+from model.shared_bases import SharedBases
 
 
 class AutoCompressor(SegmentModel):
@@ -77,6 +78,7 @@ class AutoCompressor(SegmentModel):
         path: str | Path,
         *,
         data: Path | None = None,
+        bases: SharedBases | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> "AutoCompressor":
@@ -84,6 +86,7 @@ class AutoCompressor(SegmentModel):
 
         Args:
             data: the directory of fetched bases, for a checkpoint without its own; None for this user's.
+            bases: of other models, which have the weights of a base with this one; None for weights of its own.
 
         Raises:
             ValueError: a plain language model, or a checkpoint with parts missing.
@@ -92,7 +95,8 @@ class AutoCompressor(SegmentModel):
         directory = resolve_base(path, data)
         parts = checkpoint.read_parts(directory)
         where = directory if parts.base is None else find_base(parts.base, data)
-        base, tokenizer = load_base(str(where), dtype=dtype, device=device)
+        load = load_base if bases is None else bases.load
+        base, tokenizer = load(str(where), dtype=dtype, device=device)
         base.generation_config.update(**parts.generation)
         config = parts.config
         if not parts.has_segment_length:

@@ -6,7 +6,6 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     Histogram,
-    Info,
     PlatformCollector,
     ProcessCollector,
 )
@@ -82,7 +81,12 @@ class Metrics:
         self.body_bytes = Gauge(
             "autocompressor_body_bytes", "Of bodies of unfinished requests.", registry=self.registry
         )
-        self.model = Info("autocompressor_model", "The model that is served.", registry=self.registry)
+        self.model = Gauge(
+            "autocompressor_model_info",
+            "1 for each model that is served.",
+            ("name", "fingerprint", "dtype"),
+            registry=self.registry,
+        )
         self._add_tokens()
         self._add_store()
         self._begin_at_zero()

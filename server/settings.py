@@ -1,5 +1,6 @@
 """Every setting of the server: one field, one environment variable, one flag of `autocompressor serve`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,18 @@ class Settings(BaseSettings):
         "",
         description="Other names that the model answers to and is listed under, with commas between: for clients that "
         "take certain names alone, such as gpt-*.",
+    )
+    other_models: str = Field(
+        "",
+        description="Models served beside the first, with commas between: NAME=CHECKPOINT, as of model, or without "
+        "NAME= under its own name. Calls name one in `model`, and mean the first where they do not. Adapters on one "
+        "base have its weights once.",
+    )
+    adapters: Literal["auto", "merged", "beside"] = Field(
+        "auto",
+        description="How a model with an adapter is run: 'merged' has a second copy of the weights that it changes, "
+        "which is faster; 'beside' computes its product beside theirs and takes its own few weights. 'auto' is merged "
+        "where no other model is on the base.",
     )
     data: Path | None = Field(
         None,
@@ -117,26 +130,29 @@ class Settings(BaseSettings):
         "them: the first seals, all open. None is one that the store keeps.",
     )
     max_running_sequences: PositiveInt = Field(
-        32, description="Generations that decode together: rows of the KV pool, taken when the server starts."
+        32,
+        description="Generations that decode together: rows of each model's KV pool, taken when the server starts.",
     )
     max_sequence_tokens: PositiveInt | None = Field(
         None, description="Positions a row of the KV pool has; none is as many as the model."
     )
     max_requests: PositiveInt = Field(
-        256, description="Requests the engine holds, running or not, before it answers 429."
+        256, description="Requests that the engine of a model holds, running or not, before it answers 429."
     )
     max_batch_tokens: PositiveInt = Field(
         4096, description="Most positions in one forward pass; raise it until the device is compute-bound."
     )
     prefix_cache_bytes: NonNegativeInt = Field(
         2**28,
-        description="Memory for keys and values of what prompts began with lately, so that none is read twice.",
+        description="Memory for keys and values of what prompts began with lately, so that none is read twice; several "
+        "models have equal parts.",
     )
     working_bytes: PositiveInt | None = Field(
         None,
         description="Memory for keys and values of what is being read: three quarters for documents until they are "
         "compressed, the rest for prompts until they have a row, and a row's at least for each. Others wait; a "
-        "document that needs more is refused. None is a quarter of what is free at the start.",
+        "document that needs more is refused. Several models have equal parts. None is a quarter of what is free at "
+        "the start.",
     )
     raw_tokens: PositiveInt | None = Field(
         None,
@@ -177,6 +193,11 @@ class Settings(BaseSettings):
         return _named(self.aliases)
 
     @property
+    def checkpoints(self) -> list[tuple[str | None, str]]:
+        """Of each model the name that it is given, None for its own, and its checkpoint; the first one first."""
+        return [(None, self.model), *map(_named_checkpoint, _named(self.other_models))]
+
+    @property
     def compaction_secrets(self) -> list[str]:
         return _named(self.compaction_keys or "")
 
@@ -204,6 +225,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _names_are_different(self) -> "Settings":
+        given = [name for name, _ in self.checkpoints if name is not None]
+        for name, number in Counter([*given, *set(self.other_names)]).items():
+            if number > 1:
+                raise ValueError(f"other_models and aliases give the name {name!r} to {number} models")
+        return self
+
+    @model_validator(mode="after")
     def _salt_is_text(self) -> "Settings":
         if "\x00" in self.tenant_salt:
             raise ValueError("tenant_salt has a NUL character")
@@ -212,6 +241,14 @@ class Settings(BaseSettings):
 
 def _named(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _named_checkpoint(text: str) -> tuple[str | None, str]:
+    """A model of `other_models`, its name and its checkpoint."""
+    name, is_named, checkpoint = (part.strip() for part in text.partition("="))
+    if is_named and not (name and checkpoint):
+        raise ValueError(f"other_models has {text!r}; it takes NAME=CHECKPOINT, or a checkpoint")
+    return (name, checkpoint) if is_named else (None, text)
 
 
 def unknown_names(environment: dict[str, str]) -> list[str]:

@@ -25,6 +25,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.http.answers"},
         {"server.http.schemas"},
         {"server.core.build"},
+        {"server.core.loading"},
         {"server.core.checkpoints"},
         {"server.core.core"},
         {"server.core.models"},
@@ -76,7 +77,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "model": [
         {"model"},
         {"model.autocompressor"},
-        {"model.checkpoint", "model.generation"},
+        {"model.checkpoint", "model.generation", "model.shared_bases"},
         {"model.int8", "model.segment_model"},
         {"model.compressors"},
         {"model.compressors.anchored", "model.compressors.summary_tokens"},

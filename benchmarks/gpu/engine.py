@@ -26,9 +26,9 @@ from benchmarks.gpu.train import matmul_rate, seconds_of, synchronised
 from benchmarks.machine import ROOT, describe
 from benchmarks.subject import greedy
 from model import AutoCompressor
-from server.core.build import served_model
+from server.core.loading import served_model
 from server.engine.protocol import Engine, Prompt
-from server.engine.torch.build import build_engine
+from server.engine.torch.build import Loaded, build_engines
 from server.engine.torch.cores import in_a_thread_that_ends
 from server.metrics import Metrics
 from server.settings import Settings
@@ -89,7 +89,8 @@ class Measured:
             device=str(device), max_running_sequences=max(size.streams, size.concurrency), max_sequence_tokens=row
         )
         served = served_model(self.compressor, settings, name="random-7b")
-        self.engine: Engine = build_engine(self.compressor, served.max_sequence_tokens, settings, Metrics())
+        model = Loaded(served.name, self.compressor, served.max_sequence_tokens)
+        self.engine: Engine = build_engines([model], settings, Metrics())[0]
 
     def vectors(self, seed: int) -> torch.Tensor:
         """The soft prompt of a document of four segments."""

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -12,7 +11,6 @@ from server.core.callers.access import Access
 from server.core.callers.charged import Charged
 from server.core.callers.keyring import read_keyring
 from server.core.callers.revoked import Revoked
-from server.core.checkpoints import open_checkpoint
 from server.core.core import Core
 from server.core.documents.compression import Compressor
 from server.core.documents.intake import Intake
@@ -24,6 +22,7 @@ from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import AllSummaries
 from server.core.generating import Generator
 from server.core.jobs.jobs import Jobs
+from server.core.loading import load_models
 from server.core.models import Models
 from server.core.prompts.expansion import Expander
 from server.core.prompts.fusing import Fuser
@@ -44,9 +43,9 @@ from server.core.served_model import ServedModel
 from server.core.services import Services
 from server.core.tenant import Tenant
 from server.engine.protocol import Decoder, Encoder, Engine
-from server.engine.torch.build import build_engine
+from server.engine.torch.build import Loaded, build_engines
 from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
-from server.engine.torch.devices import choose_device, choose_dtype
+from server.engine.torch.engine import TorchEngine
 from server.engine.torch.memory import most_bytes
 from server.limits import MAX_BODIES
 from server.metrics import Metrics
@@ -56,7 +55,6 @@ from server.store.metered import MeteredStore, tier_of
 
 logger = logging.getLogger(__name__)
 
-SAMPLED_BY = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 QUEUE_SHARE = 4  # of the engine's line, the part that one request's documents may take
 
 
@@ -70,7 +68,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     metrics = Metrics()
     if settings.api_keys is not None:
         read_keyring(settings.api_keys)  # what is wrong with it is told before the model is loaded
-    compressor, served = await in_a_thread_that_ends(load_model, settings)
+    loaded = await in_a_thread_that_ends(load_models, settings)
     quotas: dict[str, int] = {}
     budget = Budget(settings.store_bytes, metrics.store_kept_bytes.set, metrics.store_evictions.inc, quotas)
     store = await open_store(settings.store, budget=budget, old_space=Tenant(settings.tenant_salt).account)
@@ -78,18 +76,22 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     store = MeteredStore(sealed, metrics, tier=tier_of(settings.store))
     try:
         await warn_of_concerns(store)
-        engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)
-        served = replace(served, working_vectors=engine.max_document_vectors)
-        engine.start()
+        served = [
+            (replace(model, working_vectors=engine.max_document_vectors), engine)
+            for model, engine in await in_a_thread_that_ends(engines_of, loaded, settings, metrics)
+        ]
         try:
-            core = connect(settings, served, engine, store, metrics, quotas)
+            for _, engine in served:
+                engine.start()
+            core = connect(settings, served, store, metrics, quotas)
             try:
                 with one_core_elsewhere():
                     yield core
             finally:
                 await core.jobs.close()
         finally:
-            await asyncio.to_thread(engine.stop)
+            for _, engine in served:
+                await asyncio.to_thread(engine.stop)
     finally:
         await store.close()
 
@@ -103,25 +105,39 @@ async def warn_of_concerns(store: SummaryStore) -> None:
         logger.warning("the store does not answer yet: %s", error)
 
 
+def engines_of(
+    loaded: list[tuple[AutoCompressor, ServedModel]], settings: Settings, metrics: Metrics
+) -> list[tuple[ServedModel, TorchEngine]]:
+    """The models with their engines, which are all that keeps their weights then."""
+    models = [served for _, served in loaded]
+    parts = [Loaded(served.name, compressor, served.max_sequence_tokens) for compressor, served in loaded]
+    loaded.clear()
+    return list(zip(models, build_engines(parts, settings, metrics), strict=True))
+
+
 def connect(
     settings: Settings,
-    served: ServedModel,
-    engine: Engine,
+    served: Sequence[tuple[ServedModel, Engine]],
     store: SummaryStore,
     metrics: Metrics,
     quotas: dict[str, int],
 ) -> Core:
-    """The core over an engine and a store that are open; `quotas` are the store's, and the keys change them."""
+    """The core over engines and a store that are open; `quotas` are the store's, and the keys change them."""
     metrics.memory_limit.set(most_bytes())
-    metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
     tenant, access = Tenant(settings.tenant_salt), None
     if settings.api_keys is not None:
         access = Access(settings.api_keys, tenant, Revoked(store, StoreCalls(metrics)), quotas)
-        engine = Charged(engine)
-    services = build_services(served, engine, engine, store, settings, metrics)
+        served = [(model, Charged(engine)) for model, engine in served]
+    # whoever may bring vectors of their own under a key may bring others after it is deleted
+    tier = MemoryTier(0 if settings.imports == "any" else settings.memory_tier_bytes, metrics)
+    by_name = {}
+    for model, engine in served:
+        metrics.model.labels(model.name, model.fingerprint, model.dtype).set(1)
+        by_name[model.name] = build_services(model, engine, engine, store, tier, settings, metrics)
+    first = next(iter(by_name.values()))
     return Core(
         settings=settings,
-        models=Models(dict.fromkeys([served.name, *settings.other_names], services)),
+        models=Models(by_name | dict.fromkeys(settings.other_names, first)),
         store=store,
         records=Records(
             store,
@@ -137,12 +153,16 @@ def connect(
 
 
 def build_services(
-    model: ServedModel, encoder: Encoder, decoder: Decoder, store: SummaryStore, settings: Settings, metrics: Metrics
+    model: ServedModel,
+    encoder: Encoder,
+    decoder: Decoder,
+    store: SummaryStore,
+    tier: MemoryTier,
+    settings: Settings,
+    metrics: Metrics,
 ) -> Services:
     """The parts of one model."""
     max_together = max(1, settings.max_requests // QUEUE_SHARE)
-    # whoever may bring vectors of their own under a key may bring others after it is deleted
-    tier = MemoryTier(0 if settings.imports == "any" else settings.memory_tier_bytes, metrics)
     summaries = AllSummaries(model, store, metrics, tier)
     compressor = Compressor(model, encoder, summaries, metrics)
     sealer = Sealer(StoredSecret(store, StoreCalls(metrics), "compaction", None), settings.compaction_secrets)
@@ -191,52 +211,3 @@ def build_services(
         scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
         reranker=Reranker(model, decoder, summaries, opener, prompter, intake),
     )
-
-
-def load_model(settings: Settings) -> tuple[AutoCompressor, ServedModel]:
-    """Load the checkpoint that the settings name, on the device and in the format they choose."""
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    name, compressor = open_checkpoint(settings.model, settings.data, dtype=dtype, device=device)
-    if compressor.summary_length == 0:
-        raise ValueError(f"the checkpoint {settings.model} has summary_length 0: it compresses nothing")
-    if compressor.tokenizer is None:
-        raise ValueError(f"the checkpoint {settings.model} has no tokenizer")
-    return compressor, served_model(compressor, settings, name=name)
-
-
-def sampling_of(compressor: AutoCompressor) -> dict[str, float]:
-    """How a model's generation_config says that its tokens are to be drawn."""
-    named = {name: getattr(compressor.base.generation_config, name, None) for name in SAMPLED_BY}
-    return {name: value for name, value in named.items() if value}  # transformers' 0 is off, as its None is
-
-
-def served_model(compressor: AutoCompressor, settings: Settings, *, name: str) -> ServedModel:
-    """What the server is to know of a model that is loaded."""
-    positions = compressor.positions
-    # OPT's positions leave its soft prompts out, the rows of the KV pool do not
-    whole = positions.max_positions * (1 if positions.counts_soft_prompt else 2)
-    served = ServedModel(
-        name=name,
-        fingerprint=compressor.fingerprint,
-        config=compressor.config,
-        positions=positions,
-        max_sequence_tokens=min(settings.max_sequence_tokens or whole, whole),
-        vocabulary_size=compressor.base.config.vocab_size,
-        hidden_size=compressor.hidden_size,
-        dtype=str(compressor.dtype).removeprefix("torch."),
-        device=str(compressor.device),
-        created=int(time.time()),
-        tokenizer=compressor.tokenizer,
-        document_limit=settings.max_document_tokens,
-        is_trained=compressor.is_trained,
-        sampling=sampling_of(compressor),
-        rounds_vectors=settings.stored_vectors == "int8",
-    )
-    if served.tokeniser.num_ids > served.vocabulary_size:
-        logger.warning(
-            "the tokenizer has ids up to %d and the model %d embeddings: a text with a token beyond those is refused",
-            served.tokeniser.num_ids - 1,
-            served.vocabulary_size,
-        )
-    return served

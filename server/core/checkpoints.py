@@ -1,23 +1,31 @@
 """Which checkpoint is served, and the name it is served under."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import model
 from model import AutoCompressor
-from model.bases.known import BaseUnavailable
+from model.bases.known import BaseUnavailable, resolve_base
 from model.checkpoint import PlainModel
+from model.shared_bases import SharedBases
 
 logger = logging.getLogger(__name__)
 
 BUNDLED = Path(model.__file__).parent
+BUNDLED_NAMES = ("default", "paper")
 UNTRAINED_SEGMENT, UNTRAINED_VECTORS = 128, 16  # tokens and vectors of a segment, as the default's
 
 
+def own_name(name: str) -> str:
+    """The name that `open_checkpoint` gives, where nothing has to take the default's place."""
+    return _served(name) if name in BUNDLED_NAMES else Path(name).name
+
+
 def open_checkpoint(
-    name: str, data: Path | None, *, dtype: torch.dtype, device: torch.device
+    name: str, data: Path | None, *, bases: SharedBases | None = None, dtype: torch.dtype, device: torch.device
 ) -> tuple[str, AutoCompressor]:
     """Load a bundled checkpoint by its name, or any other by its path or hub id; with the name it is served under.
 
@@ -26,39 +34,36 @@ def open_checkpoint(
 
     Args:
         data: the directory of bases; None for this user's.
+        bases: of the other models that are served.
 
     Raises:
         ValueError, OSError: as `AutoCompressor.from_pretrained`.
     """
+    bases = bases or SharedBases()
+    load = partial(AutoCompressor.from_pretrained, data=data, bases=bases, dtype=dtype, device=device)
     if name == "default":
         try:
-            return _served(name), AutoCompressor.from_pretrained(_bundled(name), data=data, dtype=dtype, device=device)
+            return _served(name), load(_bundled(name))
         except BaseUnavailable as error:
             logger.warning("%s; serving the small `paper` model instead", error)
             name = "paper"
-    is_bundled = name == "paper"
-    path = _bundled(name) if is_bundled else Path(name)
     try:
-        compressor = AutoCompressor.from_pretrained(path if is_bundled else name, data=data, dtype=dtype, device=device)
+        compressor = load(_bundled(name) if name in BUNDLED_NAMES else name)
     except PlainModel:
-        compressor = _untrained(name, dtype=dtype, device=device)
-    return _served(name) if is_bundled else path.name, compressor
+        compressor = _untrained(name, bases, dtype=dtype, device=device)
+    return own_name(name), compressor
 
 
-def _untrained(name: str, *, dtype: torch.dtype, device: torch.device) -> AutoCompressor:
+def _untrained(name: str, bases: SharedBases, *, dtype: torch.dtype, device: torch.device) -> AutoCompressor:
     """A plain language model as one that compresses without training; ValueError where it has too few positions."""
     logger.warning(
         "%s is a plain language model: its vectors are its own words' embeddings, untrained, and keep a small part of "
         "what a trained adapter's keep; `autocompressor train` makes one",
         name,
     )
+    base, tokenizer = bases.load(str(resolve_base(name)), dtype=dtype, device=device)
     return AutoCompressor.from_base(
-        name,
-        UNTRAINED_VECTORS,
-        segment_length=UNTRAINED_SEGMENT,
-        compressor="anchored",
-        dtype=dtype,
-        device=device,
+        base, UNTRAINED_VECTORS, segment_length=UNTRAINED_SEGMENT, compressor="anchored", tokenizer=tokenizer
     )
 
 

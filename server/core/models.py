@@ -18,6 +18,11 @@ class Models:
     def default(self) -> Services:
         return _asked(next(iter(self.by_name.values())))
 
+    @property
+    def each(self) -> list[Services]:
+        """Every model's, once."""
+        return list({id(services): services for services in self.by_name.values()}.values())
+
     def named(self, name: str | None) -> Services:
         """Those of the model of this name, None for the default one; ModelNotFound where it is not served."""
         if name is None:

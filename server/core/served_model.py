@@ -10,7 +10,7 @@ from model.positions import Positions
 from server.core.long_texts import LongTexts
 from server.core.tokeniser import Tokeniser
 from server.engine.protocol import SamplingParams
-from server.errors import InvalidRequest, TooLong
+from server.errors import InvalidRequest, ModelMismatch, TooLong
 from server.limits import MAX_DOCUMENT_TOKENS
 
 T = TypeVar("T")
@@ -30,6 +30,8 @@ class ServedModel:
         working_vectors: how many vectors of a document there is memory for before its last segment; None for any
             number.
         rounds_vectors: the engine makes vectors that int8 holds, and the store keeps them so.
+        neighbours: names of the models that are served beside it and its own, by their fingerprints.
+        long_texts: where texts are tokenised that a request may make long, those of all models in one line.
     """
 
     name: str
@@ -48,6 +50,25 @@ class ServedModel:
     sampling: Mapping[str, float] = field(default_factory=dict)
     working_vectors: int | None = None
     rounds_vectors: bool = False
+    neighbours: Mapping[str, str] = field(default_factory=dict)
+    long_texts: LongTexts = field(default_factory=LongTexts, compare=False)
+
+    def mismatch(self, what: str, fingerprint: str, *, param: str | None = None) -> ModelMismatch:
+        """The error of what another model made, the one of this fingerprint.
+
+        Args:
+            what: the thing, as the error calls it. param: the field that named it.
+        """
+        name = self.neighbours.get(fingerprint)
+        if name is not None:
+            return ModelMismatch(
+                f"{what} is of the model {name!r}, and {self.name!r} was asked; ask with `model`: {name!r}", param=param
+            )
+        return ModelMismatch(
+            f"{what} is of another model than the one served: of model {fingerprint!r}, and the one served is "
+            f"{self.fingerprint!r}",
+            param=param,
+        )
 
     @property
     def is_ordered(self) -> bool:
@@ -63,11 +84,6 @@ class ServedModel:
     def tokeniser(self) -> Tokeniser:
         """How texts are read."""
         return Tokeniser(self.tokenizer)
-
-    @cached_property
-    def long_texts(self) -> LongTexts:
-        """Where texts are tokenised that a request may make long."""
-        return LongTexts()
 
     def stopping(self, params: SamplingParams) -> SamplingParams:
         """The parameters, in which control tokens whose text is a stop string stop by their id: they are not shown.

@@ -75,8 +75,9 @@ async def _serve(settings: Settings) -> None:
             opened.callback(_serve_metrics(core, settings.host, settings.metrics_port))
         gc.collect()
         gc.freeze()  # what is there for good, not to be gone through again: that would hold the event loop
-        model = core.models.default.model
-        logger.info("%s on %s in %s, summaries in %s", model.name, model.device, model.dtype, shown_url(settings.store))
+        for each in core.models.each:
+            model, store = each.model, shown_url(settings.store)
+            logger.info("%s on %s in %s, summaries in %s", model.name, model.device, model.dtype, store)
         listener.listen(BACKLOG)
         logger.info("ready in %.1f s at http://%s:%d", time.monotonic() - started, *listener.getsockname()[:2])
         if core.access is not None:

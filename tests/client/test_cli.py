@@ -116,6 +116,7 @@ def test_compress_goes_on_after_a_failure(run: Run, folder: Path) -> None:
         (["compress", "texts", "--ttl-seconds", "nan"], 2, "'--ttl-seconds': nan is not a finite number"),
         (["compress", "texts/empty.txt"], 1, "there is no text in it"),
         (["compress", "texts/a.txt", "--store", "sqlite:x"], 2, "of --local"),
+        (["generate", "On", "--model", "none"], 1, "there is no model 'none'"),
         (["compress", "texts", "--url", "http://127.0.0.1:9"], 3, "no server answers at http://127.0.0.1:9"),
         (["generate", "On", "--url", "ftp://x"], 2, "does not begin with http"),
         (["generate", "On", "--summary", "xyz"], 1, "there is no summary 'xyz'"),

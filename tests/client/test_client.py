@@ -118,6 +118,21 @@ def test_each_call_goes_to_its_endpoint(
     assert (json.loads(seen[0].content) if seen[0].content else None) == content
 
 
+def test_a_client_of_a_model_names_it_in_each_call() -> None:
+    seen: list[httpx.Request] = []
+    body = COMPRESSED | {"data": [], "has_more": False}
+    with Client("http://server", model="legal", transport=httpx.MockTransport(answer(body, seen=seen))) as client:
+        client.compress("a")
+        client.list_summaries(limit=5)
+        client.import_summary("x", b"file")
+        client.info()
+        client.delete_summary("x")
+    assert json.loads(seen[0].content) == {"model": "legal", "text": "a"}
+    paths = ["/compress", "/summaries?limit=5&model=legal", "/summaries/x?model=legal", "/info?model=legal"]
+    assert [each.url.raw_path.decode() for each in seen] == [*paths, "/summaries/x"]
+    assert seen[2].content == b"file"
+
+
 def test_a_refused_call_comes_back_after_the_time_it_is_told(drive: Drive) -> None:
     statuses = [429, 503, 200]
 

@@ -102,4 +102,5 @@ def test_what_is_being_read_has_a_part_of_what_is_free(
     position_bytes = packed.pool.position_bytes
     assert position_bytes == 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, width, bytes
     monkeypatch.setattr(build, "free_bytes", lambda _: 16_000 * position_bytes + packed.pool.nbytes)
-    assert build.working_positions(packed, Settings(**settings)) == expected  # type: ignore[arg-type]
+    num_bytes = build.working_bytes([packed], Settings(**settings))  # type: ignore[arg-type]
+    assert build.working_positions(packed, num_bytes) == expected

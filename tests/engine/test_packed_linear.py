@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from server.engine.torch.packed_linear import PackedLinear, pack_linear_layers, rounded_up
+from server.engine.torch.packed_linear import PackedLayers, PackedLinear, rounded_up
 from tests.tiny import tiny_compressor
 
 DTYPES = [
@@ -52,12 +52,12 @@ def test_of_numbers_of_rows_there_are_few() -> None:
 def test_a_model_is_packed_whole(dtype: torch.dtype) -> None:
     packed = tiny_compressor(dtype=dtype).base
     embeddings = packed.get_input_embeddings().weight
-    pack_linear_layers(packed)
+    PackedLayers().pack(packed)
     assert not [module for module in packed.modules() if type(module) is nn.Linear]
     assert packed.get_input_embeddings().weight is embeddings
 
 
 def test_a_dtype_that_cannot_be_packed_stays() -> None:
     plain = tiny_compressor(dtype=torch.float64).base
-    pack_linear_layers(plain)
+    PackedLayers().pack(plain)
     assert [module for module in plain.modules() if type(module) is nn.Linear]

@@ -19,9 +19,10 @@ from server.core.responses.compacted import Compacted, decode, encode
 from server.core.responses.items import Message, TextPart
 from server.core.responses.sealing import Sealer
 from server.core.tenant import Tenant
-from server.errors import InvalidRequest, ModelMismatch, TooLong
+from server.errors import InvalidRequest, TooLong
 from server.metrics import Metrics
 from server.store import open_store
+from server.store.codec import FingerprintMismatch
 from tests.server.conftest import Serve
 from tests.server.test_responses import events_of, model_of, respond, text_of
 from tests.tiny import tiny_anchored, tiny_compressor
@@ -410,7 +411,7 @@ def test_what_is_encoded_is_decoded() -> None:
     twice = decode(encode(again, fingerprint="f"), fingerprint="f", dtype=torch.float32)
     for one, two in zip(back, twice.parts[1], strict=True):
         assert torch.allclose(one.summary.vectors, two.summary.vectors, rtol=1e-6)  # type: ignore[union-attr]
-    with pytest.raises(ModelMismatch):
+    with pytest.raises(FingerprintMismatch):
         decode(data, fingerprint="g", dtype=torch.float32)
 
 

@@ -35,7 +35,10 @@ class Options:
     local: Annotated[
         bool, typer.Option("--local", help="Without a server: load the model and open the store in this process.")
     ] = False
-    model: Annotated[str | None, typer.Option(help="With --local: as of `autocompressor serve`.")] = None
+    model: Annotated[
+        str | None,
+        typer.Option(help="Of the server's models the one of this name. With --local: as of `autocompressor serve`."),
+    ] = None
     store: Annotated[str | None, typer.Option(help="With --local: as of `autocompressor serve`.")] = None
     json: Annotated[bool, typer.Option("--json", help="A JSON object a line for each result.")] = False
 
@@ -94,12 +97,12 @@ def status_of(error: AutocompressorError) -> Status:
 @asynccontextmanager
 async def _client(options: Options) -> AsyncIterator[AsyncClient]:
     if not options.local:
-        if options.model or options.store:
-            terminal.stop("--model and --store are of --local; a server has its own")
+        if options.store:
+            terminal.stop("--store is of --local; a server has its own")
         url = options.url or DEFAULT_URL
         if not url.startswith(("http://", "https://")):
             terminal.stop(f"the URL {url!r} does not begin with http:// or https://")
-        async with AsyncClient(url, options.api_key, timeout=options.timeout) as client:
+        async with AsyncClient(url, options.api_key, model=options.model, timeout=options.timeout) as client:
             yield client
         return
     # not at the top: the core brings torch, which takes seconds, and most commands do without it

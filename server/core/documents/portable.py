@@ -26,7 +26,7 @@ from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import AllSummaries, Summaries, Summary
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
-from server.errors import InvalidRequest, ModelMismatch, NotReady, QuotaReached, SummaryNotFound
+from server.errors import InvalidRequest, NotReady, QuotaReached, SummaryNotFound
 from server.store import MissingReferences
 from server.store.codec import (
     CorruptRecord,
@@ -141,7 +141,7 @@ class Portable:
         except CorruptRecord as error:
             raise InvalidRequest(f"the body is no exported summary: {error}") from error
         except FingerprintMismatch as error:
-            raise ModelMismatch(f"the file is of another model than the one served: {error}", param="id") from error
+            raise self._model.mismatch("the file", error.stored, param="id") from error
         self._require_consistent(summary_id, manifest, joined)
         signature = self._signature(summary_id, encoded, joined, key)
         given = notes.get("signature", "").encode(errors="replace")

@@ -5,7 +5,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.errors import Internal, ModelMismatch, NotReady, QuotaReached, ServiceError, StoreExhausted
+from server.core.served_model import ServedModel
+from server.errors import Internal, NotReady, QuotaReached, ServiceError, StoreExhausted
 from server.metrics import Metrics
 from server.store import EntryChanged, MissingReferences, QuotaExceeded, StoreError, StoreFull, StoreUnavailable
 from server.store.codec import CorruptRecord, FingerprintMismatch
@@ -18,8 +19,10 @@ SECONDS_BETWEEN = 10.0  # two lines of one kind of failure
 class StoreCalls:
     """Stands around each call to the store, and logs what is wrong with it, each kind of it once in a while."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, model: ServedModel | None = None) -> None:
+        """`model`: whose records are read; None where they are of no model."""
         self._metrics = metrics
+        self._model = model
         self._logged_at: dict[str, float] = {}
         self._num_unsaid: dict[str, int] = {}
 
@@ -40,9 +43,8 @@ class StoreCalls:
                     f"tenant, stored_bytes, is {error.max_bytes}; delete summaries or responses to make room"
                 ) from error
             except FingerprintMismatch as error:  # a client's stale id, no failure of the store
-                raise ModelMismatch(
-                    f"the summary is of another model than the one served: {error}", param=param
-                ) from error
+                assert self._model is not None
+                raise self._model.mismatch("the summary", error.stored, param=param) from error
             except StoreError as error:
                 self._metrics.store_errors.labels(operation=operation, reason=_reason(error)).inc()
                 if isinstance(error, CorruptRecord):

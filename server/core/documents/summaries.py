@@ -80,7 +80,7 @@ class AllSummaries:
         """`tier`: vectors in memory; None for none."""
         self._model = model
         self._store = store
-        self._calls = StoreCalls(metrics)
+        self._calls = StoreCalls(metrics, model)
         self._tier = tier or MemoryTier(0, metrics)
 
     def of(self, tenant: Tenant) -> "Summaries":

@@ -19,8 +19,7 @@ from model.int8 import dequantised, quantised
 from server.core.documents.summaries import CarriedSegment, Summary
 from server.core.responses.items import Item, decode_items, encode_items
 from server.core.served_model import ServedModel
-from server.errors import ModelMismatch
-from server.store.codec import Manifest
+from server.store.codec import FingerprintMismatch, Manifest
 
 Parts = tuple[str | tuple[CarriedSegment, ...], ...]  # stored summaries by their ids, or segments that are carried
 
@@ -79,14 +78,12 @@ def decode(data: bytes, *, fingerprint: str, dtype: torch.dtype) -> Compacted:
     """What `encode` made, its vectors in this dtype; whoever calls has seen by the seal that they are whole.
 
     Raises:
-        ModelMismatch: it is of another model.
+        FingerprintMismatch: it is of another model.
     """
     tensors = safetensors.torch.load(data)
     words = json.loads(tensors["words"].numpy().tobytes())
     if words["fingerprint"] != fingerprint:
-        raise ModelMismatch(
-            f"the compaction item is of model {words['fingerprint']!r}, and the one served is {fingerprint!r}"
-        )
+        raise FingerprintMismatch(stored=words["fingerprint"], expected=fingerprint)
     return Compacted(
         tuple(
             part if isinstance(part, str) else tuple(_carried(tensors, place, part, dtype))

@@ -12,7 +12,8 @@ from server.core.responses.items import Compaction, Item, Message
 from server.core.responses.sealing import Sealer
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
-from server.errors import CompactionExpired, ServiceError, SummaryNotFound
+from server.errors import CompactionExpired, SummaryNotFound
+from server.store.codec import FingerprintMismatch
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,8 @@ class Opener:
             return await asyncio.to_thread(
                 decode, data, fingerprint=self._model.fingerprint, dtype=getattr(torch, self._model.dtype)
             )
-        except ServiceError as error:
-            error.param = param
-            raise
+        except FingerprintMismatch as error:
+            raise self._model.mismatch("the compaction item", error.stored, param=param) from error
 
     async def opened(self, tenant: Tenant, sealed: str, *, param: str) -> tuple[list[Summary], tuple[Item, ...]]:
         """An item as what conditions a prompt: summaries, and items word for word after them. Raises as `sources`."""

@@ -1,14 +1,19 @@
-"""The built-in engine, from a loaded model and the settings."""
+"""The built-in engines, from loaded models and the settings."""
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from model import AutoCompressor
 from server.engine.torch.devices import choose_kernels
 from server.engine.torch.engine import TorchEngine
 from server.engine.torch.memory import free_bytes
 from server.engine.torch.packed import PackedModel
+from server.engine.torch.packed_linear import PackedLayers
 from server.engine.torch.runner import Runner
 from server.engine.torch.scheduler import Limits
+from server.engine.torch.turns import Turns
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -20,18 +25,63 @@ CPU_STEP_TOKENS = 512  # of one document or prompt in one step: enough to keep a
 BLOCK_TOKENS = 128  # of a prompt, kept together; as many at most are read again of a prompt that grew
 
 
-def build_engine(
-    compressor: AutoCompressor, max_sequence_tokens: int, settings: Settings, metrics: Metrics
-) -> TorchEngine:
-    """The built-in engine around a loaded model that has a tokenizer, not yet started."""
+@dataclass(frozen=True)
+class Loaded:
+    """A model to build an engine around; it has a tokenizer."""
+
+    name: str
+    compressor: AutoCompressor
+    max_sequence_tokens: int
+
+
+def build_engines(models: Sequence[Loaded], settings: Settings, metrics: Metrics) -> list[TorchEngine]:
+    """An engine for each of these models, not yet started.
+
+    They take turns on one thread, have the weights of a base that they share once, and each an equal part of the memory
+    that is for what was read and what is being read.
+
+    Raises:
+        ValueError: the engine cannot run a model, or there is no room for its KV pool; its name is told.
+    """
+    layers, turns = PackedLayers(), Turns(metrics)
+    bases = Counter(_base_of(model) for model in models)
+    packed = [_packed(model, settings, layers, is_alone=bases[_base_of(model)] == 1) for model in models]
+    shares = {
+        "prefix_cache_bytes": settings.prefix_cache_bytes // len(models),
+        "working_bytes": working_bytes(packed, settings) // len(models),
+    }
+    own = settings.model_copy(update=shares)
+    return [_engine(model, each, own, metrics, turns) for model, each in zip(models, packed, strict=True)]
+
+
+def _base_of(model: Loaded) -> int:
+    """The same for models on one base."""
+    return id(model.compressor.base.get_input_embeddings().weight)
+
+
+def _packed(model: Loaded, settings: Settings, layers: PackedLayers, *, is_alone: bool) -> PackedModel:
+    compressor = model.compressor
+    try:
+        return PackedModel(
+            compressor,
+            choose_kernels(settings.attention, compressor.device, compressor.dtype),
+            num_rows=settings.max_running_sequences,
+            max_tokens=model.max_sequence_tokens,
+            layers=layers,
+            merges_adapter=settings.adapters == "merged" or (settings.adapters == "auto" and is_alone),
+        )
+    except ValueError as error:
+        raise ValueError(f"{model.name!r} cannot be served: {error}") from error
+
+
+def _engine(model: Loaded, packed: PackedModel, settings: Settings, metrics: Metrics, turns: Turns) -> TorchEngine:
+    compressor = model.compressor
     assert compressor.tokenizer is not None
-    kernels = choose_kernels(settings.attention, compressor.device, compressor.dtype)
-    packed = PackedModel(compressor, kernels, num_rows=settings.max_running_sequences, max_tokens=max_sequence_tokens)
     most = CPU_STEP_TOKENS if compressor.device.type == "cpu" else settings.max_batch_tokens
-    max_document_positions, max_prompt_positions = working_positions(packed, settings)
+    max_document_positions, max_prompt_positions = working_positions(packed, settings.working_bytes or 0)
     limits = Limits(
         max_running=settings.max_running_sequences,
-        max_sequence_tokens=max_sequence_tokens,
+        max_sequence_tokens=model.max_sequence_tokens,
         max_batch_tokens=settings.max_batch_tokens,
         segments_together=max(1, most // compressor.segment_length),
         max_kept_positions=settings.prefix_cache_bytes // packed.pool.position_bytes,
@@ -51,17 +101,25 @@ def build_engine(
         tokenizer=compressor.tokenizer,
         metrics=metrics,
         prefix_cache_bytes=settings.prefix_cache_bytes,
+        turns=turns,
+        name=f"the engine of {model.name!r}",
     )
 
 
-def working_positions(packed: PackedModel, settings: Settings) -> tuple[int, int]:
+def working_bytes(packed: Sequence[PackedModel], settings: Settings) -> int:
+    """Memory for what all of these models are reading."""
+    if settings.working_bytes is not None:
+        return settings.working_bytes
+    device = packed[0].model.device
+    pools = sum(each.pool.nbytes for each in packed) if device.type == "cpu" else 0
+    promised = settings.prefix_cache_bytes + pools  # and not yet taken
+    return max(0, free_bytes(device) - promised) // FREE_SHARE
+
+
+def working_positions(packed: PackedModel, num_bytes: int) -> tuple[int, int]:
     """Positions that documents may hold in strips while they are compressed, and prompts before they have a row."""
-    pool, device = packed.pool, packed.model.device
-    working_bytes = settings.working_bytes
-    if working_bytes is None:
-        promised = settings.prefix_cache_bytes + (pool.nbytes if device.type == "cpu" else 0)  # and not yet taken
-        working_bytes = max(0, free_bytes(device) - promised) // FREE_SHARE
-    positions = working_bytes // pool.position_bytes
+    pool = packed.pool
+    positions = num_bytes // pool.position_bytes
     prompts = max(positions // PROMPT_SHARE, pool.max_tokens)
     documents = max(positions - positions // PROMPT_SHARE, pool.max_tokens)
     logger.info(

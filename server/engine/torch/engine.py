@@ -1,4 +1,4 @@
-"""The built-in engine: its calls, on an event loop; `loop.py` runs them on a thread of its own."""
+"""The built-in engine: its calls, on an event loop; `loop.py` runs them in its turns on the device's thread."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +17,7 @@ from server.engine.torch.requests import Compression, Generation, Request, Scori
 from server.engine.torch.runner import BatchRunner
 from server.engine.torch.sampler import Bias, random_stream
 from server.engine.torch.scheduler import Limits
+from server.engine.torch.turns import Turns
 from server.errors import InvalidRequest, TooLong
 from server.metrics import Metrics
 
@@ -40,14 +41,21 @@ class TorchEngine:
         tokenizer: Tokenizer,
         metrics: Metrics,
         prefix_cache_bytes: int = 0,
+        turns: Turns | None = None,
+        name: str = "the engine",
     ) -> None:
+        """Args:
+        turns: with other engines of the device, whose thread runs them all; None for a thread of its own.
+        name: for the log.
+        """
         self._runner = runner
         self._limits = limits
         self._reads_alone = reads_alone
         # vectors of a segment that later ones read from the document's strip
         self._num_kept = 0 if reads_alone or not accumulate_summary else num_appended
         self._tokenizer = tokenizer
-        observer = EngineObserver(metrics)
+        turns = turns or Turns(metrics)
+        observer = EngineObserver(metrics, turns.loads)
         self._admission = Admission(max_requests, observer.rejection)
         self._loop = EngineLoop(
             runner,
@@ -57,14 +65,18 @@ class TorchEngine:
             end_of_text=end_of_text,
             observer=observer,
             prefix_cache_bytes=prefix_cache_bytes,
+            turns=turns,
+            name=name,
         )
 
     def start(self) -> None:
-        """Start the thread, and return when it has taken as many cores as torch gives a thread by now."""
+        """Begin to serve; the thread has taken as many cores by then as torch gives one by now."""
         self._loop.start()
 
     def stop(self) -> None:
-        """End the thread after its step; whoever still waits gets `NotReady`. Blocks until it has ended."""
+        """End after this step; whoever still waits gets `NotReady`. Blocks until then, and until a thread of its own,
+        or one whose other engines have ended, has ended too.
+        """
         self._loop.stop()
 
     @property

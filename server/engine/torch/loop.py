@@ -1,9 +1,9 @@
-"""One thread owns the device: a step is schedule, run, deliver."""
+"""What one engine does in its turns on the thread that has the device: a step is schedule, run, deliver."""
 
 import logging
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -16,6 +16,7 @@ from server.engine.torch.requests import Compression, Generation, Phase, Piece, 
 from server.engine.torch.runner import BatchRunner
 from server.engine.torch.sampler import Sampled
 from server.engine.torch.scheduler import Limits, Scheduler
+from server.engine.torch.turns import Turns
 from server.errors import EngineFailed, NotReady, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -24,9 +25,9 @@ SECONDS_BETWEEN_RESTS = 10.0
 
 
 class EngineLoop:
-    """Runs what is submitted.
+    """Runs what is submitted, a step in each of its turns.
 
-    A failed batch fails its own members; an error of the loop's own fails everyone waiting and ends it.
+    A failed batch fails its own members; an error of the loop's own fails everyone waiting and ends its turns.
     """
 
     def __init__(
@@ -39,34 +40,36 @@ class EngineLoop:
         end_of_text: frozenset[int],
         observer: EngineObserver,
         prefix_cache_bytes: int,
+        turns: Turns,
+        name: str,
     ) -> None:
+        """`name`: of the engine, for the log."""
+        self.name = name
         self._runner = runner
         self._scheduler = Scheduler(limits, num_appended=num_appended, find_prefix=self._find_prefix)
         self._prefixes = PrefixCache(prefix_cache_bytes)
         self._accumulate_summary = accumulate_summary
         self._end_of_text = end_of_text
         self._observer = observer
-        self._work = threading.Condition()
-        self._is_stopping = False
+        self._turns, self._work = turns, turns.work
+        self._is_running = False
         self._awake_since: float | None = None  # the first step after the last rest; None where there was none
-        self._has_cores = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, and return when it has taken as many cores as torch gives a thread by now."""
-        self._thread.start()
-        self._has_cores.wait()
+        """Begin to have turns; the thread that gives them has its cores by then."""
+        self._is_running = True
+        self._turns.join(self)
 
     def stop(self) -> None:
-        """End the thread after its step; whoever still waits gets `NotReady`. Blocks until it has ended."""
+        """Have no more turns after this one; whoever still waits gets `NotReady`. Blocks until then."""
         with self._work:
-            self._is_stopping = True
-            self._work.notify()
-        self._thread.join()
+            self._is_running = False
+            self._work.notify_all()
+        self._turns.wait_until_left(self)
 
     @property
     def is_running(self) -> bool:
-        return self._thread.is_alive() and not self._is_stopping
+        return self._is_running
 
     def submit(self, request: Request) -> None:
         """Put a request into the line; NotReady where none is served any more."""
@@ -74,47 +77,29 @@ class EngineLoop:
             if not self.is_running:
                 raise NotReady("the engine is not running")
             self._scheduler.submit(request)
-            self._work.notify()
+            self._work.notify_all()
 
     def cancel(self, request: Request) -> None:
         """Free what a request holds at the next step; nothing where it has ended."""
         with self._work:
             request.is_cancelled = True
-            self._work.notify()
+            self._work.notify_all()
 
-    def _serve(self) -> None:
-        fate: ServiceError = EngineFailed("the engine has failed; the server has to be restarted")
-        torch.get_num_threads()  # torch sets a thread's number when it first asks
-        self._has_cores.set()
-        try:
-            while batch := self._next_batch():
-                pieces, moves = batch
-                if pieces:
-                    self._step(pieces, moves)
-                else:
-                    self._runner.rest()
-            fate = NotReady("the server is stopping")
-        except Exception:
-            logger.exception("the engine has failed")
-        finally:
-            self._fail_all(fate)
+    def next_turn(self) -> Callable[[], None] | None:
+        """A step, a rest, the end, or None where there is nothing to do."""
+        if not self._is_running:
+            return partial(self.end, NotReady("the server is stopping"))
+        if self.seconds_to_turn() == 0:
+            self._awake_since = None
+            return self._runner.rest
+        pieces = self._scheduler.schedule()
+        self._observer.load(self._scheduler)
+        if not pieces:
+            return None
+        self._awake_since = self._awake_since or time.monotonic()
+        return partial(self._step, pieces, self._scheduler.take_moves())
 
-    def _next_batch(self) -> tuple[list[Piece], list[tuple[int, int, int]]] | None:
-        """Wait for work, and what is to be moved before it; no pieces to rest, None when the engine stops."""
-        with self._work:
-            while not self._is_stopping:
-                if self._seconds_to_rest() == 0:
-                    self._awake_since = None
-                    return [], []
-                pieces = self._scheduler.schedule()
-                self._observer.load(self._scheduler)
-                if pieces:
-                    self._awake_since = self._awake_since or time.monotonic()
-                    return pieces, self._scheduler.take_moves()
-                self._work.wait(self._seconds_to_rest())
-        return None
-
-    def _seconds_to_rest(self) -> float | None:
+    def seconds_to_turn(self) -> float | None:
         """How long until what steps freed is given back, whether others wait or not; None where there were none."""
         if self._awake_since is None:
             return None
@@ -218,11 +203,14 @@ class EngineLoop:
             self._scheduler.remove(request)
         request.deliver(result)
 
-    def _fail_all(self, error: Exception) -> None:
+    def end(self, error: ServiceError) -> None:
+        """Leave, and fail all who wait."""
         with self._work:
-            self._is_stopping = True
+            self._is_running = False
             waiting = self._scheduler.requests
             for request in waiting:
                 self._scheduler.remove(request)
+            self._observer.load(self._scheduler)
         for request in waiting:
             request.deliver(error)
+        self._turns.leave(self)

@@ -44,6 +44,11 @@ def free_bytes(device: torch.device) -> int:
     return min([_free_of_machine(), *_free_of_container()])
 
 
+def device_bytes(device: torch.device) -> int:
+    """Memory that a device has; of a CPU what there is for this process."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else most_bytes()
+
+
 def most_bytes() -> int:
     """Memory that there is for this process at most, of the machine or of the container it is in."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from server.engine.protocol import FinishReason
 from server.engine.torch.requests import Compression, Generation, Piece, Request, Scoring
@@ -11,16 +12,52 @@ from server.metrics import Metrics
 KINDS = {Compression: "segment", Generation: "generate", Scoring: "score"}  # of requests, as the metrics name them
 
 
-class EngineObserver:
-    """Told by the engine what happens; writes the metrics, and the meters of requests that have one."""
+@dataclass
+class Load:
+    """What an engine holds now.
+
+    Attributes:
+        used: share of its rows of the KV pool. prefix_bytes: of what it keeps of prompts.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    used: float = 0.0
+    prefix_bytes: int = 0
+
+
+class Loads:
+    """What the engines of a server hold, in its metrics: all of them together, of shares the largest."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._loads: list[Load] = []
+
+    def of_another(self) -> Load:
+        """Where one more engine writes what it holds."""
+        self._loads.append(Load())
+        return self._loads[-1]
+
+    def tell(self) -> None:
+        """What an engine holds has changed."""
+        self._metrics.running.set(sum(load.running for load in self._loads))
+        self._metrics.waiting.set(sum(load.waiting for load in self._loads))
+        self._metrics.kv_usage.set(max(load.used for load in self._loads))
+        self._metrics.prefix_bytes.set(sum(load.prefix_bytes for load in self._loads))
+
+
+class EngineObserver:
+    """Told by the engine what happens; writes the metrics, and the meters of requests that have one."""
+
+    def __init__(self, metrics: Metrics, loads: Loads) -> None:
+        self._metrics = metrics
+        self._loads, self._load = loads, loads.of_another()
 
     def load(self, scheduler: Scheduler) -> None:
-        self._metrics.running.set(scheduler.num_running)
-        self._metrics.waiting.set(scheduler.num_waiting)
-        self._metrics.kv_usage.set(scheduler.num_running / scheduler.limits.max_running)
+        self._load.running = scheduler.num_running
+        self._load.waiting = scheduler.num_waiting
+        self._load.used = scheduler.num_running / scheduler.limits.max_running
+        self._loads.tell()
 
     def rejection(self) -> None:
         self._metrics.rejections.labels(reason="queue_full").inc()
@@ -56,7 +93,8 @@ class EngineObserver:
 
     def prefix_bytes(self, num_bytes: int) -> None:
         """What is kept of prompts has changed."""
-        self._metrics.prefix_bytes.set(num_bytes)
+        self._load.prefix_bytes = num_bytes
+        self._loads.tell()
 
     def step(self, pieces: Sequence[Piece], seconds: float) -> None:
         self._metrics.step_seconds.observe(seconds)

@@ -12,7 +12,7 @@ from server.engine.torch.attention import Kernels, PackedAttention, Span
 from server.engine.torch.finite import require_finite
 from server.engine.torch.kv_cache import KvPool
 from server.engine.torch.memory import let_go_of_checkpoint
-from server.engine.torch.packed_linear import pack_linear_layers
+from server.engine.torch.packed_linear import PackedLayers
 from server.engine.torch.roles import Roles, give_roles
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,21 @@ CHECK_LENGTHS = (5, 8)  # tokens of the two sequences that are compared at the s
 class PackedModel:
     """Runs spans packed, attention span by span, keys and values in `pool`'s rows or in strips."""
 
-    def __init__(self, model: AutoCompressor, kernels: Kernels, *, num_rows: int, max_tokens: int) -> None:
+    def __init__(
+        self,
+        model: AutoCompressor,
+        kernels: Kernels,
+        *,
+        num_rows: int,
+        max_tokens: int,
+        layers: PackedLayers | None = None,
+        merges_adapter: bool = True,
+    ) -> None:
         """Take over the model's attention, and see once that its results stay what they were.
+
+        Args:
+            layers: of other models, whose weights are this one's as far as they are the same; None for none.
+            merges_adapter: as `give_roles`.
 
         Raises:
             ValueError: an architecture whose attention the engine cannot take over, or weights with NaN in them.
@@ -35,6 +48,8 @@ class PackedModel:
         self._num_rows, self._max_tokens = num_rows, max_tokens
         self._attention = PackedAttention(self.pool, kernels)
         self._roles = Roles()
+        self._layers = layers or PackedLayers()
+        self._merges_adapter = merges_adapter
         self._take_over_attention()
 
     def forward(
@@ -76,7 +91,7 @@ class PackedModel:
         # of a model with an adapter, the second is read with it
         reads = [False, model.adapter is not None]
         if model.adapter is not None:  # before the comparison, which is not about weights that are merged in bfloat16
-            give_roles(model.base, model.adapter, self._roles)
+            give_roles(model.base, model.adapter, self._roles, merges=self._merges_adapter)
         expected = torch.stack(
             [self._reference_logits(ids, is_reading=reading) for ids, reading in zip(sequences, reads, strict=True)]
         )  # (2, V)
@@ -84,7 +99,7 @@ class PackedModel:
         AttentionInterface.register(key, self._attention)
         try:
             model.base.set_attn_implementation(key)
-            pack_linear_layers(model.base)
+            self._layers.pack(model.base)
             actual = self._packed_logits(sequences, reads)
         except RuntimeError as error:  # torch's for a lack of memory, on the CPU
             raise ValueError(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 
 EXACT_ROWS, FINE_ROWS = 32, 512  # up to the one as they are, to the other in steps of 16, beyond in steps of 128
 
@@ -38,13 +39,23 @@ def rounded_up(num_rows: int) -> int:
     return -(-num_rows // step) * step
 
 
-def pack_linear_layers(model: nn.Module) -> None:
-    """Replace the linear layers of a model on a CPU in place, where torch can pack their dtype."""
-    dtypes = _packable()
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and module.weight.is_cpu and module.weight.dtype in dtypes:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, PackedLinear(module))
+class PackedLayers:
+    """Packs the linear layers of models, a weight that several have once for all of them."""
+
+    def __init__(self) -> None:
+        # weakly: a weight that is packed is not to stay for it, nor another one to be taken for it in its place
+        self._packed = WeakTensorKeyDictionary()
+
+    def pack(self, model: nn.Module) -> None:
+        """Replace the linear layers of a model on a CPU in place, where torch can pack their dtype."""
+        dtypes = _packable()
+        for name, module in list(model.named_modules()):
+            if type(module) is nn.Linear and module.weight.is_cpu and module.weight.dtype in dtypes:
+                packed = self._packed.get(module.weight)
+                if packed is None:
+                    packed = self._packed[module.weight] = PackedLinear(module)
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, packed)
 
 
 def _packable() -> frozenset[torch.dtype]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from model.adapter import Adapter
+from model.adapter import AdaptedLinear, Adapter
 
 
 class Roles:
@@ -26,7 +26,7 @@ class Roles:
 class RoledLinear(nn.Module):
     """Both weights of one layer, merged beforehand: a row costs one product, whichever it needs.
 
-    The price is a second copy of the adapted weights.
+    The price is a second copy of the adapted weights, which `SideLinear` does without.
     """
 
     def __init__(self, plain: nn.Linear, adapted: nn.Linear, roles: Roles) -> None:
@@ -47,19 +47,54 @@ class RoledLinear(nn.Module):
         return output
 
 
-def give_roles(base: nn.Module, adapter: Adapter, roles: Roles) -> None:
-    """Replace the adapted layers of a base by ones that follow `roles`."""
+class SideLinear(nn.Module):
+    """The layer, and for the rows that read vectors the adapter's low-rank product beside it.
+
+    It takes the adapter's own few weights, and two small products more for each layer.
+    """
+
+    def __init__(self, adapted: AdaptedLinear, roles: Roles) -> None:
+        super().__init__()
+        dtype = adapted.weight.dtype
+        self.plain = adapted.linear
+        self.down = _linear(adapted.lora_a.to(dtype))
+        self.up = _linear((adapted.lora_b * adapted.scale).to(dtype))
+        self._roles = roles
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., T, in) to (..., T, out)."""
+        roles = self._roles
+        output: Tensor = self.plain(states)
+        if roles.adapted_rows is not None:
+            beside = self.up(self.down(states.index_select(-2, roles.adapted_rows)))
+            return output.index_add_(-2, roles.adapted_rows, beside)
+        return output.add_(self.up(self.down(states))) if roles.is_adapted else output
+
+
+def give_roles(base: nn.Module, adapter: Adapter, roles: Roles, *, merges: bool) -> None:
+    """Replace the adapted layers of a base by ones that follow `roles`.
+
+    Args:
+        merges: keep the weights with the adapter in them, rather than the adapter beside them.
+    """
     for name, layer in adapter.layers.items():
         parent, _, child = name.rpartition(".")
-        setattr(
-            base.get_submodule(parent), child, RoledLinear(layer.linear, merged(layer.linear, layer.merged()), roles)
-        )
+        if merges:
+            replaced: nn.Module = RoledLinear(layer.linear, merged(layer.linear, layer.merged()), roles)
+        else:
+            replaced = SideLinear(layer, roles)
+        setattr(base.get_submodule(parent), child, replaced)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    """A layer of this weight, (out, in), alone."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return linear
 
 
 def merged(linear: nn.Linear, weight: Tensor) -> nn.Linear:
     """A linear layer like this one with another weight."""
-    other = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-    other.weight = nn.Parameter(weight, requires_grad=False)
-    if linear.bias is not None:
-        other.bias = linear.bias
+    other = _linear(weight)
+    other.bias = linear.bias
     return other

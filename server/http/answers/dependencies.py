@@ -6,7 +6,6 @@ from fastapi import Depends, Path
 from starlette.requests import HTTPConnection
 
 from server.core.core import Core
-from server.core.services import Services
 from server.core.tenant import Tenant
 from server.http.answers.callers import bearer, visit_of
 
@@ -19,11 +18,6 @@ def core(request: HTTPConnection) -> Core:
 WithCore = Annotated[Core, Depends(core)]
 
 
-def default_services(core: WithCore) -> Services:
-    """Those of the model that is meant where a request names none."""
-    return core.models.default
-
-
 def tenant(request: HTTPConnection, core: WithCore) -> Tenant:
     """Whose request it is: that of the caller's key; where nobody checks keys, of all who send none, too."""
     visit = visit_of(request.scope)
@@ -33,6 +27,5 @@ def tenant(request: HTTPConnection, core: WithCore) -> Tenant:
     return core.tenant if key is None else core.tenant.of_key(key)
 
 
-WithServices = Annotated[Services, Depends(default_services)]
 WithTenant = Annotated[Tenant, Depends(tenant)]
 IdInPath = Annotated[str, Path(description="A summary's id, as /compress gave it.")]

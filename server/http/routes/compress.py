@@ -11,7 +11,7 @@ from server.core.documents.progress import Report
 from server.errors import InvalidRequest, ServiceError
 from server.http.answers import sse
 from server.http.answers.compression import CompressAnswer, answered, one, work_of
-from server.http.answers.dependencies import IdInPath, WithServices, WithTenant
+from server.http.answers.dependencies import IdInPath, WithCore, WithTenant
 from server.http.answers.documents import document
 from server.http.answers.errors import possible_errors
 from server.http.routing import Route
@@ -43,9 +43,10 @@ router = APIRouter(route_class=Route, responses=possible_errors())
 
 @form_router.post("/compress", status_code=201, response_model=None, include_in_schema=False)
 async def compress_file(
-    body: Annotated[schemas.Upload, Form()], request: Request, services: WithServices, tenant: WithTenant
+    body: Annotated[schemas.Upload, Form()], request: Request, core: WithCore, tenant: WithTenant
 ) -> Any:
     """As `compress`, of uploaded UTF-8 texts."""
+    services = core.models.named(body.model)
     num_files = len(body.file)
     if body.metadata is not None and len(body.metadata) != num_files:
         raise InvalidRequest(
@@ -98,13 +99,14 @@ async def _text(file: UploadFile, param: str) -> str:
     openapi_extra={"requestBody": {"content": {"multipart/form-data": FORM}}},
     tags=["summaries"],
 )
-async def compress(body: schemas.CompressRequest, request: Request, services: WithServices, tenant: WithTenant) -> Any:
+async def compress(body: schemas.CompressRequest, request: Request, core: WithCore, tenant: WithTenant) -> Any:
     """Compress a document into summary vectors, store them, and return their id.
 
     The id is a hash of the model and the document: the same text gives the same id, and is computed once. Several
     `documents` are answered as a list. With `stream`, server-sent events: progress for each segment, the answer, then
     `[DONE]`. Files come as a form: one is answered as `text` is, several as `documents` are.
     """
+    services = core.models.named(body.model)
     run = work_of(body, services, tenant)
     return await answered(request, services, run, is_list=body.documents is not None, is_stream=body.stream)
 
@@ -117,8 +119,9 @@ async def compress(body: schemas.CompressRequest, request: Request, services: Wi
     tags=["summaries"],
 )
 async def append(
-    summary_id: IdInPath, body: schemas.AppendRequest, request: Request, services: WithServices, tenant: WithTenant
+    summary_id: IdInPath, body: schemas.AppendRequest, request: Request, core: WithCore, tenant: WithTenant
 ) -> Any:
     """Compress a text that continues a stored document; the new summary stands for both."""
+    services = core.models.named(body.model)
     own = document(body, tenant, text=body.text, parent=summary_id, metadata=body.metadata)
     return await answered(request, services, one(own, services), is_stream=body.stream)

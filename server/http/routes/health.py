@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from server.core.models import Models
+from server.engine.protocol import Decoder, Encoder
 from server.errors import ServiceError, StoreExhausted
 from server.http.answers.callers import require_admin
 from server.http.answers.dependencies import WithCore
@@ -35,13 +37,13 @@ async def livez() -> schemas.Health:
 async def readyz(request: Request, response: Response, core: WithCore) -> schemas.Health:
     """The engine runs and takes requests, and the store answers and has room; else 503.
 
-    `checks` tells of each part whether it is `ok`, or what is wrong with it. A queue that is `full` is load alone.
+    `checks` tells of each part whether it is `ok`, or what is wrong with it, and where several models are served with
+    which. A queue that is `full` is load alone.
     """
-    engines = [engine for each in core.models.by_name.values() for engine in (each.encoder, each.decoder)]
     checks = {
-        "engine": "ok" if all(engine.is_ready for engine in engines) else "not running",
+        "engine": _check(core.models, "not running", lambda engine: not engine.is_ready),
         "server": "stopping" if core.is_stopping.is_set() else "ok",
-        "queue": "full" if any(engine.is_full for engine in engines) else "ok",
+        "queue": _check(core.models, "full", lambda engine: engine.is_full),
         "store": "ok",
     }
     try:
@@ -57,6 +59,15 @@ async def readyz(request: Request, response: Response, core: WithCore) -> schema
     is_ok = not faults
     response.status_code = 200 if is_ok else 503
     return schemas.Health(status="ok" if is_ok else "unavailable", checks=checks)
+
+
+def _check(models: Models, fault: str, has_fault: Callable[[Encoder | Decoder], bool]) -> str:
+    """`ok`, or what is wrong with an engine; of several models, with the names of those whose it is."""
+    services = models.each
+    faulty = [each.model.name for each in services if has_fault(each.encoder) or has_fault(each.decoder)]
+    if not faulty:
+        return "ok"
+    return fault if len(services) == 1 else f"{fault}: {', '.join(faulty)}"
 
 
 def _tell_of_change(request: Request, faults: Mapping[str, str]) -> None:

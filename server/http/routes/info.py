@@ -9,6 +9,7 @@ from server.http.answers.dependencies import WithCore
 from server.http.answers.errors import possible_errors
 from server.http.routing import Route
 from server.http.schemas import models as schemas
+from server.http.schemas.base import ModelName
 
 SHOWN_SETTINGS = {
     *("attention", "default_ttl_seconds", "max_batch_tokens", "prefix_cache_bytes", "raw_tokens", "stored_vectors")
@@ -18,32 +19,33 @@ router = APIRouter(route_class=Route, responses=possible_errors())
 
 
 @router.get("/info", tags=["models"])
-async def info(core: WithCore) -> schemas.InfoResponse:
-    """Every limit and setting that matters to a client."""
-    services, settings = core.models.default, core.settings
-    model = services.model
+async def info(core: WithCore, model: ModelName = None) -> schemas.InfoResponse:
+    """Every limit and setting that matters to a client of one model, and the names of all that are served."""
+    services, settings = core.models.named(model), core.settings
+    served = services.model
     return schemas.InfoResponse(
         version=version("autocompressor"),
+        models=list(core.models.by_name),
         model={
-            "id": model.name,
-            "fingerprint": model.fingerprint,
-            "segment_length": model.config.segment_length,
-            "summary_length": model.config.summary_length,
-            "accumulate_summary": model.config.accumulate_summary,
-            "compressor": model.config.compressor,
-            "reads_alone": model.config.reads_alone,
-            "is_trained": model.is_trained,
-            "sampling": dict(model.sampling),
-            "has_chat_template": model.has_chat_template,
-            "hidden_size": model.hidden_size,
-            "vocabulary_size": model.vocabulary_size,
-            "dtype": model.dtype,
-            "device": model.device,
+            "id": served.name,
+            "fingerprint": served.fingerprint,
+            "segment_length": served.config.segment_length,
+            "summary_length": served.config.summary_length,
+            "accumulate_summary": served.config.accumulate_summary,
+            "compressor": served.config.compressor,
+            "reads_alone": served.config.reads_alone,
+            "is_trained": served.is_trained,
+            "sampling": dict(served.sampling),
+            "has_chat_template": served.has_chat_template,
+            "hidden_size": served.hidden_size,
+            "vocabulary_size": served.vocabulary_size,
+            "dtype": served.dtype,
+            "device": served.device,
         },
         limits={
-            "max_positions": model.positions.max_positions,
-            "max_sequence_tokens": model.max_sequence_tokens,
-            "max_document_tokens": model.max_document_tokens,
+            "max_positions": served.positions.max_positions,
+            "max_sequence_tokens": served.max_sequence_tokens,
+            "max_document_tokens": served.max_document_tokens,
             "max_body_bytes": settings.max_body_bytes,
             "max_requests": settings.max_requests,
             "max_running_sequences": settings.max_running_sequences,

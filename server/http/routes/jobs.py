@@ -40,6 +40,7 @@ async def start_job(
     """
     if body.stream:
         raise InvalidRequest("a job has no stream: GET /jobs/{id} tells its progress", param="stream")
+    core.models.named(body.model)  # refused now where there is none
     visit = visit_of(request.scope)
     caller = None if visit is None else visit.account.key.name
     job = await core.jobs.start(tenant, await request.body(), caller=caller, idempotency_key=idempotency_key)
@@ -70,7 +71,7 @@ def work_of(core: Core, reading: asyncio.Lock) -> Work:
 
     async def work(task: Task, report: Report) -> Any:
         body = CompressRequest.model_validate(await read_large_json(reading, task.request))
-        services = core.models.default
+        services = core.models.named(body.model)
         run = compression.work_of(body, services, task.tenant, waits=True)
         account = None if core.access is None else core.access.named(task.job.caller)
         with audit.job(account, task.job.id):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from server.engine.detokenizer import pieces
-from server.http.answers.dependencies import IdInPath, WithServices, WithTenant
+from server.http.answers.dependencies import IdInPath, WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.routing import Route
 from server.http.schemas import summaries as schemas
@@ -19,9 +19,10 @@ router = APIRouter(route_class=Route, responses=possible_errors(), tags=["summar
 
 @router.get("/summaries")
 async def list_summaries(
-    services: WithServices, tenant: WithTenant, asked: Annotated[schemas.ListParameters, Query()]
+    core: WithCore, tenant: WithTenant, asked: Annotated[schemas.ListParameters, Query()]
 ) -> schemas.SummaryList:
-    """The stored summaries of this model and tenant, newest first."""
+    """The stored summaries of one model and tenant, newest first."""
+    services = core.models.named(asked.model)
     page, has_more = await services.summaries.of(tenant).page(limit=asked.limit, after=asked.after)
     data = [schemas.SummaryResponse(**summary.described(services.model.name)) for summary in page]
     return schemas.SummaryList(data=data, has_more=has_more)
@@ -33,13 +34,14 @@ async def list_summaries(
     responses={200: {"content": {SAFETENSORS: BINARY, "text/plain": {"schema": {"type": "string"}}}}},
 )
 async def get_summary(
-    summary_id: IdInPath, services: WithServices, tenant: WithTenant, asked: Annotated[schemas.GetParameters, Query()]
+    summary_id: IdInPath, core: WithCore, tenant: WithTenant, asked: Annotated[schemas.GetParameters, Query()]
 ) -> Any:
     """Describe a stored summary, or export it.
 
     `safetensors` is a file that PUT takes on a server of the same model, tenant_salt and store or export_secret;
     `prompt_embeds` is what vLLM takes under that name, base64 of a saved tensor.
     """
+    services = core.models.named(asked.model)
     summary = await services.summaries.of(tenant).get(summary_id, param="id")
     if asked.format == "safetensors":
         name = f'attachment; filename="{summary.id}.safetensors"'
@@ -57,11 +59,12 @@ async def get_summary(
 @router.get("/summaries/{summary_id}/segments")
 async def list_segments(
     summary_id: IdInPath,
-    services: WithServices,
+    core: WithCore,
     tenant: WithTenant,
     asked: Annotated[schemas.SegmentsParameters, Query()],
 ) -> schemas.SegmentList:
     """A document's segments in order: which of their tokens their vectors stand at, and the text where it was kept."""
+    services = core.models.named(asked.model)
     summaries = services.summaries.of(tenant)
     summary = await summaries.get(summary_id, param="id")
     first = 0 if asked.after is None else asked.after + 1
@@ -97,7 +100,7 @@ async def put_summary(
     summary_id: IdInPath,
     request: Request,
     response: Response,
-    services: WithServices,
+    core: WithCore,
     tenant: WithTenant,
     asked: Annotated[schemas.PutParameters, Query()],
 ) -> schemas.SummaryResponse:
@@ -105,6 +108,7 @@ async def put_summary(
 
     It lives as `/compress` would have it: `ttl_seconds`, else the server's default, and never shorter than before.
     """
+    services = core.models.named(asked.model)
     summary, is_new = await services.portable.take(
         summary_id, await request.body(), tenant=tenant, ttl_seconds=asked.ttl_seconds
     )
@@ -113,7 +117,7 @@ async def put_summary(
 
 
 @router.delete("/summaries/{summary_id}")
-async def delete_summary(summary_id: IdInPath, services: WithServices, tenant: WithTenant) -> schemas.DeletedResponse:
-    """Delete a summary. Segments that other summaries share stay."""
-    await services.summaries.of(tenant).delete(summary_id)
+async def delete_summary(summary_id: IdInPath, core: WithCore, tenant: WithTenant) -> schemas.DeletedResponse:
+    """Delete a summary, of whichever model. Segments that other summaries share stay."""
+    await core.models.default.summaries.of(tenant).delete(summary_id)
     return schemas.DeletedResponse(id=summary_id)

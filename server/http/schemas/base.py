@@ -66,6 +66,11 @@ TokenIds = Annotated[
     WrapValidator(_as_it_is),
     Field(max_length=MAX_DOCUMENT_TOKENS),
 ]
+# which of the models that are served a native route's body or URL means
+ModelName = Annotated[
+    Text | None,
+    Field(description="A served model's name, as /v1/models gives it; null is the first one's."),
+]
 ParseSpecial = Annotated[
     bool,
     Field(

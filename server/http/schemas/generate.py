@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from server.http.schemas.base import EXAMPLE_ID, Text, example
+from server.http.schemas.base import EXAMPLE_ID, ModelName, example
 from server.http.schemas.conditioning import Conditioned, Sampling
 from server.http.schemas.receipts import Receipt, Usage
 from server.limits import MAX_NEW_TOKENS
@@ -13,7 +13,7 @@ from server.limits import MAX_NEW_TOKENS
 class GenerateRequest(Conditioned, Sampling):
     model_config = example(summary_ids=[EXAMPLE_ID], prompt="I looked at", max_tokens=24, seed=1)
 
-    model: Text | None = None
+    model: ModelName = None
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="None: as many as fit, up to 128.")
     stream: bool = False
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class ModelCard(BaseModel):
@@ -26,6 +26,7 @@ class Health(BaseModel):
 class InfoResponse(BaseModel):
     object: Literal["info"] = "info"
     version: str
+    models: list[str] = Field(description="Names that are served, the first of them where a call names none.")
     model: dict[str, Any]
     limits: dict[str, int | None]
     settings: dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
-from server.http.schemas.base import EXAMPLE_ID, Body, Many, NonEmptyText, Sealed, SummaryId, Text, example
+from server.http.schemas.base import EXAMPLE_ID, Body, Many, ModelName, NonEmptyText, Sealed, SummaryId, Text, example
 from server.http.schemas.conditioning import MaxVectors
 from server.http.schemas.receipts import Receipt, Usage
 from server.limits import MAX_PASSAGES, MAX_TTL_SECONDS
@@ -44,7 +44,7 @@ class RerankRequest(Body):
         top_n=2,
     )
 
-    model: Text | None = None
+    model: ModelName = None
     query: NonEmptyText
     documents: Many[PassageForm] = Field(min_length=1, max_length=MAX_PASSAGES)
     top_n: int | None = Field(None, ge=1, description="How many to answer with; null is all.")

@@ -4,7 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, Tag, model_validator
 
-from server.http.schemas.base import A_LIST_OF_TEXTS, A_TEXT, EXAMPLE_ID, Many, NonEmptyText, OneOrMany, Text, example
+from server.http.schemas.base import (
+    A_LIST_OF_TEXTS,
+    A_TEXT,
+    EXAMPLE_ID,
+    Many,
+    ModelName,
+    NonEmptyText,
+    OneOrMany,
+    example,
+)
 from server.http.schemas.conditioning import Conditioned
 from server.http.schemas.receipts import Receipt, Usage
 from server.limits import MAX_CONTINUATIONS
@@ -18,7 +27,7 @@ class ScoreRequest(Conditioned):
 
     model_config = example(summary_ids=[EXAMPLE_ID], prompt="I saw Mrs.", continuations=[" Stanard", " Smith"])
 
-    model: Text | None = None
+    model: ModelName = None
     continuations: ManyScored | None = None
     text_1: Scored | None = None
     text_2: Scored | None = None

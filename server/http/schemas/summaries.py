@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Protocol
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
-from server.http.schemas.base import Body, Many, ParseSpecial, SummaryId, Text, TokenIds, example
+from server.http.schemas.base import Body, Many, ModelName, ParseSpecial, SummaryId, Text, TokenIds, example
 from server.http.schemas.receipts import Receipt
 from server.limits import (
     MAX_DOCUMENTS,
@@ -33,6 +33,10 @@ class Wanted(Protocol):
     keep_text: bool
     measure: bool
     parse_special: bool
+
+
+class Named(Body):
+    model: ModelName = None
 
 
 class Kept(Body):
@@ -75,7 +79,7 @@ class DocumentBody(Kept, Read):
         return self
 
 
-class CompressRequest(DocumentBody):
+class CompressRequest(DocumentBody, Named):
     """A document as text or as token ids, or several `documents`."""
 
     model_config = example(text="The lighthouse keeper wrote one line a day.", metadata={"source": "diary"})
@@ -93,7 +97,7 @@ class CompressRequest(DocumentBody):
         return self
 
 
-class AppendRequest(Kept, Read):
+class AppendRequest(Kept, Read, Named):
     model_config = example(text=" On the third day the lamp went out.")
 
     text: Text
@@ -108,6 +112,7 @@ class Upload(BaseModel):
     file: Many[UploadFile] = Field(
         min_length=1, max_length=MAX_DOCUMENTS, description="UTF-8 text; several are answered as a list."
     )
+    model: ModelName = None
     ttl_seconds: float | None = Field(None, gt=0, le=MAX_TTL_SECONDS)
     parent: SummaryId | None = Field(None, description="Id of the summary that a single file continues.")
     metadata: Many[Json[Metadata]] | None = Field(
@@ -123,6 +128,8 @@ class Parameters(BaseModel):
     """What a URL has behind its question mark."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: ModelName = None
 
 
 class ListParameters(Parameters):

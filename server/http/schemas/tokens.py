@@ -4,14 +4,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from server.http.schemas.base import Body, ParseSpecial, Text, TokenIds, example
+from server.http.schemas.base import Body, ModelName, ParseSpecial, Text, TokenIds, example
 from server.limits import MAX_TOKENIZED
 
 
 class TokenizeRequest(Body):
     model_config = example(text="The lighthouse keeper")
 
-    model: Text | None = None
+    model: ModelName = None
     text: Annotated[Text, Field(max_length=MAX_TOKENIZED)]
     add_special_tokens: bool = True
     parse_special: ParseSpecial = False
@@ -27,7 +27,7 @@ class TokenizeResponse(BaseModel):
 class DetokenizeRequest(Body):
     model_config = example(tokens=[531, 1537, 5307, 745, 5683])
 
-    model: Text | None = None
+    model: ModelName = None
     tokens: TokenIds
 
 
