@@ -63,6 +63,12 @@ def _post(path: str, **body: Any) -> Call:
     return Call("POST", path, body)
 
 
+def _job(one: Tenant) -> Call:
+    call = _post("/jobs/compress", text=f"A job of {one.word}.", metadata={"secret": one.word})
+    call.headers["Idempotency-Key"] = "the same"
+    return call
+
+
 def _responses(path: str, model: str, **body: Any) -> Call:
     return _post(path, model=model, **body)
 
@@ -176,23 +182,30 @@ class Strangers:
             for place, is_stored in (("sealed", True), ("carried", False)):
                 call = _responses("/v1/responses/compact", self._model, input=said, store=is_stored)
                 setattr(one, place, (await self._done(one, call))["output"][-1]["encrypted_content"])
-            call = _post("/jobs/compress", text=f"A job of {one.word}.", metadata=metadata)
-            call.headers["Idempotency-Key"] = "the same"
-            one.job = (await self._done(one, call))["id"]
-        await asyncio.sleep(0.2)
+            one.job = (await self._done(one, _job(one)))["id"]
+            while (await self._send(one, LASTING["job"](one, self._model))).json()["status"] != "done":
+                await asyncio.sleep(0.01)
 
     async def wander(self, num_calls: int) -> None:
+        """So many calls, of all tenants at the same time: one of each."""
+        shares = [len(range(number, num_calls, len(self.tenants))) for number in range(len(self.tenants))]
+        await asyncio.gather(*(self._wander(one, share) for one, share in zip(self.tenants, shares, strict=True)))
+        for one in self.tenants:
+            for name in LASTING:
+                await self._own(one, name)
+
+    async def _wander(self, one: Tenant, num_calls: int) -> None:
+        others = [each for each in self.tenants if each is not one]
         for _ in range(num_calls):
-            one, other = self._random.sample(self.tenants, 2)
+            other = self._random.choice(others)
             if self._random.random() < OWN_SHARE:
                 await self._own(one)
             elif self._random.random() < 0.1:
                 await self._same_text(one, other)
+            elif self._random.random() < 0.02:
+                await self._same_key(one, other)
             else:
                 await self._foreign(one, other)
-        for one in self.tenants:
-            for name in LASTING:
-                await self._own(one, name)
 
     async def _own(self, one: Tenant, name: str | None = None) -> None:
         name = name or self._random.choice(list(LASTING))
@@ -228,6 +241,16 @@ class Strangers:
         listed = (await self._send(one, Call("GET", "/summaries"))).text
         if any(each.summary in listed or each.word in listed for each in self.tenants if each is not one):
             self.faults.append(f"{one.name} has another's in its list")
+
+    async def _same_key(self, one: Tenant, other: Tenant) -> None:
+        """The other's job under the Idempotency-Key that both have used: it is one's own that is known."""
+        self.tried["same key"] += 1
+        answer = await self._send(one, _job(other))
+        if answer.status_code != 422 or other.job in answer.text:
+            self.faults.append(f"{one.name} reaches {other.name}'s job by its key: {answer.text[:200]}")
+        mine = await self._send(one, _job(one))
+        if mine.status_code != 202 or mine.json()["id"] != one.job:
+            self.faults.append(f"{one.name} has lost its job's key: {mine.status_code} {mine.text[:200]}")
 
     def _absent(self, like: Tenant) -> Tenant:
         """One that has nothing, of the form of what another has."""

@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from model.compressors import SegmentSummary
 from server.cli.main import app
+from server.core.tenant import Tenant
 from server.store import Entry, open_store
 from server.store.codec import Manifest, encode_manifest, encode_segment, encode_text
+from tests.server.keys import entry
 
 
 def run(*arguments: str) -> Result:
@@ -59,6 +61,21 @@ def test_a_space_each_is_counted(url: str) -> None:
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[0] for line in lines] == ["space", "one", "two", "all"]
     assert [line[1:3] for line in lines[1:]] == [["6", "1"], ["5", "1"], ["11", "2"]]
+
+
+def test_where_keys_are_known_their_tenants_are_named(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def put() -> None:
+        store = await open_store(url)
+        await store.space(Tenant("salt").named("team").account).put_many([Entry("a", b"1234")])
+        await store.close()
+
+    asyncio.run(put())
+    monkeypatch.setenv("AUTOCOMPRESSOR_TENANT_SALT", "salt")
+    monkeypatch.setenv("AUTOCOMPRESSOR_API_KEYS", entry("reader", tenant='"team"', stored_bytes=5000))
+    lines = run("stats", "--store", url).stdout.splitlines()
+    assert [line.split()[3:] for line in lines if "team" in line] == [["4", "team,", "of", "5,000"]]
 
 
 def test_a_store_that_is_whole_is_told_so(url: str) -> None:

@@ -1,21 +1,19 @@
 """Which keys an admin has revoked, in the store: it outlives the server, and its replicas see it."""
 
 import asyncio
-import hashlib
 import json
 import logging
 import time
 
+from server.core.checked import checked, with_checksum
 from server.core.documents.store_calls import StoreCalls
 from server.errors import NotReady, ServiceError
 from server.store import Entry, EntryChanged, SummaryStore
-from server.store.codec import CorruptRecord
 
 logger = logging.getLogger(__name__)
 
 RECORD = "access:revoked"
 REREAD_SECONDS = 5.0  # how long another replica may still let a revoked key in
-DIGEST_CHARACTERS = 64
 MAX_ATTEMPTS = 20
 
 
@@ -74,15 +72,10 @@ class Revoked:
 
 
 def _encoded(digests: frozenset[str]) -> bytes:
-    """A checksum, and the hashes as JSON."""
-    data = json.dumps(sorted(digests)).encode()
-    return hashlib.sha256(data).hexdigest().encode() + data
+    return with_checksum(json.dumps(sorted(digests)).encode())
 
 
 def _decoded(value: bytes | None) -> frozenset[str]:
     if value is None:
         return frozenset()
-    digest, data = value[:DIGEST_CHARACTERS], value[DIGEST_CHARACTERS:]
-    if hashlib.sha256(data).hexdigest().encode() != digest:
-        raise CorruptRecord(f"{RECORD} is no list of revoked keys: the checksum differs")
-    return frozenset(json.loads(data))
+    return frozenset(json.loads(checked(value, what="a list of revoked keys")))

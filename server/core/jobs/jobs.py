@@ -116,7 +116,8 @@ class Jobs:
 
     async def _require_room(self, tenant: Tenant, num_bytes: int) -> None:
         """Refuse another job, without a word of how many others have."""
-        unfinished = await self._unfinished.all()
+        async with self._calls("list"):
+            unfinished = await self._unfinished.all()
         num_own = sum(entry.account == tenant.account for entry in unfinished)
         if num_own >= MAX_OWN_UNFINISHED_JOBS:
             raise Overloaded(f"{num_own} of your jobs are unfinished, and the limit is {MAX_OWN_UNFINISHED_JOBS}")

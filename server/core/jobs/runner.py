@@ -17,7 +17,7 @@ from server.core.jobs.unfinished import Unfinished, UnfinishedJobs
 from server.core.tenant import Tenant
 from server.errors import Internal, NotReady, ServiceError
 from server.limits import MAX_JOB_ATTEMPTS, MAX_RUNNING_JOBS
-from server.store import SummaryStore
+from server.store import StoreError, SummaryStore
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Runner:
 
     async def _look(self) -> None:
         while not self._is_closing:
-            with suppress(ServiceError):  # it is logged, and the next look may do better
+            with suppress(ServiceError, StoreError):  # the next look may do better
                 await self._take_some()
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):

@@ -46,9 +46,8 @@ class UnfinishedJobs:
         self._calls = calls
 
     async def all(self) -> list[Unfinished]:
-        """The oldest first."""
-        async with self._calls("list"):
-            return sorted([Unfinished.read(key) async for keys in self._store.walk() for key in keys])
+        """The oldest first. Raises StoreError, as of the store: whoever looks again and again tells nobody of it."""
+        return sorted([Unfinished.read(key) async for keys in self._store.walk() for key in keys])
 
     async def add(self, entry: Unfinished) -> None:
         async with self._calls("put"):

@@ -1,7 +1,6 @@
 """Responses as they are kept: what was said, what was answered, and which responses came before."""
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from server.core.callers.visit import note
+from server.core.checked import checked, with_checksum
 from server.core.documents.store_calls import StoreCalls
 from server.core.responses.items import Compaction, Item, Message
 from server.core.tenant import Tenant
@@ -17,7 +17,6 @@ from server.limits import MAX_CHAIN
 from server.store import Entry, SummaryStore
 from server.store.codec import CorruptRecord
 
-DIGEST_CHARACTERS = 64
 READ_TOGETHER = 8  # turns: what is over the limit is seen before much more than that is in memory
 Items = tuple[Annotated[Item, Field(discriminator="type")], ...]
 
@@ -185,16 +184,11 @@ def _key(response_id: str) -> str:
 
 
 def _encoded(turn: Turn) -> bytes:
-    """A checksum, and the turn as JSON."""
-    data = _turns.dump_json(turn)
-    return hashlib.sha256(data).hexdigest().encode() + data
+    return with_checksum(_turns.dump_json(turn))
 
 
 def _decoded(value: bytes) -> Turn:
-    digest, data = value[:DIGEST_CHARACTERS], value[DIGEST_CHARACTERS:]
-    if hashlib.sha256(data).hexdigest().encode() != digest:
-        raise CorruptRecord("not a response: the checksum differs")
     try:
-        return _turns.validate_json(data)
+        return _turns.validate_json(checked(value, what="a response"))
     except ValidationError as error:
         raise CorruptRecord("not a response: its fields cannot be read") from error

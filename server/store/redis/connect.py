@@ -37,7 +37,7 @@ class Connected:
     async def close(self) -> None:
         """Let go of all connections."""
         for client in (self.client, *self.sentinels):
-            # redis-py's client of a cluster was seen to wait for ever after a command that was cancelled on its way
+            # a client of a cluster was seen to wait for ever here, after commands that were cancelled on their way
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await client.aclose()
