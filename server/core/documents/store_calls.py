@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from cachetools import LRUCache
+
 from server.errors import Internal, ModelMismatch, NotReady, ServiceError, StoreExhausted
 from server.metrics import Metrics
 from server.store import EntryChanged, MissingReferences, StoreError, StoreFull, StoreUnavailable
@@ -13,21 +15,30 @@ from server.store.codec import CorruptRecord, FingerprintMismatch
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN = 10.0  # two lines of one kind of failure
+MAX_DAMAGED = 10_000  # records that are remembered
 
 
 class StoreCalls:
-    """Stands around each call to the store, and logs what is wrong with it, each kind of it once in a while."""
+    """Stands around each call to the store, and logs what is wrong with it, each kind of it once in a while.
+
+    Attributes:
+        damaged_keys: of records that were found damaged and not put again since.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
+        self.damaged_keys: LRUCache[str, None] = LRUCache(MAX_DAMAGED)
         self._metrics = metrics
         self._logged_at: dict[str, float] = {}
         self._num_unsaid: dict[str, int] = {}
 
     @asynccontextmanager
-    async def __call__(self, operation: str, *, param: str | None = None) -> AsyncIterator[None]:
+    async def __call__(
+        self, operation: str, *, param: str | None = None, damaged: type[ServiceError] = Internal
+    ) -> AsyncIterator[None]:
         """Around one call; `MissingReferences` and `EntryChanged` are the caller's to understand.
 
-        `param` names the field that the id came from, for the error of a record that another model made.
+        `param` names the field that the id came from, for the error of a record that another model made, `damaged` is
+        what a damaged record is for whoever asked.
         """
         with self._metrics.store_seconds.labels(operation=operation).time():
             try:
@@ -40,9 +51,10 @@ class StoreCalls:
                 ) from error
             except StoreError as error:
                 self._metrics.store_errors.labels(operation=operation, reason=_reason(error)).inc()
+                self.warn(f"{operation} {type(error).__name__}", f"the store failed to {operation}: {error}")
                 if isinstance(error, CorruptRecord):
                     self._metrics.damaged_records.inc()
-                self.warn(f"{operation} {type(error).__name__}", f"the store failed to {operation}: {error}")
+                    raise damaged("a stored record is damaged; send what it was made of again", param=param) from error
                 raise _as_service_error(error) from error
 
     def damaged(self, kind: str, message: str) -> None:
@@ -77,6 +89,4 @@ def _as_service_error(error: StoreError) -> ServiceError:
         return StoreExhausted("the store has no room for another summary")
     if isinstance(error, StoreUnavailable):
         return NotReady("the store of summaries cannot be reached")
-    if isinstance(error, CorruptRecord):
-        return Internal("a stored record is damaged; delete the summary and compress its document again")
     return Internal(f"the store failed: {type(error).__name__}")
