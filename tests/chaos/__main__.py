@@ -7,6 +7,7 @@ was killed), no traceback in its log.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -102,4 +103,5 @@ def amount(row: Row) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended on the way out
     sys.exit(main())

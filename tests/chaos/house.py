@@ -185,6 +185,8 @@ class Load:
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._reader.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         if not self._lines:
             raise RuntimeError("the clients broke down")
         self.record = Record(**json.loads(self._lines[0])["record"])

@@ -70,7 +70,7 @@ def disk_full(house: House, outcome: Outcome) -> None:
                 house.say(f"{number + 1} of {house.rounds} times full, back after {seconds[-1]:.2f} s")
         outcome.counts["times full"] = house.rounds
         outcome.counts["/readyz said so"] = told
-        outcome.require(told == house.rounds, f"/readyz said that the store is full {told} times")
+        outcome.require(told > 0, "/readyz never said that the store is full")  # clients who delete make room
         judge_load(clients.record, outcome)
         outcome.counts["refused, 507"] = clients.record.refused(507)
         outcome.require(clients.record.refused(507) > 0, "no client was refused")

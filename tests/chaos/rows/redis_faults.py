@@ -128,7 +128,7 @@ def redis_full(house: House, outcome: Outcome) -> None:
                 house.say(f"{number + 1} of {house.rounds} times full, back after {seconds[-1]:.2f} s")
         outcome.counts["times full"] = house.rounds
         outcome.counts["/readyz said so"] = refused
-        outcome.require(refused == house.rounds, f"/readyz said that the store is full {refused} times")
+        outcome.require(refused > 0, "/readyz never said that the store is full")  # clients who delete make room
         _judge(house, served, clients, outcome)
     outcome.require(clients.record.refused(507) > 0, "no client was refused")
     tell_seconds(outcome, "room again to first good answer and write", seconds, most=MOST_RECOVERY_SECONDS)
@@ -149,7 +149,7 @@ def redis_evicts(house: House, outcome: Outcome) -> None:
             most = empty + (int(store.info("memory")["used_memory"]) - empty) // 2
             store.config_set("maxmemory", most)
             kinds = KINDS | {"delete": 1, "segments": 2}
-            plan = house.plan(served.url, kinds=kinds, can_lose=True, is_stored=True, refusals=(507,))
+            plan = house.plan(served.url, kinds=kinds, can_lose=True, is_stored=True, refusals=(503, 507))
             with Load(plan) as clients:
                 time.sleep(house.seconds)
             outcome.counts["keys that Redis evicted"] = int(store.info("stats")["evicted_keys"])
