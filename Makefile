@@ -30,7 +30,7 @@ SUPPLY_TOOLS := cyclonedx-bom==7.5.0 pip-audit==2.10.1 pip-licenses==5.5.5 uv==0
 HASHED := requirements-server.txt
 NAMES = sed -nE 's/^([a-z0-9._-]+)==.*/\1/p' $(HASHED)
 
-.PHONY: help setup serve demo test lint check train no-data bench judges docs hashes audit sbom licences
+.PHONY: help setup serve demo test lint check train no-data bench judges chaos docs hashes audit sbom licences
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ bench: $(INSTALLED) ## Measure the engine beside its peers; VLLM=PYTHON of an en
 
 judges: $(INSTALLED) ## Have others' suites and clients judge a server; ONLY='openai langchain', ARGS='--model default'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.judges $(ONLY) $(ARGS)
+
+chaos: $(INSTALLED) ## Do faults to a server under load; ONLY='kill-9-file redis-full', ARGS='--rounds 3', ARGS=--help
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ONLY) $(ARGS)
 
 $(SUPPLY)/.installed: Makefile
 	@$(PYTHON) -m venv --clear $(SUPPLY)

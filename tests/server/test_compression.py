@@ -22,7 +22,7 @@ from server.core.prompts.plan import Call
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
-from server.errors import EngineFailed, Internal, InvalidRequest, Overloaded, SummaryNotFound, TooLong
+from server.errors import EngineFailed, InvalidRequest, Overloaded, SummaryNotFound, TooLong
 from server.metrics import Metrics
 from server.store import EmbeddedStore, Entry
 
@@ -249,18 +249,35 @@ async def test_a_damaged_segment_is_computed_anew(store: EmbeddedStore) -> None:
     (value,) = await house.store.get_many([key])
     assert value is not None
     await house.store.put_many([Entry(key, value[:-1] + b"\x00")])
-    with pytest.raises(Internal, match="damaged"):
+    with pytest.raises(SummaryNotFound, match="damaged"):
         await house.summaries.vectors(first.summary)
     done = await house.compress(range(16))
     assert done.cached_segments == 1
     torch.testing.assert_close((await house.summaries.vectors(done.summary))[: 3 * LENGTH], expected)
 
 
+@pytest.mark.parametrize("kind", ["segment", "text"])
+async def test_a_document_of_which_a_record_was_found_damaged_is_made_again(store: EmbeddedStore, kind: str) -> None:
+    """It was said to be there for as long as it was not deleted, and could not be read."""
+    house = House(store)
+    first = await house.compress(range(12), keep_text=True)
+    (key, *_), segments = first.summary.manifest.segments, house.summaries.segments
+    expected = await house.summaries.vectors(first.summary)
+    await house.store.put_many([Entry(f"{kind}:{key}", b"junk")])
+    with pytest.raises(SummaryNotFound, match="damaged"):
+        await (house.summaries.vectors(first.summary) if kind == "segment" else segments.texts([key]))
+    again = await house.compress(range(12), keep_text=True)
+    assert (again.summary.id, again.is_new) == (first.summary.id, True)
+    torch.testing.assert_close(await house.summaries.vectors(again.summary), expected)
+    assert await segments.texts([key]) == [(0, 1, 2, 3)]
+    assert not (await house.compress(range(12), keep_text=True)).is_new
+
+
 async def test_a_damaged_manifest_is_written_anew(store: EmbeddedStore) -> None:
     house = House(store)
     first = await house.compress(range(12))
     await house.store.put_many([Entry(f"manifest:{first.summary.id}", b"{}")])
-    with pytest.raises(Internal, match="damaged"):
+    with pytest.raises(SummaryNotFound, match="damaged"):
         await house.summaries.get(first.summary.id, param="id")
     done = await house.compress(range(12))
     assert (done.summary.id, done.is_new) == (first.summary.id, True)

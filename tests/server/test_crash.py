@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,14 @@ from tests.redis_server import running_redis
 DOCUMENT = "The keeper wrote one line a day: wind from the north, eleven ships, no fog. " * 6
 
 
-class Server:
-    """`autocompressor serve` on a free port, ready when made; `flags` are more of its settings."""
+PROGRAM = (str(Path(sys.executable).parent / "autocompressor"),)
 
-    def __init__(self, checkpoint: Path, store: str, log: Path, *flags: str) -> None:
-        command = [str(Path(sys.executable).parent / "autocompressor"), "serve", "--port", "0", "--store", store]
+
+class Server:
+    """`autocompressor serve` on a free port, ready when made; `flags` are more of its settings, and win."""
+
+    def __init__(self, checkpoint: Path, store: str, log: Path, *flags: str, program: Sequence[str] = PROGRAM) -> None:
+        command = [*program, "serve", "--port", "0", "--store", store]
         self._log = log
         with log.open("wb") as errors:
             self.process = subprocess.Popen(

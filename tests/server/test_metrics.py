@@ -79,7 +79,7 @@ async def test_damaged_records_are_counted(client: httpx.AsyncClient) -> None:
     store = client.core.store.space(Tenant().account)  # type: ignore[attr-defined]
     key = f"segment:{stored.manifest.segments[1]}"
     await store.put_many([Entry(key, b"junk")])
-    assert (await client.post("/generate", json={"summary_ids": [made["id"]], "prompt": "a"})).status_code == 500
+    assert (await client.post("/generate", json={"summary_ids": [made["id"]], "prompt": "a"})).status_code == 404
     assert value(client, "store_damaged_records_total") == 1
     assert value(client, "store_errors_total", operation="decode", reason="damaged") == 1
     await compressed(client, DOCUMENT + "and more")  # which is computed in its place

@@ -48,7 +48,7 @@ async def test_a_damaged_record_is_named_in_the_log(serve: Serve, caplog: pytest
         await client.core.store.space(Tenant().account).put_many([Entry(key, b"junk")])  # type: ignore[attr-defined]
         asked = {"summary_ids": [made["id"]], "prompt": "Who?", "max_tokens": 2}
         with caplog.at_level(logging.WARNING):
-            assert (await client.post("/generate", json=asked)).status_code == 500
+            assert (await client.post("/generate", json=asked)).status_code == 404
     (line,) = store_lines(caplog)
     assert f"{key} is not a record of summary vectors" in line
 

@@ -9,7 +9,7 @@ from model.compressors import SegmentSummary
 from server.core.documents.memory_tier import MemoryTier
 from server.core.documents.store_calls import StoreCalls
 from server.core.served_model import ServedModel
-from server.errors import ServiceError
+from server.errors import ServiceError, SummaryNotFound
 from server.store import Entry, StillReferenced, SummaryStore
 from server.store.codec import CorruptRecord, decode_segment, decode_text, encode_segment, encode_text
 
@@ -51,11 +51,13 @@ class Segments:
 
     async def are_there(self, keys: Sequence[str], *, with_texts: bool) -> bool:
         """Whether the store has a record of each of these segments, and of its text, unread: one call to it."""
-        names = [segment_key(key) for key in dict.fromkeys(keys)]
-        if with_texts:
-            names += [text_key(key) for key in dict.fromkeys(keys)]
+        names = _names(keys, with_texts=with_texts)
         async with self._calls("exist"):
             return all(await self._store.exist(names))
+
+    def are_damaged(self, keys: Sequence[str], *, with_texts: bool) -> bool:
+        """Whether a record of these segments, or of their texts, was found damaged here and not put again since."""
+        return any(name in self._calls.damaged_keys for name in _names(keys, with_texts=with_texts))
 
     async def read(self, keys: Sequence[str], lengths: Sequence[int]) -> list[SegmentSummary | None]:
         """The most important vectors of each of these segments, so many; None for one that is absent.
@@ -64,7 +66,7 @@ class Segments:
             keys: of a manifest that was read for the same request; of those the memory may answer.
 
         Raises:
-            Internal: a record is damaged. ModelMismatch, and what any call to the store raises.
+            SummaryNotFound: a record is damaged. ModelMismatch, and what any call to the store raises.
         """
         kept = [self._tier.get(key) for key in keys]
         absent = [place for place, summary in enumerate(kept) if summary is None]
@@ -92,6 +94,7 @@ class Segments:
         value = await asyncio.to_thread(encode_segment, summary, fingerprint=self._fingerprint, as_int8=self._as_int8)
         async with self._calls("put"):
             await self._store.put_many([Entry(segment_key(key), value)], ttl_seconds=ttl_seconds)
+        self._calls.damaged_keys.pop(segment_key(key), None)
 
     async def forget(self, keys: Sequence[str]) -> None:
         """Remove those of these segments and texts that no document has; what is wrong with the store is logged."""
@@ -138,6 +141,8 @@ class Segments:
             ]
             async with self._calls("put"):
                 await self._store.put_many(entries, ttl_seconds=ttl_seconds)
+            for entry in entries:
+                self._calls.damaged_keys.pop(entry.key, None)
 
     async def texts(self, keys: Sequence[str]) -> list[tuple[int, ...] | None]:
         """The token ids of each of these segments; None where they are not kept. Raises as `read`."""
@@ -154,18 +159,24 @@ class Segments:
         *,
         name: Callable[[str], str] = segment_key,
     ) -> AsyncIterator[T]:
+        damaged: list[str] = []
+
         def named(key: str, value: bytes | None) -> T:
             try:
                 return decode(key, value)
             except CorruptRecord as error:
+                damaged.append(name(key))
                 raise CorruptRecord(f"{name(key)} is {error}") from error
 
         for start in range(0, len(keys), TOGETHER):
             some = keys[start : start + TOGETHER]
             async with self._calls("get"):
                 values = await self._store.get_many([name(key) for key in some])
-            async with self._calls("decode"):
-                decoded = await asyncio.to_thread(lambda: list(map(named, some, values)))  # noqa: B023  # awaited here
+            async with self._calls("decode", damaged=SummaryNotFound):
+                try:
+                    decoded = await asyncio.to_thread(lambda: list(map(named, some, values)))  # noqa: B023  # awaited here
+                finally:
+                    self._calls.damaged_keys.update(dict.fromkeys(damaged))
             for each in decoded:
                 yield each
 
@@ -175,3 +186,9 @@ class Segments:
         except CorruptRecord:
             self._calls.damaged("damaged segment", f"segment {key} is damaged and is computed anew")
             return None
+
+
+def _names(keys: Sequence[str], *, with_texts: bool) -> list[str]:
+    """Of the records of these segments, each once, and of their texts."""
+    kinds = (segment_key, text_key) if with_texts else (segment_key,)
+    return [name(key) for name in kinds for key in dict.fromkeys(keys)]

@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from cachetools import LRUCache
+
 from server.core.served_model import ServedModel
 from server.errors import Internal, NotReady, QuotaReached, ServiceError, StoreExhausted
 from server.metrics import Metrics
@@ -14,23 +16,32 @@ from server.store.codec import CorruptRecord, FingerprintMismatch
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN = 10.0  # two lines of one kind of failure
+MAX_DAMAGED = 10_000  # records that are remembered
 
 
 class StoreCalls:
-    """Stands around each call to the store, and logs what is wrong with it, each kind of it once in a while."""
+    """Stands around each call to the store, and logs what is wrong with it, each kind of it once in a while.
+
+    Attributes:
+        damaged_keys: of records that were found damaged and not put again since.
+    """
 
     def __init__(self, metrics: Metrics, model: ServedModel | None = None) -> None:
         """`model`: whose records are read; None where they are of no model."""
+        self.damaged_keys: LRUCache[str, None] = LRUCache(MAX_DAMAGED)
         self._metrics = metrics
         self._model = model
         self._logged_at: dict[str, float] = {}
         self._num_unsaid: dict[str, int] = {}
 
     @asynccontextmanager
-    async def __call__(self, operation: str, *, param: str | None = None) -> AsyncIterator[None]:
+    async def __call__(
+        self, operation: str, *, param: str | None = None, damaged: type[ServiceError] = Internal
+    ) -> AsyncIterator[None]:
         """Around one call; `MissingReferences` and `EntryChanged` are the caller's to understand.
 
-        `param` names the field that the id came from, for the error of a record that another model made.
+        `param` names the field that the id came from, for the error of a record that another model made, `damaged` is
+        what a damaged record is for whoever asked.
         """
         with self._metrics.store_seconds.labels(operation=operation).time():
             try:
@@ -47,9 +58,10 @@ class StoreCalls:
                 raise self._model.mismatch("the summary", error.stored, param=param) from error
             except StoreError as error:
                 self._metrics.store_errors.labels(operation=operation, reason=_reason(error)).inc()
+                self.warn(f"{operation} {type(error).__name__}", f"the store failed to {operation}: {error}")
                 if isinstance(error, CorruptRecord):
                     self._metrics.damaged_records.inc()
-                self.warn(f"{operation} {type(error).__name__}", f"the store failed to {operation}: {error}")
+                    raise damaged("a stored record is damaged; send what it was made of again", param=param) from error
                 raise _as_service_error(error) from error
 
     def damaged(self, kind: str, message: str) -> None:
@@ -84,6 +96,4 @@ def _as_service_error(error: StoreError) -> ServiceError:
         return StoreExhausted("the store has no room for another summary")
     if isinstance(error, StoreUnavailable):
         return NotReady("the store of summaries cannot be reached")
-    if isinstance(error, CorruptRecord):
-        return Internal("a stored record is damaged; delete the summary and compress its document again")
     return Internal(f"the store failed: {type(error).__name__}")

@@ -113,7 +113,7 @@ class Summaries:
         """What is stored under an id; `param` names the field it came from in errors.
 
         Raises:
-            SummaryNotFound, ModelMismatch, and what any call to the store raises: NotReady, Internal.
+            SummaryNotFound, of one that is damaged too, ModelMismatch, and what any call to the store raises: NotReady.
         """
         if not chain.is_key(summary_id):
             raise _absent(summary_id, param)
@@ -129,7 +129,7 @@ class Summaries:
             if value is None:
                 raise _absent(summary_id, param)
         self._store.use([_manifest_key(summary_id) for summary_id in summary_ids])
-        async with self._calls("decode", param=param):
+        async with self._calls("decode", param=param, damaged=SummaryNotFound):
             return [
                 self._decoded(summary_id, value)
                 for summary_id, value in zip(summary_ids, values, strict=True)
@@ -226,8 +226,10 @@ class Summaries:
         return Summary(summary_id, manifest), data, seconds_to_live
 
     async def is_whole(self, summary: Summary) -> bool:
-        """Whether all that its manifest names is there: a Redis that is told to evicts what it likes."""
+        """Whether all that its manifest names is there, and not found damaged: a Redis may evict what it likes."""
         manifest = summary.manifest
+        if self.segments.are_damaged(manifest.segments, with_texts=manifest.has_text):
+            return False
         is_whole = await self.segments.are_there(manifest.segments, with_texts=manifest.has_text)
         if not is_whole:
             self._calls.lost("segments gone", f"segments of {summary.id} are gone from the store; was its memory full?")
