@@ -48,6 +48,19 @@ class Settings(BaseSettings):
         description="Directory of the bases that were fetched for adapters; none is this user's, in ~/.local/share "
         "or where XDG_DATA_HOME says.",
     )
+    engine: Literal["torch", "vllm"] = Field(
+        "torch", description="What runs the model: 'torch' is built in, 'vllm' needs the extra of that name."
+    )
+    engine_args: str = Field(
+        "",
+        description="vLLM's own arguments, as NAME=VALUE with commas between or as a JSON object: "
+        "tensor_parallel_size=2.",
+    )
+    role: Literal["all", "compress", "generate"] = Field(
+        "all",
+        description="Work that this process does: 'compress' makes vectors alone, 'generate' answers and scores alone, "
+        "and calls for the other get 501.",
+    )
     device: str = Field(
         "auto", description="'auto' takes CUDA where there is one; else as torch names it: cpu, cuda:1."
     )
@@ -175,6 +188,12 @@ class Settings(BaseSettings):
                 "imports is 'any' and api_keys are given: whoever has a key could import vectors that answer for "
                 "another tenant's text"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _arguments_have_their_engine(self) -> "Settings":
+        if self.engine_args and self.engine != "vllm":
+            raise ValueError(f"engine_args are vLLM's, and engine is {self.engine!r}")
         return self
 
     @model_validator(mode="after")

@@ -1,11 +1,15 @@
 """The composition root: builds the parts from settings and hands them on; nothing else knows them all."""
 
 import asyncio
+import importlib
 import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
+
+import torch
 
 from model import AutoCompressor
 from server.core.callers.access import Access
@@ -43,11 +47,13 @@ from server.core.scoring import Scorer
 from server.core.served_model import ServedModel
 from server.core.services import Services
 from server.core.tenant import Tenant
+from server.engine.part import Part
 from server.engine.protocol import Decoder, Encoder, Engine
-from server.engine.torch.build import build_engine
+from server.engine.torch.build import build_engine, end_of_text_ids
 from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.engine.torch.devices import choose_device, choose_dtype
 from server.engine.torch.memory import most_bytes
+from server.engine.vllm import environment
 from server.metrics import Metrics
 from server.settings import Settings
 from server.store import Budget, StoreError, SummaryStore, open_store
@@ -75,7 +81,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     store = MeteredStore(store, metrics, tier=tier_of(settings.store))
     try:
         await warn_of_concerns(store)
-        engine = await in_a_thread_that_ends(build_engine, compressor, served.max_sequence_tokens, settings, metrics)
+        engine = await in_a_thread_that_ends(make_engine, compressor, served, settings, metrics)
         served = replace(served, working_vectors=engine.max_document_vectors)
         engine.start()
         try:
@@ -104,6 +110,8 @@ def connect(settings: Settings, served: ServedModel, engine: Engine, store: Summ
     """The core over an engine and a store that are open."""
     metrics.memory_limit.set(most_bytes())
     metrics.model.info({"name": served.name, "fingerprint": served.fingerprint, "dtype": served.dtype})
+    if settings.role != "all":
+        engine = Part(engine, settings.role)
     tenant, access = Tenant(settings.tenant_salt), None
     if settings.api_keys is not None:
         access = Access(settings.api_keys, tenant, Revoked(store, StoreCalls(metrics)))
@@ -183,10 +191,25 @@ def build_services(
     )
 
 
+def make_engine(compressor: AutoCompressor, served: ServedModel, settings: Settings, metrics: Metrics) -> Any:
+    """The engine that the settings name, not yet started; ValueError where it is not installed or refuses the model."""
+    if settings.engine == "torch":
+        return build_engine(compressor, served.max_sequence_tokens, settings, metrics)
+    environment.prepare()
+    try:
+        vllm = importlib.import_module("server.engine.vllm.build")  # not at the top: it brings vLLM, which is an extra
+    except ImportError as error:
+        raise ValueError(f"engine 'vllm' needs the extra vllm, pip install 'autocompressor[vllm]': {error}") from error
+    end_of_text = end_of_text_ids(compressor)
+    return vllm.build_engine(compressor, served.max_sequence_tokens, settings, metrics, end_of_text=end_of_text)
+
+
 def load_model(settings: Settings) -> tuple[AutoCompressor, ServedModel]:
     """Load the checkpoint that the settings name, on the device and in the format they choose."""
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
+    if settings.engine == "vllm":
+        device = torch.device("cpu")  # vLLM loads it by itself; what stays here are its ends
     name, compressor = open_checkpoint(settings.model, settings.data, dtype=dtype, device=device)
     if compressor.summary_length == 0:
         raise ValueError(f"the checkpoint {settings.model} has summary_length 0: it compresses nothing")

@@ -1,0 +1,114 @@
+"""The vLLM engine, from a loaded model and the settings."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+import vllm
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
+
+from model import AutoCompressor
+from server.engine.vllm.arguments import Facts, parse_arguments
+from server.engine.vllm.ends import keep_ends, require_servable
+from server.engine.vllm.engine import VllmEngine
+from server.engine.vllm.instance import Instance
+from server.metrics import Metrics
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+FREE_SHARE = 4  # of a CPU's free memory, so many parts; one is for keys and values of an instance, at most
+SHARED_DEVICE = 0.45  # of a device's memory for each, where two instances share it
+BLOCK_TOKENS = 128  # of vLLM's pages on a CPU
+KNOWN = frozenset(field.name for field in fields(AsyncEngineArgs))
+
+
+def build_engine(
+    compressor: AutoCompressor,
+    max_sequence_tokens: int,
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    end_of_text: frozenset[int],
+) -> VllmEngine:
+    """An engine that is not yet started, of a model that was loaded on the CPU; its layers are let go of.
+
+    Raises:
+        ValueError: the model, the device or `engine_args` is one that this engine does not serve.
+    """
+    device_type = str(current_platform.device_type)
+    if settings.device not in ("auto", device_type):
+        raise ValueError(
+            f"device {settings.device!r} was asked for, and the vLLM that is installed runs on {device_type}"
+        )
+    require_servable(compressor)
+    facts = Facts(
+        model=Path(compressor.base.name_or_path),
+        dtype=str(compressor.dtype).removeprefix("torch."),
+        max_tokens=max_sequence_tokens,
+        max_sequences=settings.max_running_sequences,
+        max_batch_tokens=settings.max_batch_tokens,
+        adapter_rank=None if compressor.adapter is None else compressor.adapter.rank,
+    )
+    added = parse_arguments(settings.engine_args, known=KNOWN, taken=facts.names)
+    added = {**_memory(compressor, facts, settings, device_type), **added}
+    pooling = generating = None
+    if settings.role != "generate":
+        require_last_layer(compressor)
+        pooling = Instance({**facts.pooling(), **added})
+    if settings.role != "compress":
+        generating = Instance({**facts.generating(), **added})
+    aside = TemporaryDirectory(prefix="autocompressor-")
+    adapter = None
+    if compressor.adapter is not None:
+        compressor.adapter.save(Path(aside.name), base=str(facts.model))
+        adapter = LoRARequest("reader", 1, aside.name)
+    keep_ends(compressor)
+    logger.info("vLLM %s on %s, role %s", vllm.__version__, device_type, settings.role)
+    return VllmEngine(
+        compressor,
+        pooling=pooling,
+        generating=generating,
+        adapter=adapter,
+        end_of_text=end_of_text,
+        max_sequence_tokens=max_sequence_tokens,
+        max_requests=settings.max_requests,
+        metrics=metrics,
+        aside=aside,
+    )
+
+
+def require_last_layer(compressor: AutoCompressor) -> None:
+    """Refuse to make vectors of states that vLLM does not give: its rows are those after the last layer, and its norm.
+
+    Raises:
+        ValueError: the model's writer reads another layer.
+    """
+    last = compressor.base.config.num_hidden_layers
+    others = [layer for layer in compressor.writer.layers if layer != last]
+    if others:
+        raise ValueError(
+            f"the model's vectors are made of its states after layer {others[0]} of {last}, and vLLM gives those after "
+            "the last alone: have a server with engine 'torch' compress, and give this one role 'generate'"
+        )
+
+
+def _memory(compressor: AutoCompressor, facts: Facts, settings: Settings, device_type: str) -> Mapping[str, Any]:
+    """How much memory an instance takes where nobody says: vLLM would take nearly all that there is, twice."""
+    if device_type != "cpu":
+        return {"gpu_memory_utilization": SHARED_DEVICE} if settings.role == "all" else {}
+    config = compressor.base.config
+    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    position_bytes = 2 * config.num_hidden_layers * num_heads * width * compressor.dtype.itemsize
+    sequence_bytes = position_bytes * (facts.max_tokens // BLOCK_TOKENS + 1) * BLOCK_TOKENS
+    most = psutil.virtual_memory().available // FREE_SHARE
+    # one block more: vLLM keeps the first for itself
+    wanted = min(settings.max_running_sequences * sequence_bytes, most) + BLOCK_TOKENS * position_bytes
+    return {"kv_cache_memory_bytes": max(wanted, 2 * sequence_bytes)}
