@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedModel
 
 from model import AutoCompressor
 from server.engine.protocol import Engine, Prompt, SamplingParams, TokenEvent
-from server.engine.torch.build import build_engine
+from server.engine.torch.build import build_engine, end_of_text_ids
+from server.engine.torch.devices import DTYPES
 from server.engine.vllm import environment
 from server.errors import EngineFailed, InvalidRequest, Overloaded, TooLong
 from server.metrics import Metrics
@@ -30,6 +31,7 @@ WIDTH = 64
 ASKED = prompts(width=WIDTH)
 GREEDY = SamplingParams(12, temperature=0, ignore_eos=True)
 RANDOM = replace(GREEDY, temperature=1.0)
+ARGUMENTS = "enforce_eager=true,kv_cache_memory_bytes=67108864"  # of vLLM
 NO_VLLM = "vLLM is not installed: `make test-vllm` makes an environment that has it"
 
 
@@ -41,8 +43,8 @@ class Subject:
     model: AutoCompressor
 
 
-def tiny_checkpoint(directory: Path) -> Path:
-    """A Llama with the smallest heads that vLLM's kernels take, and summary tokens."""
+def tiny_llama() -> PreTrainedModel:
+    """A Llama with the smallest heads that vLLM's kernels take."""
     config = LlamaConfig(
         vocab_size=320,
         hidden_size=WIDTH,
@@ -56,7 +58,12 @@ def tiny_checkpoint(directory: Path) -> Path:
         eos_token_id=END_OF_TEXT_ID,
         pad_token_id=None,
     )
-    model = AutoCompressor.from_base(random_base(config), 4, segment_length=16, tokenizer=tiny_tokenizer())
+    return random_base(config)
+
+
+def tiny_checkpoint(directory: Path) -> Path:
+    """The Llama with summary tokens."""
+    model = AutoCompressor.from_base(tiny_llama(), 4, segment_length=16, tokenizer=tiny_tokenizer())
     randomise_summary_embeddings(model)
     model.save_pretrained(directory)
     return directory
@@ -64,15 +71,15 @@ def tiny_checkpoint(directory: Path) -> Path:
 
 def built(name: str, checkpoint: Path, **settings: Any) -> Any:
     """The engine of this name, not yet started; skips where it is not installed."""
-    model = AutoCompressor.from_pretrained(checkpoint)
-    shared = {"max_running_sequences": 4, "max_batch_tokens": 64, "max_requests": 64} | settings
+    settings = {"dtype": "float32", "max_running_sequences": 4, "max_batch_tokens": 64, "max_requests": 64} | settings
+    model = AutoCompressor.from_pretrained(checkpoint, dtype=DTYPES[settings["dtype"]])
     if name == "torch":
-        return build_engine(model, MAX_TOKENS, Settings(**shared), Metrics())
+        return build_engine(model, MAX_TOKENS, Settings(**settings), Metrics())
     pytest.importorskip("vllm", reason=NO_VLLM)
     environment.prepare()
     vllm_build = importlib.import_module("server.engine.vllm.build")
-    chosen = Settings(engine="vllm", engine_args="enforce_eager=true,kv_cache_memory_bytes=67108864", **shared)
-    return vllm_build.build_engine(model, MAX_TOKENS, chosen, Metrics(), end_of_text=frozenset({END_OF_TEXT_ID}))
+    chosen = Settings(**{"engine": "vllm", "engine_args": ARGUMENTS} | settings)
+    return vllm_build.build_engine(model, MAX_TOKENS, chosen, Metrics(), end_of_text=end_of_text_ids(model))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["torch", "vllm"])

@@ -3,9 +3,9 @@
 import time
 from dataclasses import dataclass, field
 
-from server import tally
 from server.engine.protocol import FinishReason, Meter
 from server.metrics import Metrics
+from server.tally import Tally, current
 
 
 @dataclass(eq=False)
@@ -18,7 +18,7 @@ class Watch:
     meter: Meter | None
     submitted_at: float = field(default_factory=time.monotonic)
     last_token_at: float | None = None
-    tally: tally.Tally | None = field(default_factory=tally.current)
+    tally: Tally | None = field(default_factory=current)
 
     def start(self) -> None:
         """It has its place; vLLM's own line is not told of."""
