@@ -15,6 +15,7 @@ from vllm.platforms import current_platform
 
 from model import AutoCompressor
 from server.engine.vllm.arguments import Facts, parse_arguments
+from server.engine.vllm.cut import write_cut
 from server.engine.vllm.ends import keep_ends, require_servable
 from server.engine.vllm.engine import VllmEngine
 from server.engine.vllm.instance import Instance
@@ -58,17 +59,16 @@ def build_engine(
     )
     added = parse_arguments(settings.engine_args, known=KNOWN, taken=facts.names)
     added = {**_memory(compressor, facts, settings, device_type), **added}
-    pooling = generating = None
+    aside = TemporaryDirectory(prefix="autocompressor-")
+    pooling, generating, adapter = list[Instance](), None, None
     if settings.role != "generate":
-        require_last_layer(compressor)
-        pooling = Instance({**facts.pooling(), **added})
+        pooling = pooling_instances(compressor, facts, added, Path(aside.name))
     if settings.role != "compress":
         generating = Instance({**facts.generating(), **added})
-    aside = TemporaryDirectory(prefix="autocompressor-")
-    adapter = None
     if compressor.adapter is not None:
-        compressor.adapter.save(Path(aside.name), base=str(facts.model))
-        adapter = LoRARequest("reader", 1, aside.name)
+        reader = Path(aside.name) / "reader"
+        compressor.adapter.save(reader, base=str(facts.model))
+        adapter = LoRARequest("reader", 1, str(reader))
     keep_ends(compressor)
     logger.info("vLLM %s on %s, role %s", vllm.__version__, device_type, settings.role)
     return VllmEngine(
@@ -84,19 +84,22 @@ def build_engine(
     )
 
 
-def require_last_layer(compressor: AutoCompressor) -> None:
-    """Refuse to make vectors of states that vLLM does not give: its rows are those after the last layer, and its norm.
+def pooling_instances(
+    compressor: AutoCompressor, facts: Facts, added: Mapping[str, Any], aside: Path
+) -> list[Instance]:
+    """One for the states of each layer that the model's writer reads, in its order; else one of the whole base.
+
+    Of a layer that is not the last, the base up to there is written aside, and is a model to vLLM.
 
     Raises:
-        ValueError: the model's writer reads another layer.
+        ValueError: it cannot be cut there.
     """
     last = compressor.base.config.num_hidden_layers
-    others = [layer for layer in compressor.writer.layers if layer != last]
-    if others:
-        raise ValueError(
-            f"the model's vectors are made of its states after layer {others[0]} of {last}, and vLLM gives those after "
-            "the last alone: have a server with engine 'torch' compress, and give this one role 'generate'"
-        )
+    models = [
+        facts.model if layer == last else write_cut(compressor, layer, aside / f"layer-{layer}")
+        for layer in compressor.writer.layers or (last,)
+    ]
+    return [Instance({**facts.pooling(), "model": str(model), **added}) for model in models]
 
 
 def _memory(compressor: AutoCompressor, facts: Facts, settings: Settings, device_type: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Summary vectors from vLLM's pooling instance, whose rows are last hidden states."""
+"""Summary vectors from vLLM's pooling instances, whose rows are last hidden states."""
 
 import asyncio
 from collections import deque
@@ -16,11 +16,14 @@ SEGMENTS_TOGETHER = 8  # of one document whose segments are read alone
 
 
 class VllmEncoder:
-    """The model's own writer over states that vLLM computes. `ends`: what of the model is kept here."""
+    """The model's own writer over states that vLLM computes."""
 
-    def __init__(self, ends: AutoCompressor, instance: Instance) -> None:
+    def __init__(self, ends: AutoCompressor, instances: Sequence[Instance]) -> None:
+        """`ends`: what of the model is kept here. `instances`: one for each layer that its writer reads, in order; one
+        for a writer that reads what it appends.
+        """
         self._ends = ends
-        self._instance = instance
+        self._instances = instances
         self._num_appended = ends.writer.num_appended
         self._appended = ends.writer.appended().detach().to(ends.dtype) if self._num_appended else None
 
@@ -30,9 +33,9 @@ class VllmEncoder:
         """Each segment's summary given those before it; their vectors' keys and values are known from the last time."""
         for segment in segments:
             prompt = prompts.to_vllm(soft_prompt, segment, self._appended, salt=salt)
-            rows = await self._instance.states(prompt, reads_cache=True)
+            rows = await self._instances[0].states(prompt, reads_cache=True)
             if len(rows) < self._num_appended:  # all of it was known but for the last few: a segment that comes again
-                rows = await self._instance.states(prompt, reads_cache=False)
+                rows = await self._instances[0].states(prompt, reads_cache=False)
             summary = await asyncio.to_thread(self._written, segment, (), rows[-self._num_appended :])
             yield summary
             if soft_prompt is None or not self._ends.accumulate_summary:
@@ -57,8 +60,9 @@ class VllmEncoder:
             await asyncio.gather(*ahead, return_exceptions=True)
 
     async def _alone(self, segment: Sequence[int]) -> SegmentSummary:
-        rows = await self._instance.states(prompts.to_vllm(None, segment, salt=None), reads_cache=False)
-        return await asyncio.to_thread(self._written, segment, (rows,), rows[:0])
+        prompt = prompts.to_vllm(None, segment, salt=None)
+        states = await asyncio.gather(*(each.states(prompt, reads_cache=False) for each in self._instances))
+        return await asyncio.to_thread(self._written, segment, tuple(states), states[0][:0])
 
     @torch.inference_mode()
     def _written(self, segment: Sequence[int], states: tuple[Tensor, ...], appended: Tensor) -> SegmentSummary:

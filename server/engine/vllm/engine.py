@@ -25,13 +25,13 @@ from server.metrics import Metrics
 
 
 class VllmEngine:
-    """Implements `protocol.Engine`; of the instances, None for the one that is never called (`engine.part`)."""
+    """Implements `protocol.Engine`; of a role that is not served there are no instances (`engine.part`)."""
 
     def __init__(
         self,
         ends: AutoCompressor,
         *,
-        pooling: Instance | None,
+        pooling: Sequence[Instance],
         generating: Instance | None,
         adapter: LoRARequest | None,
         end_of_text: frozenset[int],
@@ -40,20 +40,19 @@ class VllmEngine:
         metrics: Metrics,
         aside: TemporaryDirectory[str] | None = None,
     ) -> None:
-        """`ends`: what of the model is kept here. `adapter`: what reads vectors. `aside`: files until the end."""
+        """`ends`: what of the model is kept here. `pooling`: as `VllmEncoder` takes them. `adapter`: reads vectors.
+        `aside`: files that the instances need until the end.
+        """
         assert ends.tokenizer is not None
         self._ends, self._tokenizer = ends, ends.tokenizer
-        self._pooling, self._generating, self._adapter = pooling, generating, adapter
-        self._encoder = None if pooling is None else VllmEncoder(ends, pooling)
+        self._generating, self._adapter = generating, adapter
+        self._instances = [*pooling, *([] if generating is None else [generating])]
+        self._encoder = VllmEncoder(ends, pooling) if pooling else None
         self._end_of_text = end_of_text
         self._max_sequence_tokens = max_sequence_tokens
         self._metrics = metrics
         self._aside = aside
         self._admission = Admission(max_requests, metrics.rejections.labels(reason="queue_full").inc)
-
-    @property
-    def _instances(self) -> list[Instance]:
-        return [each for each in (self._pooling, self._generating) if each is not None]
 
     def start(self) -> None:
         """Open the instances, one after another; ValueError where one does not start, the others being closed."""
