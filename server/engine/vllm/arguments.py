@@ -18,7 +18,8 @@ class Facts:
     Attributes:
         model: the directory of the base. dtype: as torch names it.
         max_tokens: positions of a sequence. max_sequences, max_batch_tokens: of one step.
-        adapter_rank: of the adapter that reads vectors; None where there is none.
+        adapter_rank, adapter_modules: of the adapter that reads vectors, and the names of the layers that it adapts;
+            None and () where there is none.
     """
 
     model: Path
@@ -27,6 +28,7 @@ class Facts:
     max_sequences: int
     max_batch_tokens: int
     adapter_rank: int | None = None
+    adapter_modules: tuple[str, ...] = ()
 
     def shared(self) -> dict[str, Any]:
         return {
@@ -45,7 +47,13 @@ class Facts:
         """Of the instance that continues prompts."""
         lora: dict[str, Any] = {}
         if self.adapter_rank is not None:
-            lora = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _least_rank(self.adapter_rank)}
+            lora = {
+                "enable_lora": True,
+                "max_loras": 1,
+                "max_lora_rank": _least_rank(self.adapter_rank),
+                # without it vLLM wraps the embeddings, too, which fail beside embeddings that a prompt brings
+                "lora_target_modules": list(self.adapter_modules),
+            }
         return {
             **self.shared(),
             "runner": "generate",
@@ -68,7 +76,15 @@ class Facts:
     @property
     def names(self) -> set[str]:
         """Of arguments that are not for whoever starts the server, as they follow from its settings."""
-        return {*self.generating(), *self.pooling(), "tokenizer", "enable_lora", "max_loras", "max_lora_rank"}
+        return {
+            *self.generating(),
+            *self.pooling(),
+            "tokenizer",
+            "enable_lora",
+            "max_loras",
+            "max_lora_rank",
+            "lora_target_modules",
+        }
 
 
 def parse_arguments(text: str, *, known: Collection[str], taken: Collection[str]) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from server.settings import Settings
 logger = logging.getLogger(__name__)
 
 FREE_SHARE = 4  # of a CPU's free memory, so many parts; one is for keys and values of an instance, at most
-SHARED_DEVICE = 0.45  # of a device's memory for each, where two instances share it
+DEVICE_SHARE = 0.9  # of a device's memory, for all instances together
 BLOCK_TOKENS = 128  # of vLLM's pages on a CPU
 KNOWN = frozenset(field.name for field in fields(AsyncEngineArgs))
 
@@ -45,9 +45,7 @@ def build_engine(
     """
     device_type = str(current_platform.device_type)
     if settings.device not in ("auto", device_type):
-        raise ValueError(
-            f"device {settings.device!r} was asked for, and the vLLM that is installed runs on {device_type}"
-        )
+        raise ValueError(f"device is {settings.device!r}; the vLLM that is installed runs on {device_type!r} alone")
     require_servable(compressor)
     facts = Facts(
         model=Path(compressor.base.name_or_path),
@@ -56,9 +54,15 @@ def build_engine(
         max_sequences=settings.max_running_sequences,
         max_batch_tokens=settings.max_batch_tokens,
         adapter_rank=None if compressor.adapter is None else compressor.adapter.rank,
+        adapter_modules=() if compressor.adapter is None else compressor.adapter.modules,
     )
     added = parse_arguments(settings.engine_args, known=KNOWN, taken=facts.names)
-    added = {**_memory(compressor, facts, settings, device_type), **added}
+    num_pooling = 0 if settings.role == "generate" else max(1, len(compressor.writer.layers))
+    num_instances = num_pooling + (settings.role != "compress")
+    if device_type == "cpu":
+        added = {"kv_cache_memory_bytes": _cpu_bytes(compressor, facts), **added}
+    else:
+        added = {"gpu_memory_utilization": DEVICE_SHARE / num_instances, **added}
     aside = TemporaryDirectory(prefix="autocompressor-")
     pooling, generating, adapter = list[Instance](), None, None
     if settings.role != "generate":
@@ -102,16 +106,13 @@ def pooling_instances(
     return [Instance({**facts.pooling(), "model": str(model), **added}) for model in models]
 
 
-def _memory(compressor: AutoCompressor, facts: Facts, settings: Settings, device_type: str) -> Mapping[str, Any]:
-    """How much memory an instance takes where nobody says: vLLM would take nearly all that there is, twice."""
-    if device_type != "cpu":
-        return {"gpu_memory_utilization": SHARED_DEVICE} if settings.role == "all" else {}
+def _cpu_bytes(compressor: AutoCompressor, facts: Facts) -> int:
+    """Memory for keys and values of an instance where nobody says: vLLM would take nearly all that there is."""
     config = compressor.base.config
     num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     position_bytes = 2 * config.num_hidden_layers * num_heads * width * compressor.dtype.itemsize
     sequence_bytes = position_bytes * (facts.max_tokens // BLOCK_TOKENS + 1) * BLOCK_TOKENS
     most = psutil.virtual_memory().available // FREE_SHARE
-    # one block more: vLLM keeps the first for itself
-    wanted = min(settings.max_running_sequences * sequence_bytes, most) + BLOCK_TOKENS * position_bytes
-    return {"kv_cache_memory_bytes": max(wanted, 2 * sequence_bytes)}
+    # one sequence more: vLLM keeps a page for itself
+    return max(2 * sequence_bytes, min((facts.max_sequences + 1) * sequence_bytes, most))
