@@ -109,10 +109,10 @@ def pooling_instances(
 def _cpu_bytes(compressor: AutoCompressor, facts: Facts) -> int:
     """Memory for keys and values of an instance where nobody says: vLLM would take nearly all that there is."""
     config = compressor.base.config
-    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    position_bytes = 2 * config.num_hidden_layers * num_heads * width * compressor.dtype.itemsize
+    num_heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    position_bytes: int = 2 * config.num_hidden_layers * num_heads * width * compressor.dtype.itemsize
     sequence_bytes = position_bytes * (facts.max_tokens // BLOCK_TOKENS + 1) * BLOCK_TOKENS
-    most = psutil.virtual_memory().available // FREE_SHARE
+    most: int = psutil.virtual_memory().available // FREE_SHARE
     # one sequence more: vLLM keeps a page for itself
     return max(2 * sequence_bytes, min((facts.max_sequences + 1) * sequence_bytes, most))

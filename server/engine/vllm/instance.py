@@ -17,7 +17,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from server.errors import EngineFailed, InvalidRequest, NotReady
 
-STOP_SECONDS = 10.0  # for its processes to end by themselves
+STOP_SECONDS = 2.0  # for its processes to end by themselves
 
 
 class Instance:
