@@ -28,12 +28,13 @@ FETCH_BASE := $(BIN)/autocompressor fetch-base >/dev/null && touch $(BASE) || tr
 # What looks at the dependencies, in an environment of its own
 SUPPLY_TOOLS := cyclonedx-bom==7.5.0 pip-audit==2.10.1 pip-licenses==5.5.5 uv==0.13.9
 HASHED := requirements-server.txt
+VLLM_ENVIRONMENT := artifacts/vllm
 NAMES = sed -nE 's/^([a-z0-9._-]+)==.*/\1/p' $(HASHED)
 
-.PHONY: help setup serve demo test lint check train no-data bench judges chaos docs hashes audit sbom licences
+.PHONY: help setup serve demo test test-vllm lint check train no-data bench judges chaos docs hashes audit sbom licences
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Make .venv, install into it, fetch the default model's base; the other targets do so themselves
 	@$(FETCH_BASE)
@@ -61,6 +62,14 @@ demo: $(INSTALLED) ## Compress, generate and score a chapter with the running se
 
 test: $(BASE) ## Run the tests; ARGS='tests/store -k redis'
 	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+$(VLLM_ENVIRONMENT)/.installed: pyproject.toml tests/engine/vllm_environment.sh
+	@echo "making $(VLLM_ENVIRONMENT): a few minutes, 3 GB"
+	@tests/engine/vllm_environment.sh $(VLLM_ENVIRONMENT)
+	@touch $@
+
+test-vllm: $(VLLM_ENVIRONMENT)/.installed ## Run what every engine keeps to against vLLM too, in an environment of its own
+	@OMP_NUM_THREADS=1 $(VLLM_ENVIRONMENT)/bin/python -m pytest tests/engine/test_engine_contract.py tests/engine/test_vllm.py $(ARGS)
 
 lint: $(INSTALLED) ## Check format, lint and types
 	@$(BIN)/ruff format --check

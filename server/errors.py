@@ -118,6 +118,12 @@ class NotReady(ServiceError):
     code = "not_ready"
 
 
+class NotServed(ServiceError):
+    """Work of the other role: this process compresses alone, or generates alone."""
+
+    code = "not_served"
+
+
 class StoreExhausted(ServiceError):
     """The store has no room left for another summary."""
 

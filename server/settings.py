@@ -62,6 +62,19 @@ class Settings(BaseSettings):
         description="Directory of the bases that were fetched for adapters; none is this user's, in ~/.local/share "
         "or where XDG_DATA_HOME says.",
     )
+    engine: Literal["torch", "vllm"] = Field(
+        "torch", description="What runs the model: 'torch' is built in, 'vllm' needs the extra of that name."
+    )
+    engine_args: str = Field(
+        "",
+        description="vLLM's own arguments, as NAME=VALUE with commas between or as a JSON object: "
+        "tensor_parallel_size=2.",
+    )
+    role: Literal["all", "compress", "generate"] = Field(
+        "all",
+        description="Work that this process does: 'compress' makes vectors alone, 'generate' answers and scores alone, "
+        "and calls for the other get 501.",
+    )
     device: str = Field(
         "auto", description="'auto' takes CUDA where there is one; else as torch names it: cpu, cuda:1."
     )
@@ -230,6 +243,16 @@ class Settings(BaseSettings):
         for name, number in Counter([*given, *set(self.other_names)]).items():
             if number > 1:
                 raise ValueError(f"other_models and aliases give the name {name!r} to {number} models")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_has_what_it_is_asked(self) -> "Settings":
+        if self.engine_args and self.engine != "vllm":
+            raise ValueError(f"engine_args are vLLM's, and engine is {self.engine!r}")
+        if self.engine == "vllm" and self.other_models:
+            raise ValueError("engine 'vllm' serves one model, and other_models name more")
+        if self.engine == "vllm" and self.stored_vectors != "computed":
+            raise ValueError(f"stored_vectors is {self.stored_vectors!r}, and engine 'vllm' gives vectors as computed")
         return self
 
     @model_validator(mode="after")

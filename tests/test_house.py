@@ -20,7 +20,7 @@ from server.settings import load_settings, unknown_names
 ROOT = Path(__file__).parents[1]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 # In prose between backticks; else alone on a line, with variables or a comment: "make sure that" is no command
-COMMAND = re.compile(r"(?:`|^ *(?:\$ )?)make ([a-z]+)(?=`| +[A-Z]+=| *#| *$)", re.MULTILINE)
+COMMAND = re.compile(r"(?:`|^ *(?:\$ )?)make ([a-z-]+)(?=`| +[A-Z]+=| *#| *$)", re.MULTILINE)
 
 
 def _yaml(path: Path) -> Any:
@@ -101,7 +101,7 @@ def test_documented_targets_exist() -> None:
     documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md"), ROOT / ".ci" / "run"]
     targets = {target for document in documents for target in COMMAND.findall(document.read_text())}
     assert targets
-    assert targets <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     dry_run = ["make", "--dry-run", *sorted(targets | {"check", "train"}), "DATA=documents"]
     made = subprocess.run(dry_run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr

@@ -1,10 +1,12 @@
 """The composition root: builds the parts from settings and hands them on; nothing else knows them all."""
 
 import asyncio
+import importlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 from model import AutoCompressor
 from server.core.callers.access import Access
@@ -42,11 +44,12 @@ from server.core.scoring import Scorer
 from server.core.served_model import ServedModel
 from server.core.services import Services
 from server.core.tenant import Tenant
+from server.engine.part import Part
 from server.engine.protocol import Decoder, Encoder, Engine
-from server.engine.torch.build import Loaded, build_engines
+from server.engine.torch.build import Loaded, build_engines, end_of_text_ids
 from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
-from server.engine.torch.engine import TorchEngine
 from server.engine.torch.memory import most_bytes
+from server.engine.vllm import environment
 from server.limits import MAX_BODIES
 from server.metrics import Metrics
 from server.settings import Settings
@@ -107,12 +110,30 @@ async def warn_of_concerns(store: SummaryStore) -> None:
 
 def engines_of(
     loaded: list[tuple[AutoCompressor, ServedModel]], settings: Settings, metrics: Metrics
-) -> list[tuple[ServedModel, TorchEngine]]:
-    """The models with their engines, which are all that keeps their weights then."""
+) -> list[tuple[ServedModel, Any]]:
+    """The models with their engines, not yet started, which are all that keeps their weights then.
+
+    Raises:
+        ValueError: the engine that the settings name is not installed, or refuses a model.
+    """
     models = [served for _, served in loaded]
+    if settings.engine == "vllm":
+        ((compressor, served),) = loaded
+        return [(served, vllm_engine(compressor, served, settings, metrics))]
     parts = [Loaded(served.name, compressor, served.max_sequence_tokens) for compressor, served in loaded]
     loaded.clear()
     return list(zip(models, build_engines(parts, settings, metrics), strict=True))
+
+
+def vllm_engine(compressor: AutoCompressor, served: ServedModel, settings: Settings, metrics: Metrics) -> Any:
+    """An engine of vLLM's."""
+    environment.prepare()
+    try:
+        vllm = importlib.import_module("server.engine.vllm.build")  # not at the top: it brings vLLM, which is an extra
+    except ImportError as error:
+        raise ValueError(f"engine 'vllm' needs the extra vllm, pip install 'autocompressor[vllm]': {error}") from error
+    end_of_text = end_of_text_ids(compressor)
+    return vllm.build_engine(compressor, served.max_sequence_tokens, settings, metrics, end_of_text=end_of_text)
 
 
 def connect(
@@ -124,6 +145,8 @@ def connect(
 ) -> Core:
     """The core over engines and a store that are open; `quotas` are the store's, and the keys change them."""
     metrics.memory_limit.set(most_bytes())
+    if settings.role != "all":
+        served = [(model, Part(engine, settings.role)) for model, engine in served]
     tenant, access = Tenant(settings.tenant_salt), None
     if settings.api_keys is not None:
         access = Access(settings.api_keys, tenant, Revoked(store, StoreCalls(metrics)), quotas)

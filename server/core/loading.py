@@ -29,6 +29,8 @@ def load_models(settings: Settings) -> list[tuple[AutoCompressor, ServedModel]]:
     """
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
+    if settings.engine == "vllm":
+        device = torch.device("cpu")  # vLLM loads it by itself; what stays here are its ends
     _require_different([*set(settings.other_names), *(name or own_name(path) for name, path in settings.checkpoints)])
     bases = SharedBases(device_bytes(device))
     loaded: list[tuple[AutoCompressor, ServedModel]] = []

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from server.engine.torch import admission
-from server.engine.torch.admission import Admission
+from server.engine import admission
+from server.engine.admission import Admission
 from server.errors import Overloaded
 
 

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from torch import Tensor
 
 from model.compressors import SegmentSummary
+from server.engine.admission import Admission
 from server.engine.detokenizer import Detokenizer, Tokenizer
 from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
-from server.engine.torch.admission import Admission
 from server.engine.torch.loop import EngineLoop
 from server.engine.torch.mailbox import Mailbox
 from server.engine.torch.observer import EngineObserver

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from server.engine.answer import Answer
 from server.engine.detokenizer import Detokenizer
-from server.engine.protocol import FinishReason, Meter, SamplingParams, TokenEvent
+from server.engine.protocol import Meter, SamplingParams, TokenEvent
 from server.engine.torch.sampler import Sampled
 from server.tally import Tally, current
 
@@ -140,18 +141,7 @@ class Generation(Request):
     def take(self, sampled: Sampled, end_of_text: frozenset[int]) -> TokenEvent:
         """Add a token: its event, with the text that it completes, and the reason where it is the last one."""
         self.generated.append(sampled.token_id)
-        reason: FinishReason | None = None
-        is_end = sampled.token_id in end_of_text and not self.params.ignore_eos
-        if is_end or sampled.token_id in self.params.stop_token_ids:
-            reason = "stop"
-        elif len(self.generated) >= self.params.max_tokens:
-            reason = "length"
-        text = "" if reason == "stop" else self.detokenizer.add(sampled.token_id)
-        if self.detokenizer.is_stopped:
-            reason = "stop"
-        elif reason is not None:
-            text += self.detokenizer.flush()
-        return TokenEvent(sampled.token_id, text, sampled.logprob, reason, sampled.top_logprobs)
+        return Answer(self.params, self.detokenizer, end_of_text, len(self.generated) - 1).add(*sampled)
 
 
 @dataclass(eq=False)

@@ -28,6 +28,7 @@ STATUS: dict[type[ServiceError], tuple[int, str]] = {
     errors.RateLimited: (429, RATE),
     errors.QuotaReached: (429, QUOTA),
     errors.Internal: (500, SERVER),
+    errors.NotServed: (501, SERVER),
     errors.NotReady: (503, SERVER),
     errors.StoreExhausted: (507, SERVER),
 }
@@ -43,4 +44,4 @@ def error_detail(error: ServiceError) -> ErrorDetail:
 
 def possible_errors() -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: the statuses any endpoint that works may answer with."""
-    return {status: {"model": ErrorResponse} for status in (400, 401, 404, 409, 413, 422, 424, 429, 503, 507)}
+    return {status: {"model": ErrorResponse} for status in (400, 401, 404, 409, 413, 422, 424, 429, 501, 503, 507)}
