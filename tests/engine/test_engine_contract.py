@@ -14,7 +14,7 @@ from transformers import LlamaConfig, PreTrainedModel
 
 from model import AutoCompressor
 from server.engine.protocol import Engine, Prompt, SamplingParams, TokenEvent
-from server.engine.torch.build import build_engine, end_of_text_ids
+from server.engine.torch.build import Loaded, build_engines, end_of_text_ids
 from server.engine.torch.devices import DTYPES
 from server.engine.vllm import environment
 from server.errors import EngineFailed, InvalidRequest, Overloaded, TooLong
@@ -74,7 +74,7 @@ def built(name: str, checkpoint: Path, **settings: Any) -> Any:
     settings = {"dtype": "float32", "max_running_sequences": 4, "max_batch_tokens": 64, "max_requests": 64} | settings
     model = AutoCompressor.from_pretrained(checkpoint, dtype=DTYPES[settings["dtype"]])
     if name == "torch":
-        return build_engine(model, MAX_TOKENS, Settings(**settings), Metrics())
+        return build_engines([Loaded("tiny", model, MAX_TOKENS)], Settings(**settings), Metrics())[0]
     pytest.importorskip("vllm", reason=NO_VLLM)
     environment.prepare()
     vllm_build = importlib.import_module("server.engine.vllm.build")
