@@ -230,7 +230,7 @@ def build_services(
             expander,
             ttl_seconds=settings.response_ttl_seconds,
         ),
-        generator=Generator(model, decoder, prompter, expander),
+        generator=Generator(model, decoder, prompter, expander, metrics),
         scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
         reranker=Reranker(model, decoder, summaries, opener, prompter, intake),
     )

@@ -154,6 +154,9 @@ async def test_a_full_queue_is_no_fault_and_a_stop_is_told(serve: Serve, monkeyp
         monkeypatch.setattr(type(engine), "is_full", property(lambda _: True))
         busy = await client.get("/readyz")
         assert (busy.status_code, busy.json()["checks"]["queue"]) == (200, "full")
+        # before anything is looked up for it: under a crowd, refusing is most of the work
+        refused = await client.post("/generate", json={"prompt": "a", "summary_ids": ["0" * 40]})
+        assert (refused.status_code, "retry-after" in refused.headers) == (429, True)
         client.core.is_stopping.set()  # type: ignore[attr-defined]
         stopping = await client.get("/readyz")
         assert (stopping.status_code, stopping.json()["checks"]["server"]) == (503, "stopping")
