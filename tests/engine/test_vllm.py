@@ -100,7 +100,7 @@ async def test_agrees_in_bfloat16(tmp_path: Path) -> None:
         assert float((ours - theirs).float().norm()) <= 0.05 * float(ours.float().norm())
         prompt = Prompt(ours, tuple(document(7, seed=4)))
         scores = [(await engine.score(prompt, [[5, 6, 7]]))[0].total for engine in (built_in, vllm)]
-    assert scores[0] == pytest.approx(scores[1], rel=0.05)
+        assert scores[0] == pytest.approx(scores[1], rel=0.05)
 
 
 async def test_a_summary_that_one_process_made_is_used_by_another(tmp_path: Path) -> None:

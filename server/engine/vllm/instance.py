@@ -44,8 +44,7 @@ class Instance:
         """End its processes; whoever still waits gets `NotReady`. Not for the event loop's thread."""
         self._is_stopping = True
         if self._engine is not None:
-            # vLLM leaves those who wait without an answer
-            self._loop.call_soon_threadsafe(self._engine.output_processor.propagate_error, EngineDeadError())
+            self._loop.call_soon_threadsafe(_answer_all, self._engine)
             self._engine.shutdown(timeout=STOP_SECONDS)
             self._engine = None  # at the interpreter's end its own clean-up would fail
 
@@ -97,3 +96,10 @@ class Instance:
             raise InvalidRequest(f"vLLM refuses this: {error}") from error
         except VLLMError as error:
             raise EngineFailed(f"vLLM failed: {type(error).__name__}") from error
+
+
+def _answer_all(engine: AsyncLLM) -> None:
+    """Fail whoever waits, whom vLLM leaves without an answer when it ends, and have it wait for nothing any more."""
+    engine.output_processor.propagate_error(EngineDeadError())
+    if engine.output_handler is not None:
+        engine.output_handler.cancel()
