@@ -12,6 +12,8 @@ BASE := .venv/.base
 URL ?= http://127.0.0.1:8000
 OUT ?= runs/tiny
 SUPPLY := artifacts/supply
+# One more than there are cores, as tests wait for servers half of their time
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? cores + 1 : 4 )))
 
 # Freed activations stay with the process: handed back to the system, each step faults them in again. About a fifth faster.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=1000000000
@@ -61,7 +63,7 @@ demo: $(INSTALLED) ## Compress, generate and score a chapter with the running se
 	@$(BIN)/python examples/demo.py --url $(URL)
 
 test: $(BASE) ## Run the tests; ARGS='tests/store -k redis'
-	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 $(VLLM_ENVIRONMENT)/.installed: pyproject.toml tests/engine/vllm_environment.sh
 	@echo "making $(VLLM_ENVIRONMENT): a few minutes, 3 GB"
