@@ -20,6 +20,7 @@ from server.bulk.records import Rejected
 NOTE = "autocompressor.bulk"
 UNFINISHED = ".unfinished"
 REJECTED = "rejected.jsonl"
+OPTIONS: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,8 @@ class Parts:
     def note(self, block: Block) -> Note | None:
         """What a block's part says, all of which is read; None where it is absent or damaged."""
         try:
-            with ParquetFile(
-                self._system.open_input_file(self._path(block.part)), page_checksum_verification=True
-            ) as file:
+            part = self._system.open_input_file(self._path(block.part))
+            with ParquetFile(part, page_checksum_verification=True) as file:
                 num_rows = sum(len(batch) for batch in file.iter_batches(64))
                 note = Note(**json.loads(file.metadata.metadata[NOTE.encode()]))
         except (OSError, ValueError, KeyError, TypeError):
@@ -125,14 +125,7 @@ class Parts:
         """A block's part, which is there when the body ends, and not at all where that fails."""
         aside = f"{self._path(block.part)}.{uuid.uuid4().hex}{UNFINISHED}"
         try:
-            with ParquetWriter(
-                aside,
-                SCHEMA,
-                filesystem=self._system,
-                compression="none",
-                write_page_checksum=True,
-                use_dictionary=False,
-            ) as writer:
+            with ParquetWriter(aside, SCHEMA, filesystem=self._system, **OPTIONS) as writer:
                 yield PartWriter(writer)
             self._system.move(aside, self._path(block.part))
         except BaseException:

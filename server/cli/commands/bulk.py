@@ -18,8 +18,8 @@ def bulk(
         list[str],
         typer.Option(
             "--input",
-            help="JSONL (.jsonl, .ndjson) or Parquet: a file, a folder, a glob in quotes, or a URL as s3://BUCKET/FOLDER. "
-            "May be given several times.",
+            help="JSONL (.jsonl, .ndjson) or Parquet: a file, a folder, a glob in quotes, or a URL, "
+            "s3://BUCKET/FOLDER. May be given several times.",
             metavar="PATH",
         ),
     ],
@@ -89,12 +89,13 @@ def bulk(
             rows=block_rows,
             num_actors=actors,
         )
-    except (ValueError, OSError, command.CannotRun) as error:
-        terminal.stop(
-            terminal.as_sentence(error), Status.FAILED if isinstance(error, command.CannotRun) else Status.USAGE
-        )
+    except command.CannotRun as error:
+        terminal.stop(str(error), Status.FAILED)
+    except (ValueError, OSError) as error:
+        terminal.stop(terminal.as_sentence(error))
     terminal.say(
-        f"{done.num_new} compressed, {done.num_there} there already, {done.num_rejected} rejected: {done.num_parts} files"
+        f"{done.num_new} compressed, {done.num_there} there already, {done.num_rejected} rejected; "
+        f"{done.num_parts} files"
     )
     if done.num_rejected:
         raise typer.Exit(Status.PARTLY_FAILED if done.num_new + done.num_there else Status.FAILED)
