@@ -70,6 +70,10 @@ def bulk(
     """
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
         terminal.stop("bulk compression needs its extra: pip install 'autocompressor[bulk]'")
+    # actors have another working directory
+    model = os.path.abspath(model) if model is not None and os.path.isdir(model) else model
+    if store is not None and store.startswith("sqlite:") and not store.startswith("sqlite:/"):
+        store = f"sqlite:{os.path.abspath(store.removeprefix('sqlite:'))}"
     given = {name: value for name, value in (("model", model), ("store", store)) if value is not None}
     # not at the top: they bring Ray and torch, and other commands do without
     command = importlib.import_module("server.bulk.command")
