@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
@@ -55,7 +54,6 @@ def run(blocks: Sequence[Block], settings: Settings, job: Job, num_actors: int |
     Raises:
         CannotRun: the cluster has no room for so many actors, or one of them failed other than by dying.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, OSError, ValueError, RuntimeError) as error:
@@ -84,8 +82,7 @@ def _made(blocks: Sequence[Block], settings: Settings, job: Job, num_actors: int
         Actor,
         fn_constructor_args=(settings, job),
         compute=ray.data.ActorPoolStrategy(size=wanted),
-        num_cpus=1,
-        num_gpus=1 if num_gpus else None,
+        **{"num_gpus" if num_gpus else "num_cpus": 1},  # Ray Data takes one of them alone
     )
     for row in made.iter_rows():
         yield Made(**row)
