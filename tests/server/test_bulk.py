@@ -28,7 +28,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bulk") / "passages.jsonl"
     with path.open("w") as file:
         for index in range(NUM_DOCUMENTS):
-            file.write("{\n" if index % 100 == 99 else json.dumps({"id": index, "text": f"{index}: {TEXT[:200]}"}) + "\n")
+            document = json.dumps({"id": index, "text": f"{index}: {TEXT[:200]}"})
+            file.write("{\n" if index % 100 == 99 else f"{document}\n")
     return path
 
 
