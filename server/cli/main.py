@@ -17,6 +17,7 @@ import typer
 from server.cli import terminal
 from server.cli.commands import keys, session, store, summaries
 from server.cli.commands.bases import fetch_base
+from server.cli.commands.bulk import bulk
 from server.cli.commands.compress import compress
 from server.cli.commands.generate import generate
 from server.cli.commands.merge import merge
@@ -109,7 +110,7 @@ def print_version() -> None:
 
 app.command()(fetch_base)
 app.command()(merge)
-for command in (compress, generate, score, rerank):
+for command in (bulk, compress, generate, score, rerank):
     app.command(epilog=terminal.STATUS_HELP)(command)
 app.add_typer(summaries.make_app(), name="summaries")
 app.add_typer(keys.make_app(), name="keys")

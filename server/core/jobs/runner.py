@@ -22,6 +22,7 @@ from server.store import StoreError, SummaryStore
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 2.5  # between two words to the store of a job that runs
+CANCEL_SECONDS = 1.0  # until work that was cancelled is cancelled again
 POLL_SECONDS = 2.5  # between two looks for jobs that nobody works on
 ACCEPTING_SECONDS = 60.0  # after which a job in the list that is not there will not come
 
@@ -90,8 +91,10 @@ class Runner:
         """End the work on a job, where it is here."""
         running = self._running.get(job_id)
         if running is not None and running.task is not None:
-            running.task.cancel()
-            await asyncio.wait([running.task])
+            # again where it was lost: a call to a Redis cluster was seen to swallow the first one
+            while not running.task.done():
+                running.task.cancel()
+                await asyncio.wait([running.task], timeout=CANCEL_SECONDS)
 
     async def close(self) -> None:
         """Leave all jobs to other servers, or to this one's next start; the last call."""
