@@ -90,7 +90,7 @@ class Subject:
         engine.start()
         self._stack.push_async_callback(asyncio.to_thread, engine.stop)
         self._stack.enter_context(one_core_elsewhere())
-        return connect(self._settings, [(served, engine)], store, metrics)
+        return connect(self._settings, [(served, engine)], store, metrics, {})
 
     def __exit__(self, *_: object) -> None:
         self._runner.run(self._stack.aclose())
