@@ -120,6 +120,7 @@ SMALL = {
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_row_is_measured(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it but vLLM's rows, once, with a model and numbers that are small enough."""
     for module, values in SMALL.items():

@@ -83,6 +83,7 @@ def test_an_unknown_row_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_row_holds_for_a_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = tmp_path / "figures.json"
     asked = ["kill-9-file", "--rounds", "1", "--documents", "20", "--json", str(figures)]

@@ -17,6 +17,8 @@ from training.loop.processes import layer_names, make_accelerator
 from training.loop.snapshots import Snapshots
 from training.loop.stopping import StopRequest
 
+pytestmark = pytest.mark.exhaustive
+
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 900
 TOLERANCE = {
