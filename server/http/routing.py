@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
 from server.http.json_body import read
@@ -48,11 +49,17 @@ class Route(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        takes_parameters = bool(self.dependant.query_params)  # those are models, which refuse others themselves
+        parameters = self.dependant.query_params
+        # models refuse others themselves
+        has_model = any(
+            isinstance(each.field_info.annotation, type) and issubclass(each.field_info.annotation, BaseModel)
+            for each in parameters
+        )
+        known = {each.alias for each in parameters}
 
         async def handle_json(request: Request) -> Response:
-            if not takes_parameters:
-                for name, value in request.query_params.items():
+            for name, value in request.query_params.items():
+                if not has_model and name not in known:
                     error = {"type": "extra_forbidden", "loc": ("query", name), "input": value}
                     raise RequestValidationError([error | {"msg": "Extra inputs are not permitted"}])
             return await handle(JsonRequest(request.scope, request.receive))

@@ -37,7 +37,16 @@ async def test_null_is_as_if_it_were_not_there(client: httpx.AsyncClient) -> Non
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/info"), ("POST", "/compress"), ("POST", "/generate"), ("GET", "/v1/models"), ("GET", "/readyz")],
+    [
+        ("GET", "/info"),
+        ("GET", "/summaries/0"),
+        ("GET", "/summaries/0/segments"),
+        ("DELETE", "/summaries/0"),
+        ("POST", "/compress"),
+        ("POST", "/generate"),
+        ("GET", "/v1/models"),
+        ("GET", "/readyz"),
+    ],
 )
 async def test_unknown_parameters_of_the_url_are_refused(client: httpx.AsyncClient, method: str, path: str) -> None:
     refused = await client.request(

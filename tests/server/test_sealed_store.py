@@ -39,7 +39,7 @@ async def test_what_is_stored_is_sealed_and_read_with_its_keys_alone(serve: Serv
         assert (await compress(client))["cached_segments"] == made["segments"]
     for keys in (None, SECOND):
         async with serve(store_keys=keys) as client:
-            assert (await client.get(f"/summaries/{made['id']}")).status_code == 500  # damaged, as far as it can tell
+            assert (await client.get(f"/summaries/{made['id']}")).status_code == 404  # damaged, as far as it can tell
             assert (await client.get("/summaries")).json()["data"] == []
             # nor is a secret made of what cannot be read, or another put in its place
             assert (await client.put(f"/summaries/{made['id']}", content=exported.content)).status_code == 500
