@@ -48,6 +48,10 @@ def running_replica(directory: Path, of: str) -> Iterator[str]:
             until(lambda: client.info("replication").get("master_link_status") == "up", what="the replica caught up")
         with redis.Redis.from_url(of) as client:
             until(lambda: client.info("replication").get("slave0", {}).get("state") == "online", what="it is online")
+            # on a busy machine it may be online for seconds before it says what it has
+            client.set("caught-up", 1)
+            client.delete("caught-up")
+            until(lambda: client.wait(1, 500) >= 1, what="it acknowledges what it has")
         yield url
 
 
