@@ -75,7 +75,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.chain", "server.core.documents.progress", "server.core.documents.single_flight"}
         | {"server.core.together", "server.core.long_texts"},
         {"server.engine.torch", "server.engine.vllm", "server.store"},
-        {"server.engine.answer", "server.engine.part"},
+        {"server.engine.answer", "server.engine.part", "server.engine.refusals"},
+        {"server.engine.forwarding"},
         {"server.engine.admission", "server.engine.detokenizer", "server.engine.protocol"},
         {"server.log", "server.traces"},
         {"server.settings", "server.metrics", "server.errors", "server.text", "server.tally"},

@@ -131,7 +131,7 @@ def test_the_training_page_works_as_written(newcomers_folder: Path) -> None:
     finally:
         assert server.stop() == 0
     assert "GiB" in shell(planned, newcomers_folder)
-    # the methods and their tables have tests of their own: here only that the baselines would run
+    # here only that the baselines would run, which takes a minute: the test below has them run
     adaptations, evaluation = baselines.split(".venv/bin/autocompressor train evaluate")
     told = shell(re.sub(r"(?m)^(\$ADAPT.*)$", r"\1 --plan", adaptations), newcomers_folder)
     assert told.count("GiB") >= 2
@@ -153,3 +153,15 @@ def test_the_bundled_checkpoint_is_small_and_whole() -> None:
     assert max(sizes) < 15_000_000
     for name in ("config.json", "tokenizer.json", "MODEL_CARD.md", "autocompressor/config.json"):
         assert (CHECKPOINT / name).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_the_training_page_s_baselines_work_as_written(newcomers_folder: Path) -> None:
+    """With fewer tokens."""
+    documents, train, _, _, baselines, *_ = blocks("docs/training.md", "sh")
+    shell(documents, newcomers_folder)
+    shell(train.replace("--recipe tiny", f"--recipe tiny {FEW_TOKENS}"), newcomers_folder)
+    told = shell(baselines.replace("--recipe tiny", "--recipe tiny --tokens 17408"), newcomers_folder)
+    assert "AutoCompressor minus RMT" in told
+    assert "extended full attention" in told

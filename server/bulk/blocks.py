@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 from pyarrow.parquet import ParquetFile
 
 PARQUET = ".parquet"
@@ -107,7 +107,7 @@ def _files_of(place: str) -> list[str]:
     return [f"{prefix}{each}" for each in inside]
 
 
-def _is_input(info: "FileSystem") -> bool:
+def _is_input(info: FileInfo) -> bool:
     return info.type == FileType.File and _has_suffix(info.path) and not info.base_name.startswith((".", "_"))
 
 

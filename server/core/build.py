@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 from model import AutoCompressor
 from server.core.callers.access import Access
@@ -45,7 +44,7 @@ from server.core.served_model import ServedModel
 from server.core.services import Services
 from server.core.tenant import Tenant
 from server.engine.part import Part
-from server.engine.protocol import Decoder, Encoder, Engine
+from server.engine.protocol import Decoder, Encoder, Engine, OwnEngine
 from server.engine.torch.build import Loaded, build_engines, end_of_text_ids
 from server.engine.torch.cores import in_a_thread_that_ends, one_core_elsewhere
 from server.engine.torch.memory import most_bytes
@@ -110,7 +109,7 @@ async def warn_of_concerns(store: SummaryStore) -> None:
 
 def engines_of(
     loaded: list[tuple[AutoCompressor, ServedModel]], settings: Settings, metrics: Metrics
-) -> list[tuple[ServedModel, Any]]:
+) -> list[tuple[ServedModel, OwnEngine]]:
     """The models with their engines, not yet started, which are all that keeps their weights then.
 
     Raises:
@@ -125,7 +124,7 @@ def engines_of(
     return list(zip(models, build_engines(parts, settings, metrics), strict=True))
 
 
-def vllm_engine(compressor: AutoCompressor, served: ServedModel, settings: Settings, metrics: Metrics) -> Any:
+def vllm_engine(compressor: AutoCompressor, served: ServedModel, settings: Settings, metrics: Metrics) -> OwnEngine:
     """An engine of vLLM's."""
     environment.prepare()
     try:
@@ -133,7 +132,10 @@ def vllm_engine(compressor: AutoCompressor, served: ServedModel, settings: Setti
     except ImportError as error:
         raise ValueError(f"engine 'vllm' needs the extra vllm, pip install 'autocompressor[vllm]': {error}") from error
     end_of_text = end_of_text_ids(compressor)
-    return vllm.build_engine(compressor, served.max_sequence_tokens, settings, metrics, end_of_text=end_of_text)
+    engine: OwnEngine = vllm.build_engine(
+        compressor, served.max_sequence_tokens, settings, metrics, end_of_text=end_of_text
+    )
+    return engine
 
 
 def connect(

@@ -184,3 +184,20 @@ class Decoder(Ready, Protocol):
 
 class Engine(Encoder, Decoder, Protocol):
     """Both in one, as the built-in one is: its vectors and its prompts share the device."""
+
+
+class OwnEngine(Engine, Protocol):
+    """One that whoever built it starts before the first call, and stops after the last."""
+
+    @property
+    def max_document_vectors(self) -> int | None:
+        """How many vectors of a document there is memory for before its last segment; None for any number."""
+        ...
+
+    def start(self) -> None:
+        """Begin to serve; ValueError where it cannot."""
+        ...
+
+    def stop(self) -> None:
+        """Blocks until it has ended; whoever still waits gets `NotReady`."""
+        ...

@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
 from server.http.json_body import read
@@ -49,17 +48,11 @@ class Route(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        parameters = self.dependant.query_params
-        # models refuse others themselves
-        has_model = any(
-            isinstance(each.field_info.annotation, type) and issubclass(each.field_info.annotation, BaseModel)
-            for each in parameters
-        )
-        known = {each.alias for each in parameters}
+        takes_parameters = bool(self.dependant.query_params)  # those are models, which refuse others themselves
 
         async def handle_json(request: Request) -> Response:
-            for name, value in request.query_params.items():
-                if not has_model and name not in known:
+            if not takes_parameters:
+                for name, value in request.query_params.items():
                     error = {"type": "extra_forbidden", "loc": ("query", name), "input": value}
                     raise RequestValidationError([error | {"msg": "Extra inputs are not permitted"}])
             return await handle(JsonRequest(request.scope, request.receive))

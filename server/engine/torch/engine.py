@@ -9,6 +9,7 @@ from model.compressors import SegmentSummary
 from server.engine.admission import Admission
 from server.engine.detokenizer import Detokenizer, Tokenizer
 from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
+from server.engine.refusals import require_room, require_tokens
 from server.engine.torch.loop import EngineLoop
 from server.engine.torch.mailbox import Mailbox
 from server.engine.torch.observer import EngineObserver
@@ -18,7 +19,7 @@ from server.engine.torch.runner import BatchRunner
 from server.engine.torch.sampler import Bias, random_stream
 from server.engine.torch.scheduler import Limits
 from server.engine.torch.turns import Turns
-from server.errors import InvalidRequest, TooLong
+from server.errors import TooLong
 from server.metrics import Metrics
 
 
@@ -101,8 +102,7 @@ class TorchEngine:
         meter: Meter | None = None,
         waits: bool = False,
     ) -> AsyncGenerator[SegmentSummary]:
-        if not segments or not all(segments):
-            raise InvalidRequest("every segment needs at least 1 token")
+        require_tokens(segments, "segment")
         length = 0 if soft_prompt is None else soft_prompt.shape[0]
         strip_length = length + self._num_kept * (len(segments) - 1) if self._num_kept else 0
         most = self._limits.max_document_positions
@@ -130,7 +130,7 @@ class TorchEngine:
     async def generate(
         self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None, waits: bool = False
     ) -> AsyncGenerator[TokenEvent]:
-        self._require_room(prompt, params.max_tokens)
+        require_room(prompt, params.max_tokens, self._limits.max_sequence_tokens)
         names, lengths = parts_of(prompt, self._limits.block_tokens, self._limits.max_kept_positions)
         mailbox = Mailbox()
         request = Generation(
@@ -164,9 +164,8 @@ class TorchEngine:
         meter: Meter | None = None,
         waits: bool = False,
     ) -> list[TokenLogprobs]:
-        if not continuations or not all(continuations):
-            raise InvalidRequest("every continuation needs at least 1 token")
-        self._require_room(prompt, 1)
+        require_tokens(continuations, "continuation")
+        require_room(prompt, 1, self._limits.max_sequence_tokens)
         mailbox = Mailbox()
         request = Scoring(
             mailbox.put,
@@ -195,11 +194,3 @@ class TorchEngine:
                 yield
             finally:
                 self._loop.cancel(request)
-
-    def _require_room(self, prompt: Prompt, num_new: int) -> None:
-        limit = self._limits.max_sequence_tokens
-        if not prompt.num_positions:
-            raise InvalidRequest("the prompt is empty: it needs at least 1 token, or 1 vector")
-        # the last new token is never read, so it needs no position
-        if prompt.num_positions + num_new - 1 > limit:
-            raise TooLong(f"{prompt.num_positions} prompt positions and {num_new} new tokens exceed a row's {limit}")

@@ -16,11 +16,12 @@ from server.engine.admission import Admission
 from server.engine.answer import Answer
 from server.engine.detokenizer import Detokenizer
 from server.engine.protocol import Meter, Prompt, SamplingParams, TokenEvent, TokenLogprobs
+from server.engine.refusals import require_room, require_tokens
 from server.engine.vllm import prompts, sampling
 from server.engine.vllm.encoder import VllmEncoder
 from server.engine.vllm.instance import Instance
 from server.engine.vllm.observer import Watch
-from server.errors import EngineFailed, InvalidRequest, TooLong
+from server.errors import EngineFailed
 from server.metrics import Metrics
 
 
@@ -93,8 +94,7 @@ class VllmEngine:
         waits: bool = False,
     ) -> AsyncGenerator[SegmentSummary]:
         assert self._encoder is not None
-        if not segments or not all(segments):
-            raise InvalidRequest("every segment needs at least 1 token")
+        require_tokens(segments, "segment")
         watch = Watch(self._metrics, "segment", sum(map(len, segments)), meter)
         async with self._admission.place(waits=waits):
             watch.start()
@@ -111,7 +111,7 @@ class VllmEngine:
         self, prompt: Prompt, params: SamplingParams, *, meter: Meter | None = None, waits: bool = False
     ) -> AsyncGenerator[TokenEvent]:
         assert self._generating is not None
-        self._require_room(prompt, params.max_tokens)
+        require_room(prompt, params.max_tokens, self._max_sequence_tokens)
         chosen = sampling.to_vllm(params, self._end_of_text)
         detokenizer = Detokenizer(self._tokenizer, prompt.token_ids, params.stop)
         answer = Answer(params, detokenizer, self._end_of_text)
@@ -141,9 +141,8 @@ class VllmEngine:
         waits: bool = False,
     ) -> list[TokenLogprobs]:
         assert self._generating is not None
-        if not continuations or not all(continuations):
-            raise InvalidRequest("every continuation needs at least 1 token")
-        self._require_room(prompt, max(map(len, continuations)))
+        require_tokens(continuations, "continuation")
+        require_room(prompt, max(map(len, continuations)), self._max_sequence_tokens)
         watch = Watch(self._metrics, "score", len(prompt.token_ids) + sum(map(len, continuations)), meter)
         async with self._admission.place(waits=waits):
             watch.start()
@@ -190,14 +189,6 @@ class VllmEngine:
 
     def _reader(self, prompt: Prompt) -> LoRARequest | None:
         return self._adapter if _num_vectors(prompt) else None
-
-    def _require_room(self, prompt: Prompt, num_new: int) -> None:
-        limit = self._max_sequence_tokens
-        if not prompt.num_positions:
-            raise InvalidRequest("the prompt is empty: it needs at least 1 token, or 1 vector")
-        # the last new token is never read, so it needs no position
-        if prompt.num_positions + num_new - 1 > limit:
-            raise TooLong(f"{prompt.num_positions} prompt positions and {num_new} new tokens exceed a row's {limit}")
 
 
 def _num_vectors(prompt: Prompt) -> int:

@@ -1,15 +1,16 @@
 """`/info`: the server's limits and settings."""
 
 from importlib.metadata import version
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from server import limits
 from server.http.answers.dependencies import WithCore
 from server.http.answers.errors import possible_errors
 from server.http.routing import Route
 from server.http.schemas import models as schemas
-from server.http.schemas.base import ModelName
+from server.http.schemas.base import Parameters
 
 SHOWN_SETTINGS = {
     *("attention", "default_ttl_seconds", "max_batch_tokens", "prefix_cache_bytes", "raw_tokens", "stored_vectors")
@@ -19,9 +20,9 @@ router = APIRouter(route_class=Route, responses=possible_errors())
 
 
 @router.get("/info", tags=["models"])
-async def info(core: WithCore, model: ModelName = None) -> schemas.InfoResponse:
+async def info(core: WithCore, asked: Annotated[Parameters, Query()]) -> schemas.InfoResponse:
     """Every limit and setting that matters to a client of one model, and the names of all that are served."""
-    services, settings = core.models.named(model), core.settings
+    services, settings = core.models.named(asked.model), core.settings
     served = services.model
     return schemas.InfoResponse(
         version=version("autocompressor"),

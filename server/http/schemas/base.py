@@ -104,3 +104,11 @@ EXAMPLE_MODEL = "autocompressor-default"
 def example(**body: Any) -> ConfigDict:
     """For a body's OpenAPI schema: one that works, once ids of your own stand in it."""
     return ConfigDict(json_schema_extra={"examples": [body]})
+
+
+class Parameters(BaseModel):
+    """What a URL has behind its question mark."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: ModelName = None

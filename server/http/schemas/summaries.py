@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Protocol
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
-from server.http.schemas.base import Body, Many, ModelName, ParseSpecial, SummaryId, Text, TokenIds, example
+from server.http.schemas.base import Body, Many, ModelName, Parameters, ParseSpecial, SummaryId, Text, TokenIds, example
 from server.http.schemas.receipts import Receipt
 from server.limits import (
     MAX_DOCUMENTS,
@@ -122,14 +122,6 @@ class Upload(BaseModel):
     measure: bool = False
     parse_special: ParseSpecial = False
     stream: bool = False
-
-
-class Parameters(BaseModel):
-    """What a URL has behind its question mark."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    model: ModelName = None
 
 
 class ListParameters(Parameters):
