@@ -11,13 +11,10 @@ import tempfile
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from model.compressors import SegmentSummary
-from server.core.build import open_core
-from server.engine.protocol import Prompt, SamplingParams
-from server.settings import Settings
+if TYPE_CHECKING:
+    from model.compressors import SegmentSummary
 
 DOCUMENT = Path(__file__).parents[1] / "examples" / "chapter.txt"
 NUM_SEGMENTS, NEW_TOKENS = 6, 24
@@ -28,12 +25,19 @@ QUESTION, CONTINUATIONS = " The keeper", (" wrote one line a day.", " slept.")
 class Computed:
     """What one engine makes of the document and of a question on it."""
 
-    summaries: list[SegmentSummary]
+    summaries: "list[SegmentSummary]"
     token_ids: list[int]
     scores: list[float]
 
 
 async def compute(engine: str, model: str, dtype: str) -> Computed:
+    # not at the top: vLLM's processes import this file again, and fail where it brings all of torch's companions
+    import torch
+
+    from server.core.build import open_core
+    from server.engine.protocol import Prompt, SamplingParams
+    from server.settings import Settings
+
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
             engine=engine, model=model, dtype=dtype, store=f"sqlite:{folder}/summaries.sqlite3", max_running_sequences=8
