@@ -232,7 +232,8 @@ def build_services(
             expander,
             ttl_seconds=settings.response_ttl_seconds,
         ),
-        generator=Generator(model, decoder, prompter, expander, metrics),
+        generator=Generator(model, decoder, prompter, expander),
         scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
         reranker=Reranker(model, decoder, summaries, opener, prompter, intake),
+        metrics=metrics,
     )

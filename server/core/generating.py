@@ -12,18 +12,13 @@ from server.core.prompts.prompting import Prompter
 from server.core.receipts import Receipt, Stopwatch, Usage
 from server.core.served_model import ServedModel
 from server.engine.protocol import Decoder, FinishReason, Prompt, SamplingParams, TokenEvent
-from server.errors import Overloaded
-from server.metrics import Metrics
 
 
 class Generator:
     """Begins generations."""
 
-    def __init__(
-        self, model: ServedModel, decoder: Decoder, prompter: Prompter, expander: Expander, metrics: Metrics
-    ) -> None:
+    def __init__(self, model: ServedModel, decoder: Decoder, prompter: Prompter, expander: Expander) -> None:
         self._model = model
-        self._metrics = metrics
         self._decoder = decoder
         self._prompter = prompter
         self._expander = expander
@@ -43,14 +38,10 @@ class Generator:
             max_tokens: how many are wanted; None is as many as fit up to a fixed number.
 
         Raises:
-            Overloaded: the engine is full, told before any work.
             InvalidRequest, TooLong, SummaryNotFound: of the prompt, or of `stop_token_ids`. And what the engine and the
                 store raise.
         """
         watch = Stopwatch()
-        if self._decoder.is_full:  # the engine would say so once the prompt is there, which costs more than the refusal
-            self._metrics.rejections.labels(reason="queue_full").inc()
-            raise Overloaded("the engine already holds its limit of requests")
         plan = await self._prompter.plan(call, condition.parts, max_vectors=condition.max_vectors, is_bounded=True)
         plan = await self._expander.conditioned(plan, condition)
         plan = self._prompter.fitted(plan, self._prompter.num_wanted(max_tokens))

@@ -17,6 +17,8 @@ from server.core.responses.responding import Responder
 from server.core.scoring import Scorer
 from server.core.served_model import ServedModel
 from server.engine.protocol import Decoder, Encoder
+from server.errors import Overloaded
+from server.metrics import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +41,14 @@ class Services:
     generator: Generator
     scorer: Scorer
     reranker: Reranker
+    metrics: Metrics
+
+    def require_room(self) -> None:
+        """Refuse a call that the engine would refuse once its prompt is there, which costs more than the refusal.
+
+        Raises:
+            Overloaded: the engine is full.
+        """
+        if self.decoder.is_full:
+            self.metrics.rejections.labels(reason="queue_full").inc()
+            raise Overloaded("the engine already holds its limit of requests")

@@ -9,7 +9,7 @@ from server.core.documents.store_calls import StoreCalls
 from server.core.responses.items import Compaction, Message, TextPart
 from server.core.responses.records import Conversation, Records, Turn, forgetful
 from server.core.tenant import Tenant
-from server.errors import TooLong
+from server.errors import ResponseNotFound, TooLong
 from server.limits import MAX_CHAIN
 from server.metrics import Metrics
 from server.store import open_store
@@ -51,7 +51,7 @@ async def test_turns_that_name_all_before_them_stay_small_together(tmp_path: Pat
     try:
         records = Records(store, StoreCalls(Metrics()), ttl_seconds=None, max_bytes=2**24)
         await records.put(Tenant(), turn_of("last", before))
-        ((_, num_bytes),) = await records._found(Tenant(), ["last"])
+        ((_, num_bytes),) = await records._found(Tenant(), ["last"], ResponseNotFound, param="id")
         assert num_bytes * MAX_CHAIN / 2 < 2**25
         with pytest.raises(TooLong, match=f"the limit is {MAX_CHAIN}"):
             await records.conversation(Tenant(), "last", param="p")

@@ -164,8 +164,16 @@ async def test_a_full_queue_is_no_fault_and_a_stop_is_told(serve: Serve, monkeyp
         busy = await client.get("/readyz")
         assert (busy.status_code, busy.json()["checks"]["queue"]) == (200, "full")
         # before anything is looked up for it: under a crowd, refusing is most of the work
-        refused = await client.post("/generate", json={"prompt": "a", "summary_ids": ["0" * 40]})
-        assert (refused.status_code, "retry-after" in refused.headers) == (429, True)
+        unknown = {"type": "summary", "id": "0" * 40}
+        for path, body in (
+            ("/generate", {"prompt": "a", "summary_ids": ["0" * 40]}),
+            ("/score", {"prompt": "a", "summary_ids": ["0" * 40], "continuations": ["b"]}),
+            ("/v1/completions", {"prompt": [unknown]}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": [unknown]}]}),
+            ("/v1/responses", {"model": client.services.model.name, "input": "a", "previous_response_id": "resp_0"}),  # type: ignore[attr-defined]
+        ):
+            refused = await client.post(path, json=body)
+            assert (path, refused.status_code, "retry-after" in refused.headers) == (path, 429, True)
         client.core.is_stopping.set()  # type: ignore[attr-defined]
         stopping = await client.get("/readyz")
         assert (stopping.status_code, stopping.json()["checks"]["server"]) == (503, "stopping")

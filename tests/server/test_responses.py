@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.store import Entry
 from tests.server.conftest import Serve
 
 LIFECYCLE = ["response.created", "response.in_progress"]
@@ -144,6 +145,23 @@ async def test_a_deleted_response_is_gone_and_what_went_on_from_it_says_so(clien
         assert (await call(f"/v1/responses/{first['id']}")).status_code == 404
     refused = await respond(client, status=400, input="Where?", previous_response_id=second["id"])
     assert first["id"] in refused["error"]["message"]
+
+
+async def test_a_damaged_response_is_told_as_one_that_is_gone_and_can_be_deleted(client: httpx.AsyncClient) -> None:
+    first = await respond(client, input="A keeper")
+    second = await respond(client, input="Who?", previous_response_id=first["id"])
+    core = client.core  # type: ignore[attr-defined]
+    space = core.store.space(core.tenant.account)
+    await space.put_many([Entry(f"response:{first['id']}", b"junk")])
+    for answer in (
+        await client.get(f"/v1/responses/{first['id']}"),
+        await client.get(f"/v1/responses/{first['id']}/input_items"),
+    ):
+        assert (answer.status_code, "damaged" in answer.text) == (404, True)
+    for previous in (first, second):
+        refused = await respond(client, status=400, input="Where?", previous_response_id=previous["id"])
+        assert refused["error"]["code"] == "previous_response_not_found"
+    assert (await client.delete(f"/v1/responses/{first['id']}")).status_code == 200
 
 
 async def test_input_items_are_listed_in_pages(client: httpx.AsyncClient) -> None:

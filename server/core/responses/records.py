@@ -12,7 +12,7 @@ from server.core.checked import checked, with_checksum
 from server.core.documents.store_calls import StoreCalls
 from server.core.responses.items import Compaction, Item, Message
 from server.core.tenant import Tenant
-from server.errors import PreviousResponseNotFound, ResponseNotFound, TooLong
+from server.errors import PreviousResponseNotFound, ResponseNotFound, ServiceError, TooLong
 from server.limits import MAX_CHAIN
 from server.store import Entry, SummaryStore
 from server.store.codec import CorruptRecord
@@ -89,8 +89,8 @@ class Records:
         note("stored", turn.id)
 
     async def get(self, tenant: Tenant, response_id: str) -> Turn:
-        """One turn; ResponseNotFound where there is none, or no longer."""
-        ((turn, _),) = await self._found(tenant, [response_id])
+        """One turn; ResponseNotFound where there is none, or no longer, or it is damaged."""
+        ((turn, _),) = await self._found(tenant, [response_id], ResponseNotFound, param="id")
         if turn is None:
             raise ResponseNotFound(f"there is no response {response_id!r}", param="id")
         note("read", turn.id)
@@ -113,18 +113,18 @@ class Records:
         """The turns up to a response, in order.
 
         Raises:
-            PreviousResponseNotFound: it is not there, or one before it.
+            PreviousResponseNotFound: it is not there or damaged, or one before it.
             TooLong: they are more, or larger together, than a conversation may be without a compaction.
         """
         if isinstance(last, str):
-            ((found, num_bytes),) = await self._found(tenant, [last])
-            if found is None:
+            ((newest, num_bytes),) = await self._found(tenant, [last], PreviousResponseNotFound, param=param)
+            if newest is None:
                 raise PreviousResponseNotFound(
                     f"Previous response with id {last!r} not found: it is deleted, has expired, or was made with "
                     "`store`: false",
                     param=param,
                 )
-            last = found
+            last = newest
         else:
             num_bytes = len(await asyncio.to_thread(_encoded, last))
         if len(last.before) >= MAX_CHAIN:
@@ -137,7 +137,8 @@ class Records:
         for end in range(len(last.before), 0, -READ_TOGETHER):
             self._require_within(num_bytes, param)
             ids = last.before[max(0, end - READ_TOGETHER) : end]
-            for response_id, (turn, more) in reversed([*zip(ids, await self._found(tenant, ids), strict=True)]):
+            found = await self._found(tenant, ids, PreviousResponseNotFound, param=param)
+            for response_id, (turn, more) in reversed([*zip(ids, found, strict=True)]):
                 if turn is None:
                     raise PreviousResponseNotFound(
                         f"Response {response_id!r}, from which {last.id!r} goes on, is deleted or has expired",
@@ -157,11 +158,13 @@ class Records:
                 param=param,
             )
 
-    async def _found(self, tenant: Tenant, ids: Sequence[str]) -> list[tuple[Turn | None, int]]:
-        """The turns, None where there is none, and how many bytes each has in the store."""
+    async def _found(
+        self, tenant: Tenant, ids: Sequence[str], damaged: type[ServiceError], *, param: str
+    ) -> list[tuple[Turn | None, int]]:
+        """The turns, None where there is none, and the bytes that each has stored; raises `damaged` of one that is."""
         async with self._calls("get"):
             values = await self._store.space(tenant.account).get_many([_key(response_id) for response_id in ids])
-        async with self._calls("decode"):
+        async with self._calls("decode", param=param, damaged=damaged):
             turns = await asyncio.to_thread(lambda: [None if value is None else _decoded(value) for value in values])
         return [(turn, len(value or b"")) for turn, value in zip(turns, values, strict=True)]
 

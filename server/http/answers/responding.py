@@ -33,6 +33,7 @@ async def respond(
         keep: takes the turn where it is not stored.
     """
     services = core.models.named(body.model)
+    services.require_room()
     conversation = await conversation_of(core, tenant, body, known)
     ask = replace(
         asked(tenant, body, conversation),

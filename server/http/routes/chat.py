@@ -51,6 +51,7 @@ async def chat_completions(
 
 
 async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequest, watch: Stopwatch) -> "_Answer":
+    services.require_room()
     logit_bias = biases(body, services.model)
     summaries, said = await _conditions(services, tenant, body.messages)
     most = services.prompter.window if body.truncate == "error" else None

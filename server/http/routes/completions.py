@@ -62,6 +62,7 @@ async def _answer(
     core: Core, services: Services, tenant: Tenant, body: CompletionRequest, watch: Stopwatch
 ) -> "_Answer":
     """Nothing is computed before every prompt is known to fit."""
+    services.require_room()
     logit_bias = biases(body, services.model)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     params = sampling_params(body, services.model, max_tokens=max_tokens)

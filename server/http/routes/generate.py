@@ -38,6 +38,7 @@ async def generate(
     With `stream`, server-sent events: a chunk for each piece of text, the last with usage, then `[DONE]`.
     """
     services = core.models.named(body.model)
+    services.require_room()
     params = partial(sampling_params, body, services.model)
     beginning = services.generator.begin(call_of(body, tenant), condition_of(body), params, max_tokens=body.max_tokens)
     generation = await unless_disconnected(request, beginning)

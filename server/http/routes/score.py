@@ -43,6 +43,7 @@ async def score(
 async def _scored(
     body: schemas.ScoreRequest, services: Services, tenant: Tenant, watch: Stopwatch
 ) -> schemas.ScoreResponse:
+    services.require_room()
     scored = await services.scorer.score(
         call_of(body, tenant), condition_of(body), body.continuations or [], watch=watch
     )
