@@ -47,7 +47,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.jobs.stored", "server.core.jobs.unfinished"},
         {"server.core.jobs.job"},
         {"server.core.callers.audit", "server.core.callers.charged", "server.core.callers.revoked"},
-        {"server.core.generating", "server.core.scoring", "server.core.reranking"}
+        {"server.core.door", "server.core.generating", "server.core.scoring", "server.core.reranking"}
         | {"server.core.responses.responding"},
         {"server.core.prompts.prepared"},
         {"server.core.prompts.fusing"},

@@ -21,6 +21,7 @@ from server.core.documents.retention import Retainer
 from server.core.documents.store_calls import StoreCalls
 from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import AllSummaries
+from server.core.door import Door
 from server.core.generating import Generator
 from server.core.jobs.jobs import Jobs
 from server.core.loading import load_models
@@ -235,5 +236,5 @@ def build_services(
         generator=Generator(model, decoder, prompter, expander),
         scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
         reranker=Reranker(model, decoder, summaries, opener, prompter, intake),
-        metrics=metrics,
+        door=Door(decoder, metrics, max_requests=settings.max_requests),
     )

@@ -6,6 +6,7 @@ from server.core.documents.compression import Compressor
 from server.core.documents.intake import Intake
 from server.core.documents.portable import Portable
 from server.core.documents.summaries import AllSummaries
+from server.core.door import Door
 from server.core.generating import Generator
 from server.core.prompts.expansion import Expander
 from server.core.prompts.prepared import Preparer
@@ -17,8 +18,6 @@ from server.core.responses.responding import Responder
 from server.core.scoring import Scorer
 from server.core.served_model import ServedModel
 from server.engine.protocol import Decoder, Encoder
-from server.errors import Overloaded
-from server.metrics import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +40,4 @@ class Services:
     generator: Generator
     scorer: Scorer
     reranker: Reranker
-    metrics: Metrics
-
-    def require_room(self) -> None:
-        """Refuse a call that the engine would refuse once its prompt is there, which costs more than the refusal.
-
-        Raises:
-            Overloaded: the engine is full.
-        """
-        if self.decoder.is_full:
-            self.metrics.rejections.labels(reason="queue_full").inc()
-            raise Overloaded("the engine already holds its limit of requests")
+    door: Door

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from server.core.core import Core
 from server.core.receipts import Stopwatch
@@ -35,8 +36,19 @@ async def respond(
         known: turns that are not in the store, by their ids.
         keep: takes the turn where it is not stored.
     """
+    prepare = partial(_prepared, core, tenant, body, watch, known, keep)
+    return await core.models.named(body.model).door.through(prepare)
+
+
+async def _prepared(
+    core: Core,
+    tenant: Tenant,
+    body: ResponseRequest,
+    watch: Stopwatch,
+    known: Mapping[str, Turn] | None,
+    keep: Callable[[Turn], None] | None,
+) -> Response:
     services = core.models.named(body.model)
-    services.require_room()
     conversation = await conversation_of(core, tenant, body, known)
     ask = replace(
         await asked(core, tenant, body, conversation, known),
