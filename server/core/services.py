@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from server.core.asking import Asker
 from server.core.documents.compression import Compressor
 from server.core.documents.intake import Intake
 from server.core.documents.portable import Portable
@@ -15,6 +16,7 @@ from server.core.reranking import Reranker
 from server.core.responses.opening import Opener
 from server.core.responses.responding import Responder
 from server.core.scoring import Scorer
+from server.core.searching import Searcher
 from server.core.served_model import ServedModel
 from server.engine.protocol import Decoder, Encoder
 from server.errors import Overloaded
@@ -41,6 +43,8 @@ class Services:
     generator: Generator
     scorer: Scorer
     reranker: Reranker
+    searcher: Searcher
+    asker: Asker
     metrics: Metrics
 
     def require_room(self) -> None:
