@@ -1,6 +1,7 @@
 """An index of a corpus from the output of bulk compression: its words, its passages, and what is near to what."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,14 @@ def build(sources: Sequence[str], folder: Path, wanted: Wanted) -> Manifest:
     """Make the index of all passages in these outputs of bulk compression, each a folder or a URL.
 
     Raises:
-        ValueError: one of them is not finished, damaged, without texts, of another model than the others or empty; or
-            `folder` is there already. OSError: it cannot be read, or the index not be written.
+        ValueError: one of them is not finished, damaged, without texts, of another model than the others or given
+            twice; there is no passage; or `folder` is there already.
+        OSError: one cannot be read, or the index not be written.
     """
     if folder.exists():
         raise ValueError(f"{str(folder)!r} is there already: name a new folder")
-    found = [_Part(Parts(source), name) for source in dict.fromkeys(sources) for name in Parts(source).finished()]
+    found = [_Part(Parts(source), name) for source in sources for name in Parts(source).finished()]
+    _require_different(found)
     num_passages = sum(part.note.num_rows for part in found)
     if not num_passages:
         raise ValueError(f"there is no passage in {', '.join(sources)}")
@@ -106,6 +109,13 @@ class _Given:
                 self.means = np.lib.format.open_memmap(self._means_path, mode="w+", dtype=np.float32, shape=shape)
             self.means[len(self.texts)] = passage.vectors.float().mean(dim=0).numpy()
         self.texts.append(passage.text)
+
+
+def _require_different(parts: Sequence[_Part]) -> None:
+    """Refuse a part that comes twice, by two spellings of its folder or by a copy of it."""
+    for name, count in Counter(part.name for part in parts).items():
+        if count > 1:
+            raise ValueError(f"{name} comes {count} times: its passages would be in the index as often")
 
 
 def _fingerprint(parts: Sequence[_Part]) -> str:

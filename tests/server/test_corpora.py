@@ -54,7 +54,7 @@ async def post(client: httpx.AsyncClient, path: str, **body: Any) -> dict[str, A
 async def test_every_passage_comes_back_as_it_was(serve: Serve, tmp_path: Path) -> None:
     async with serve(**EXACT) as client:
         parts = await compressed(client.core, tmp_path)  # type: ignore[attr-defined]
-        build([str(parts), str(parts)], tmp_path / "index", Wanted())
+        build([str(parts)], tmp_path / "index", Wanted())
         corpus = Corpus.open("library", tmp_path / "index")
         assert corpus.manifest.num_passages == len(TEXTS)
         passages = corpus.read(range(len(TEXTS)))
@@ -186,10 +186,13 @@ async def test_the_nearest_are_found_and_both_orders_are_fused(serve: Serve, tmp
         assert all(hit["fused"] == pytest.approx(expected[hit["source_id"]]) for hit in both["hits"])
 
 
-def test_faiss_says_in_a_sentence_what_it_cannot_make() -> None:
+def test_what_is_nearest_and_what_faiss_cannot_make(tmp_path: Path) -> None:
     pytest.importorskip("faiss", reason="the extra search is not installed")
     means = torch.randn(20, 16).numpy()
     assert Nearest.made(means, "Flat").matches(torch.tensor(means[3]), 30)[0] == (3, 0)
+    cells = Nearest.made(torch.randn(200, 16).numpy(), "IVF4,Flat")
+    cells.save(tmp_path / "cells")
+    assert len(Nearest.open(tmp_path / "cells").matches(torch.zeros(16), 200)) == 200  # looks at all four cells
     for factory in ("Nonsense", "PQ5"):
         with pytest.raises(ValueError, match=f"faiss makes no '{factory}' of 20 passages"):
             Nearest.made(means, factory)
@@ -269,6 +272,8 @@ async def test_what_cannot_be_indexed_is_told(serve: Serve, tmp_path: Path) -> N
     output = tmp_path / "index"
     with pytest.raises(ValueError, match="run `autocompressor bulk` with --keep-text"):
         build([str(bare)], output, Wanted())
+    with pytest.raises(ValueError, match="comes 2 times"):
+        build([str(parts), f"{parts}/../vectors"], output, Wanted())
     with pytest.raises(ValueError, match="is there already"):
         build([str(parts)], parts, Wanted())
     first = sorted(parts.glob("*.parquet"))[0]

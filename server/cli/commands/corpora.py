@@ -26,6 +26,10 @@ class By(StrEnum):
 Corpus = Annotated[str, typer.Argument(help="As `serve --corpora NAME=FOLDER` names it.")]
 Found = Annotated[By, typer.Option(help="Candidates by words, by nearness, or by both.")]
 Candidates = Annotated[int, typer.Option(help="How many are found at most.", min=1, max=MAX_PASSAGES)]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="How many hits, the best candidates.", show_default="5", min=1, max=MAX_PARTS),
+]
 Rerank = Annotated[bool, typer.Option(help="Order them by how likely they make the query, or leave them as found.")]
 
 
@@ -36,7 +40,7 @@ async def search(
     query: Annotated[str, typer.Argument(help="What to find; - for stdin.")],
     by: Found = By.BM25,
     candidates: Candidates = 50,
-    limit: Annotated[int, typer.Option(help="Print so many.", min=1, max=MAX_PARTS)] = 5,
+    limit: Limit = None,
     rerank: Rerank = True,
 ) -> None:
     """Find passages of a corpus that a server has, the best first.
@@ -51,7 +55,7 @@ async def search(
         documents.piped(query),
         by=by.value,
         candidates=candidates,
-        limit=min(limit, candidates),
+        limit=limit,
         rerank=rerank,
     )
     for hit in found.hits:
@@ -65,7 +69,7 @@ async def ask(
     query: Annotated[str, typer.Argument(help="The question; - for stdin.")],
     by: Found = By.BM25,
     candidates: Candidates = 50,
-    limit: Annotated[int, typer.Option(help="Passages to answer from.", min=1, max=MAX_PARTS)] = 5,
+    limit: Limit = None,
     rerank: Rerank = True,
     expand: Annotated[
         int | None,
@@ -92,7 +96,7 @@ async def ask(
     The passages' summaries stand before the question, the best nearest to it. --expand has the model read the text of
     those that matter most, which costs as many tokens and finds exact words.
     """
-    asked = {"by": by.value, "candidates": candidates, "limit": min(limit, candidates), "rerank": rerank}
+    asked = {"by": by.value, "candidates": candidates, "limit": limit, "rerank": rerank}
     choices = {"expand": expand, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     question = documents.piped(query)
     if session.is_json:

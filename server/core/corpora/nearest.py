@@ -10,6 +10,7 @@ from torch import Tensor
 
 NAME = "nearest.faiss"
 ADDED_TOGETHER = 65536  # means in memory at a time
+PROBED_CELLS = 32  # of an index that looks at some alone; faiss's own is 1
 TRAINING_PASSAGES = 262_144  # as many as faiss looks at to learn 1,024 cells, and four times what it does for 256
 
 
@@ -36,6 +37,8 @@ class Nearest:
             if not index.is_trained:
                 step = max(1, len(means) // TRAINING_PASSAGES)
                 index.train(np.ascontiguousarray(means[::step][:TRAINING_PASSAGES]))
+            if cells := faiss.try_extract_index_ivf(index):
+                cells.nprobe = min(cells.nlist, PROBED_CELLS)  # which is kept with the index
             for start in range(0, len(means), ADDED_TOGETHER):
                 index.add(np.ascontiguousarray(means[start : start + ADDED_TOGETHER]))
         except RuntimeError as error:  # faiss's own, with its source line
