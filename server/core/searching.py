@@ -44,6 +44,10 @@ class Wanted:
     reranks: bool = True
     max_vectors: int | None = None
 
+    @property
+    def needs_engine(self) -> bool:
+        return self.reranks or self.by != "bm25"
+
 
 @dataclass(frozen=True)
 class Candidate:

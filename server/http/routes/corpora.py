@@ -62,8 +62,10 @@ async def _found(core: Core, body: schemas.SearchBody, tenant: Tenant, watch: St
     corpus = core.corpora.named(body.corpus)
     fingerprint = corpus.manifest.fingerprint
     services = core.models.of(fingerprint) if body.model is None else core.models.named(body.model)
-    services.require_room()
-    return services, await services.searcher.search(corpus, wanted_of(body), tenant=tenant, watch=watch)
+    wanted = wanted_of(body)
+    if wanted.needs_engine:
+        services.require_room()
+    return services, await services.searcher.search(corpus, wanted, tenant=tenant, watch=watch)
 
 
 async def _asked(core: Core, body: schemas.AskRequest, tenant: Tenant, watch: Stopwatch) -> Asked:
