@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from server.http.schemas.base import Body, ModelName, NonEmptyText, Text, example
+from server.http.schemas.base import Body, NonEmptyText, Text, example
 from server.http.schemas.conditioning import Expand, MaxVectors, Sampling
 from server.http.schemas.generate import GenerateChunk, GenerateResponse
 from server.http.schemas.receipts import Receipt, Usage
@@ -20,7 +20,9 @@ ExpandPassages = Annotated[
 class SearchBody(Body):
     """What is searched for, and how."""
 
-    model: ModelName = None
+    model: Text | None = Field(
+        None, description="A served model's name; null is the one that made the corpus, and no other is taken."
+    )
     corpus: Text = Field(description="As the server's setting `corpora` names it.")
     query: NonEmptyText
     by: Literal["bm25", "nearest", "both"] = Field(
