@@ -2,15 +2,19 @@
 
 from autocompressor.client import AsyncClient, Client
 from autocompressor.results import (
+    Answer,
+    AnswerChunk,
     AutocompressorError,
     Chunk,
     Compressed,
     Generation,
+    Hit,
     Progress,
     Ranked,
     Ranking,
     Score,
     Scores,
+    Search,
     StoredSummary,
     Summary,
     SummaryPage,
@@ -18,17 +22,21 @@ from autocompressor.results import (
 )
 
 __all__ = [
+    "Answer",
+    "AnswerChunk",
     "AsyncClient",
     "AutocompressorError",
     "Chunk",
     "Client",
     "Compressed",
     "Generation",
+    "Hit",
     "Progress",
     "Ranked",
     "Ranking",
     "Score",
     "Scores",
+    "Search",
     "StoredSummary",
     "Summary",
     "SummaryPage",

@@ -139,8 +139,8 @@ def generate(
     `max_vectors` are read of each summary, the most important ones; `expand` is how many segments, those that the
     prompt speaks of most, are read as their text, which `keep_text` kept.
     """
-    body = _conditioned(prompt, summary_ids, context) | _read(max_vectors, expand) | sampling
-    return Call("POST", "/generate", json_reader(lambda data: read(Generation, data, usage=_usage(data))), body)
+    body = _conditioned(prompt, summary_ids, context) | what_is_read(max_vectors, expand) | sampling
+    return Call("POST", "/generate", json_reader(lambda data: read(Generation, data, usage=usage_of(data))), body)
 
 
 def stream(
@@ -153,10 +153,10 @@ def stream(
     **sampling: Unpack[Sampling],
 ) -> Stream[Chunk]:
     """As `generate`, piece by piece."""
-    body = _conditioned(prompt, summary_ids, context) | _read(max_vectors, expand) | sampling | {"stream": True}
+    body = _conditioned(prompt, summary_ids, context) | what_is_read(max_vectors, expand) | sampling | {"stream": True}
 
     def chunk(data: Json) -> Chunk:
-        return read(Chunk, data, usage=_usage(data) if data.get("usage") else None)
+        return read(Chunk, data, usage=usage_of(data) if data.get("usage") else None)
 
     return Stream("POST", "/generate", json_reader(chunk), body, is_stream=True)
 
@@ -171,11 +171,11 @@ def score(
     expand: int | None = None,
 ) -> Call[Scores]:
     """Log-probabilities of continuations of a prompt, after stored summaries, which are read as `generate` reads."""
-    conditions = _conditioned(prompt, summary_ids, context) | _read(max_vectors, expand)
+    conditions = _conditioned(prompt, summary_ids, context) | what_is_read(max_vectors, expand)
     body = conditions | {"continuations": _listed("continuations", continuations)}
 
     def scores(data: Json) -> Scores:
-        return read(Scores, data, scores=tuple(read(Score, one) for one in data["scores"]), usage=_usage(data))
+        return read(Scores, data, scores=tuple(read(Score, one) for one in data["scores"]), usage=usage_of(data))
 
     return Call("POST", "/score", json_reader(scores), body)
 
@@ -204,7 +204,7 @@ def rerank(
     def ranking(data: Json) -> Ranking:
         return read(Ranking, data, results=tuple(read(Ranked, one) for one in data["results"]))
 
-    return Call("POST", "/rerank", json_reader(ranking), _given(body))
+    return Call("POST", "/rerank", json_reader(ranking), given(body))
 
 
 def list_summaries(*, limit: int = 50, after: str | None = None) -> Call[SummaryPage]:
@@ -213,7 +213,7 @@ def list_summaries(*, limit: int = 50, after: str | None = None) -> Call[Summary
     def page(data: Json) -> SummaryPage:
         return read(SummaryPage, data, data=tuple(read(Summary, one) for one in data["data"]))
 
-    return Call("GET", "/summaries", json_reader(page), query=_given({"limit": limit, "after": after}))
+    return Call("GET", "/summaries", json_reader(page), query=given({"limit": limit, "after": after}))
 
 
 def get_summary(summary_id: str) -> Call[StoredSummary]:
@@ -234,7 +234,7 @@ def export_summary(summary_id: str, *, format: Literal["safetensors", "prompt_em
 def import_summary(summary_id: str, data: bytes, *, ttl_seconds: float | None = None) -> Call[Summary]:
     """Store an exported summary; the server checks that it is one of its model and of this id."""
     reader = json_reader(lambda answer: read(Summary, answer))
-    return Call("PUT", _path(summary_id), reader, data, query=_given({"ttl_seconds": ttl_seconds}))
+    return Call("PUT", _path(summary_id), reader, data, query=given({"ttl_seconds": ttl_seconds}))
 
 
 def info() -> Call[Json]:
@@ -245,19 +245,19 @@ def info() -> Call[Json]:
 def _compression(path: str, body: Json, progress: OnProgress | None) -> Call[Compressed]:
     streamed = {"stream": True} if progress else {}
     reader = json_reader(lambda data: read(Compressed, data))
-    return Call("POST", path, reader, _given(body) | streamed, on_progress=progress, is_stream=progress is not None)
+    return Call("POST", path, reader, given(body) | streamed, on_progress=progress, is_stream=progress is not None)
 
 
 def _conditioned(
     prompt: str | None, summary_ids: Sequence[str], context: Sequence[Mapping[str, str]] | None
 ) -> dict[str, Any]:
     listed = _listed("summary_ids", summary_ids)
-    return _given({"prompt": prompt, "summary_ids": listed or None, "context": context})
+    return given({"prompt": prompt, "summary_ids": listed or None, "context": context})
 
 
-def _read(max_vectors: int | None, expand: int | None) -> dict[str, Any]:
+def what_is_read(max_vectors: int | None, expand: int | None) -> dict[str, Any]:
     """What is read of summaries."""
-    return _given({"max_vectors": max_vectors, "expand": None if expand is None else {"segments": expand}})
+    return given({"max_vectors": max_vectors, "expand": None if expand is None else {"segments": expand}})
 
 
 def _listed(name: str, values: Sequence[T]) -> list[T]:
@@ -267,7 +267,7 @@ def _listed(name: str, values: Sequence[T]) -> list[T]:
     return list(values)
 
 
-def _given(body: Json) -> dict[str, Any]:
+def given(body: Json) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -277,5 +277,5 @@ def _path(summary_id: str) -> str:
     return f"/summaries/{quote(summary_id, safe='')}"
 
 
-def _usage(data: Json) -> Usage:
+def usage_of(data: Json) -> Usage:
     return read(Usage, data["usage"])

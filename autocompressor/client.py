@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 from httpx_sse import EventSource
 
-from autocompressor import calls
+from autocompressor import calls, corpora
 from autocompressor.calls import Call, Stream
 from autocompressor.wire import Events, headers, pause_seconds, request, translated
 
@@ -80,6 +80,9 @@ class Client:
     stream = _iterating(calls.stream)
     score = _blocking(calls.score)
     rerank = _blocking(calls.rerank)
+    search = _blocking(corpora.search)
+    ask = _blocking(corpora.ask)
+    stream_answer = _iterating(corpora.stream_answer)
     list_summaries = _blocking(calls.list_summaries)
     get_summary = _blocking(calls.get_summary)
     delete_summary = _blocking(calls.delete_summary)
@@ -149,6 +152,9 @@ class AsyncClient:
     stream = _async_iterating(calls.stream)
     score = _awaited(calls.score)
     rerank = _awaited(calls.rerank)
+    search = _awaited(corpora.search)
+    ask = _awaited(corpora.ask)
+    stream_answer = _async_iterating(corpora.stream_answer)
     list_summaries = _awaited(calls.list_summaries)
     get_summary = _awaited(calls.get_summary)
     delete_summary = _awaited(calls.delete_summary)

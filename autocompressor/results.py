@@ -173,6 +173,50 @@ class Ranking:
     receipt: Json | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A passage of a corpus; of the scores those are None by which it was not found.
+
+    `relevance_score`: log p(query | its summary), None where it was not reranked.
+    """
+
+    summary_id: str
+    source_id: str
+    text: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    bm25: float | None = None
+    distance: float | None = None
+    fused: float | None = None
+    relevance_score: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The best hit first; `candidates` is how many passages were found."""
+
+    id: str
+    model: str
+    corpus: str
+    candidates: int
+    hits: tuple[Hit, ...]
+    usage: Json = field(default_factory=dict)
+    receipt: Json | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Generation):
+    """An answer from a corpus, and the search that it stands on."""
+
+    search: Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerChunk(Chunk):
+    """A piece of an answer's text; the first has no text and the search."""
+
+    search: Search | None = None
+
+
 def read(kind: type[T], answer: Json, /, **parsed: Any) -> T:
     """An object of a dataclass from JSON: `parsed` where given, else the fields of the same name, lists as tuples.
 

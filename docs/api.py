@@ -52,8 +52,8 @@ deleted by whoever has its id.
 
 A body with a field that is not in its table is refused. An error is `{"error": {"message", "type", "param",
 "code"}}`; its message names the value and the limit. Statuses: 400 and 422 the request is wrong, 403 a page or a host
-name of elsewhere, 404 no such summary, model or job, 409 a summary of another model, 413 too long, 415 an unknown
-Content-Encoding, 424 the engine failed on this request, 429 too busy, or the bodies of all requests too large
+name of elsewhere, 404 no such summary, model, corpus or job, 409 a summary of another model, 413 too long, 415 an
+unknown Content-Encoding, 424 the engine failed on this request, 429 too busy, or the bodies of all requests too large
 together (with `Retry-After`), 503 not ready, 507 the store is full. `/v1/completions`, `/v1/chat/completions` and
 `/v1/models` say 400 for 413 and 422, as OpenAI does, `/v1/responses` for 409, too. Bodies may be gzip or zstd. Where
 the engine may have worked, the headers `x-queue-time`, `x-inference-time` and `x-total-time` say how long, in seconds.

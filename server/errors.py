@@ -54,6 +54,12 @@ class ModelNotFound(ServiceError):
     code = "model_not_found"
 
 
+class CorpusNotFound(ServiceError):
+    """No corpus of this name is served."""
+
+    code = "corpus_not_found"
+
+
 class JobNotFound(ServiceError):
     """No such job, or no longer: they are kept for a while after their end."""
 

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.limits import MAX_DOCUMENT_TOKENS, MAX_TTL_SECONDS
+from server.names import listed, pair
 
 ENVIRONMENT_PREFIX = "AUTOCOMPRESSOR_"
 OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")  # OpenTelemetry's own
@@ -88,6 +89,11 @@ class Settings(BaseSettings):
         "sqlite:summaries.sqlite3",
         description="Where summaries live: sqlite:PATH, redis://HOST:PORT/DB, redis+sentinel://HOST:PORT/SERVICE/DB, "
         "redis+cluster://HOST:PORT, each of the last three as rediss too.",
+    )
+    corpora: str = Field(
+        "",
+        description="Indexes that /search and /ask are of, with commas between: NAME=FOLDER, as `autocompressor index` "
+        "made them, or a folder under its own name. Every caller may search all of them.",
     )
     stored_vectors: Literal["computed", "int8"] = Field(
         "computed",
@@ -198,25 +204,32 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> list[str]:
-        return _named(self.cors_origins)
+        return listed(self.cors_origins)
 
     @property
     def other_names(self) -> list[str]:
         """Of the model."""
-        return _named(self.aliases)
+        return listed(self.aliases)
 
     @property
     def checkpoints(self) -> list[tuple[str | None, str]]:
         """Of each model the name that it is given, None for its own, and its checkpoint; the first one first."""
-        return [(None, self.model), *map(_named_checkpoint, _named(self.other_models))]
+        form = "NAME=CHECKPOINT, or a checkpoint"
+        return [(None, self.model), *(pair(each, "other_models", form) for each in listed(self.other_models))]
+
+    @property
+    def corpus_folders(self) -> list[tuple[str, Path]]:
+        """Of each corpus its name and the folder of its index."""
+        named = [pair(each, "corpora", "NAME=FOLDER") for each in listed(self.corpora)]
+        return [(name or Path(folder).name, Path(folder)) for name, folder in named]
 
     @property
     def compaction_secrets(self) -> list[str]:
-        return _named(self.compaction_keys or "")
+        return listed(self.compaction_keys or "")
 
     @property
     def store_secrets(self) -> list[str]:
-        return _named(self.store_keys or "")
+        return listed(self.store_keys or "")
 
     @model_validator(mode="after")
     def _store_keys_are_long(self) -> "Settings":
@@ -243,6 +256,9 @@ class Settings(BaseSettings):
         for name, number in Counter([*given, *set(self.other_names)]).items():
             if number > 1:
                 raise ValueError(f"other_models and aliases give the name {name!r} to {number} models")
+        for name, number in Counter(name for name, _ in self.corpus_folders).items():
+            if number > 1:
+                raise ValueError(f"corpora give the name {name!r} to {number} indexes")
         return self
 
     @model_validator(mode="after")
@@ -260,18 +276,6 @@ class Settings(BaseSettings):
         if "\x00" in self.tenant_salt:
             raise ValueError("tenant_salt has a NUL character")
         return self
-
-
-def _named(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _named_checkpoint(text: str) -> tuple[str | None, str]:
-    """A model of `other_models`, its name and its checkpoint."""
-    name, is_named, checkpoint = (part.strip() for part in text.partition("="))
-    if is_named and not (name and checkpoint):
-        raise ValueError(f"other_models has {text!r}; it takes NAME=CHECKPOINT, or a checkpoint")
-    return (name, checkpoint) if is_named else (None, text)
 
 
 def unknown_names(environment: dict[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "autocompressor": [
         {"autocompressor", "autocompressor.__main__"},
         {"autocompressor.client"},
-        {"autocompressor.wire"},
+        {"autocompressor.wire", "autocompressor.corpora"},
         {"autocompressor.calls"},
         {"autocompressor.results"},
     ],
@@ -18,7 +18,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.cli.terminal"},
         {"server.bulk.command"},
         {"server.bulk.running"},
-        {"server.bulk.making"},
+        {"server.bulk.making", "server.bulk.indexing"},
         {"server.bulk.parts"},
         {"server.bulk.records"},
         {"server.bulk.blocks"},
@@ -42,6 +42,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.core"},
         {"server.core.models"},
         {"server.core.services"},
+        {"server.core.asking"},
+        {"server.core.searching"},
         {"server.core.callers.access", "server.core.jobs.jobs"},
         {"server.core.jobs.runner"},
         {"server.core.jobs.stored", "server.core.jobs.unfinished"},
@@ -77,7 +79,9 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.callers.accounts"},
         {"server.core.callers.keyring", "server.core.callers.rates"}
         | {"server.core.receipts", "server.core.tenant", "server.core.served_model", "server.core.checked"},
-        {"server.core.tokeniser", "server.core.words"},
+        {"server.core.tokeniser", "server.core.words", "server.core.corpora.corpus"},
+        {"server.core.corpora.nearest", "server.core.corpora.passages"},
+        {"server.core.corpora.manifest"},
         {"server.core.chain", "server.core.documents.progress", "server.core.documents.single_flight"}
         | {"server.core.together", "server.core.long_texts"},
         {"server.engine.torch", "server.engine.vllm", "server.store"},
@@ -86,7 +90,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.engine.admission", "server.engine.detokenizer", "server.engine.protocol"},
         {"server.log", "server.traces"},
         {"server.settings", "server.metrics", "server.errors", "server.text", "server.tally"},
-        {"server.limits"},
+        {"server.limits", "server.names"},
     ],
     "model": [
         {"model"},

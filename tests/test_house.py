@@ -52,7 +52,7 @@ def test_every_dependency_has_one_exact_pin() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     here = ["server", "train", "dev", *(["ci"] if find_spec("lm_eval") else []), *(["otel"] if _has_otel() else [])]
-    here += ["bulk"] if find_spec("ray") else []
+    here += [*(["bulk"] if find_spec("ray") else []), *(["search"] if find_spec("faiss") else [])]
     texts = project["dependencies"] + [text for extra in here for text in extras[extra]]
     requirements = [one for one in map(Requirement, texts) if one.name != project["name"]]
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]

@@ -18,7 +18,7 @@ from server.core.documents.summaries import Summary
 from server.core.together import together
 from server.errors import InvalidRequest, SummaryNotFound, TooLong
 
-FORMAT = 1  # of parts: another one makes them all anew
+FORMAT = 2  # of parts: another one makes them all anew
 ROWS_TOGETHER = 64  # a row group's, and what is in memory of a part
 
 
@@ -84,7 +84,7 @@ class Maker:
             finally:
                 if self._job.store is None:
                     await self._forget(made)
-            note = part.end(key, rejected)
+            note = part.end(key, self._services.model.fingerprint, rejected)
         return Made(block.num_rows, note.num_rows, len(note.rejected), was_there=False)
 
     def _key(self, block: Block) -> str:
@@ -120,7 +120,10 @@ class Maker:
             summary = (await self._services.intake.one(document)).summary
         except (InvalidRequest, TooLong) as error:
             return Rejected(record.row, error.message)
-        vectors = await self._summaries.vectors(summary)
+        numbers = self._services.model.conditioning(range(len(summary.manifest.segments)))
+        parts = await self._summaries.read_segments(summary, numbers)
+        vectors = torch.cat([each.vectors for each in parts])
+        ranks = [each.ranks for each in parts if each.ranks is not None]
         return Row(
             id=summary.id,
             source_id=record.id,
@@ -129,6 +132,8 @@ class Maker:
             width=vectors.shape[1],
             tokens=summary.tokens,
             segments=len(summary.manifest.segments),
+            ranks=torch.cat(ranks).tolist() if ranks else None,
+            text=record.text if self._job.keep_text else None,
             token_ids=await self._token_ids(summary) if self._job.keep_text else None,
             metadata=record.metadata,
         )

@@ -32,7 +32,8 @@ class Row:
     Attributes:
         id: of the summary. source_id: of the input row.
         vectors: num_vectors x width numbers of bfloat16, little-endian, a vector after the other.
-        token_ids: of its text, where they are kept.
+        ranks: of the vectors within each segment, the most important one's is 0; None where they have no order.
+        text, token_ids: where they are kept.
     """
 
     id: str
@@ -42,6 +43,8 @@ class Row:
     width: int
     tokens: int
     segments: int
+    ranks: list[int] | None
+    text: str | None
     token_ids: list[int] | None
     metadata: dict[str, str]
 
@@ -55,6 +58,8 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("tokens", pa.int32()),
         ("segments", pa.int32()),
+        ("ranks", pa.list_(pa.int32())),
+        ("text", pa.large_string()),
         ("token_ids", pa.list_(pa.int32())),
         ("metadata", pa.map_(pa.string(), pa.string())),
     ]
@@ -77,8 +82,9 @@ class PartWriter:
             self._num_rows += len(rows)
             _hash(self._digest, table.to_pylist())
 
-    def end(self, key: str, rejected: Sequence[Rejected]) -> "Note":
-        note = Note(key, self._num_rows, self._digest.hexdigest(), [asdict(each) for each in rejected])
+    def end(self, key: str, fingerprint: str, rejected: Sequence[Rejected]) -> "Note":
+        told = [asdict(each) for each in rejected]
+        note = Note(key, fingerprint, self._num_rows, self._digest.hexdigest(), told)
         self._writer.add_key_value_metadata({NOTE: json.dumps(asdict(note))})
         return note
 
@@ -88,10 +94,11 @@ class Note:
     """What a part's footer says.
 
     Attributes:
-        key: of what it was made. digest: of its rows. rejected: `Rejected` as objects.
+        key: of what it was made. fingerprint: of the model. digest: of its rows. rejected: `Rejected` as objects.
     """
 
     key: str
+    fingerprint: str
     num_rows: int
     digest: str
     rejected: list[dict[str, Any]]
@@ -122,14 +129,43 @@ class Parts:
     def note(self, block: Block) -> Note | None:
         """What a block's part says, all of which is read; None where it is absent or damaged."""
         try:
-            with ParquetFile(self._system.open_input_file(self._path(block.part))) as file:
-                digest = hashlib.sha256()
-                for batch in file.iter_batches(64):
-                    _hash(digest, batch.to_pylist())
-                note = Note(**json.loads(file.metadata.metadata[NOTE.encode()]))
-        except (OSError, ValueError, KeyError, TypeError):
+            note = self.told(block.part)
+            for _ in self.rows(block.part):
+                pass
+        except (OSError, ValueError):
             return None
-        return note if note.digest == digest.hexdigest() else None
+        return note
+
+    def finished(self) -> list[str]:
+        """The names of all parts, in their order.
+
+        Raises:
+            ValueError: the run that makes them has not ended: what it rejected, which it writes last, is not there.
+        """
+        infos = self._system.get_file_info(FileSelector(self._folder))
+        names = sorted(info.base_name for info in infos)
+        if REJECTED not in names:
+            raise ValueError(f"{self._folder} has no {REJECTED}: `autocompressor bulk` has not finished it")
+        return [name for name in names if name.endswith(PARQUET)]
+
+    def told(self, name: str) -> Note:
+        """What a part says in its footer; ValueError where it has none."""
+        try:
+            with ParquetFile(self._system.open_input_file(self._path(name))) as file:
+                return Note(**json.loads(file.metadata.metadata[NOTE.encode()]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self._path(name)} is damaged, or no part of this version's: run bulk again") from error
+
+    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """A part's rows, columns by their names; ValueError after the last where they are not those that it tells."""
+        digest = hashlib.sha256()
+        with ParquetFile(self._system.open_input_file(self._path(name))) as file:
+            for batch in file.iter_batches(64):
+                rows = batch.to_pylist()
+                _hash(digest, rows)
+                yield from rows
+        if digest.hexdigest() != self.told(name).digest:
+            raise ValueError(f"{self._path(name)} is damaged: run bulk again")
 
     @contextmanager
     def writing(self, block: Block) -> Iterator[PartWriter]:
@@ -149,9 +185,7 @@ class Parts:
         aside = self._path(f"{REJECTED}{UNFINISHED}")
         with self._system.open_output_stream(aside) as file:
             for block in blocks:
-                with ParquetFile(self._system.open_input_file(self._path(block.part))) as part:
-                    note = Note(**json.loads(part.metadata.metadata[NOTE.encode()]))
-                for each in note.rejected:
+                for each in self.told(block.part).rejected:
                     file.write((json.dumps({"source": block.source} | each, ensure_ascii=False) + "\n").encode())
         self._system.move(aside, self._path(REJECTED))
 

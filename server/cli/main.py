@@ -19,7 +19,9 @@ from server.cli.commands import keys, session, store, summaries
 from server.cli.commands.bases import fetch_base
 from server.cli.commands.bulk import bulk
 from server.cli.commands.compress import compress
+from server.cli.commands.corpora import ask, search
 from server.cli.commands.generate import generate
+from server.cli.commands.index import index
 from server.cli.commands.merge import merge
 from server.cli.commands.rerank import rerank
 from server.cli.commands.score import score
@@ -110,7 +112,7 @@ def print_version() -> None:
 
 app.command()(fetch_base)
 app.command()(merge)
-for command in (bulk, compress, generate, score, rerank):
+for command in (bulk, index, compress, generate, score, rerank, search, ask):
     app.command(epilog=terminal.STATUS_HELP)(command)
 app.add_typer(summaries.make_app(), name="summaries")
 app.add_typer(keys.make_app(), name="keys")

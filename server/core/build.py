@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from model import AutoCompressor
+from server.core.asking import Asker
 from server.core.callers.access import Access
 from server.core.callers.charged import Charged
 from server.core.callers.keyring import read_keyring
 from server.core.callers.revoked import Revoked
 from server.core.core import Core
+from server.core.corpora.corpus import Corpora, open_corpora
 from server.core.documents.compression import Compressor
 from server.core.documents.intake import Intake
 from server.core.documents.memory_tier import MemoryTier
@@ -41,6 +43,7 @@ from server.core.responses.records import Records
 from server.core.responses.responding import Responder
 from server.core.responses.sealing import Sealer
 from server.core.scoring import Scorer
+from server.core.searching import Searcher
 from server.core.served_model import ServedModel
 from server.core.services import Services
 from server.core.tenant import Tenant
@@ -72,6 +75,8 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     if settings.api_keys is not None:
         read_keyring(settings.api_keys)  # what is wrong with it is told before the model is loaded
     loaded = await in_a_thread_that_ends(load_models, settings)
+    names = {served.fingerprint: served.name for _, served in loaded}
+    corpora = await asyncio.to_thread(open_corpora, settings.corpus_folders, names)
     quotas: dict[str, int] = {}
     budget = Budget(settings.store_bytes, metrics.store_kept_bytes.set, metrics.store_evictions.inc, quotas)
     store = await open_store(settings.store, budget=budget, old_space=Tenant(settings.tenant_salt).account)
@@ -86,7 +91,7 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
         try:
             for _, engine in served:
                 engine.start()
-            core = connect(settings, served, store, metrics, quotas)
+            core = connect(settings, served, store, metrics, quotas, corpora)
             try:
                 with one_core_elsewhere():
                     yield core
@@ -145,8 +150,9 @@ def connect(
     store: SummaryStore,
     metrics: Metrics,
     quotas: dict[str, int],
+    corpora: Corpora,
 ) -> Core:
-    """The core over engines and a store that are open; `quotas` are the store's, and the keys change them."""
+    """The core over engines, a store and corpora that are open; `quotas` are the store's, and the keys change them."""
     metrics.memory_limit.set(most_bytes())
     if settings.role != "all":
         served = [(model, Part(engine, settings.role)) for model, engine in served]
@@ -175,6 +181,7 @@ def connect(
         metrics=metrics,
         tenant=tenant,
         access=access,
+        corpora=corpora,
     )
 
 
@@ -205,6 +212,8 @@ def build_services(
         max_together=max_together,
     )
     preparer = Preparer(prompter, window, expander, Fuser(decoder, prompter), metrics)
+    generator = Generator(model, decoder, prompter, expander)
+    reranker = Reranker(model, decoder, summaries, opener, prompter, intake)
     return Services(
         model=model,
         encoder=encoder,
@@ -233,8 +242,10 @@ def build_services(
             expander,
             ttl_seconds=settings.response_ttl_seconds,
         ),
-        generator=Generator(model, decoder, prompter, expander),
+        generator=generator,
         scorer=Scorer(model, decoder, prompter, expander, max_together=max_together),
-        reranker=Reranker(model, decoder, summaries, opener, prompter, intake),
+        reranker=reranker,
+        searcher=Searcher(model, encoder, reranker),
+        asker=Asker(model, prompter, expander, generator),
         door=Door(decoder, metrics, max_requests=settings.max_requests),
     )

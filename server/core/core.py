@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from server.core.callers.access import Access
+from server.core.corpora.corpus import Corpora
 from server.core.jobs.jobs import Jobs
 from server.core.models import Models
 from server.core.responses.records import Records
@@ -31,4 +32,5 @@ class Core:
     metrics: Metrics
     tenant: Tenant
     access: Access | None = None
+    corpora: Corpora = field(default_factory=Corpora)
     is_stopping: Event = field(default_factory=Event)

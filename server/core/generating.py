@@ -44,6 +44,12 @@ class Generator:
         watch = Stopwatch()
         plan = await self._prompter.plan(call, condition.parts, max_vectors=condition.max_vectors, is_bounded=True)
         plan = await self._expander.conditioned(plan, condition)
+        return await self.begin_planned(plan, params, watch, max_tokens=max_tokens)
+
+    async def begin_planned(
+        self, plan: Plan, params: Callable[[int], SamplingParams], watch: Stopwatch, *, max_tokens: int | None
+    ) -> "Generation":
+        """As `begin`, of a prompt whose plan is made."""
         plan = self._prompter.fitted(plan, self._prompter.num_wanted(max_tokens))
         sampling = self._model.stopping(params(self._prompter.max_tokens(plan, max_tokens)))
         return Generation(self._decoder, plan, await self._prompter.assemble(plan), sampling, watch)

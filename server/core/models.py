@@ -23,6 +23,10 @@ class Models:
         """Every model's, once."""
         return list({id(services): services for services in self.by_name.values()}.values())
 
+    def of(self, fingerprint: str) -> Services:
+        """Those of the model of this fingerprint, which is served."""
+        return _asked(next(each for each in self.each if each.model.fingerprint == fingerprint))
+
     def named(self, name: str | None) -> Services:
         """Those of the model of this name, None for the default one; ModelNotFound where it is not served."""
         if name is None:

@@ -27,13 +27,14 @@ READ_TOGETHER = 128  # passages whose vectors are in memory at a time
 class Passage:
     """A text and how long to keep its summary where it is new, None for the default; or the id of a stored one.
 
-    `sealed`: or a conversation that was compacted, as its item has it.
+    `sealed`: or a conversation that was compacted, as its item has it. `held`: or a summary that is at hand.
     """
 
     text: str | None = None
     summary_id: str | None = None
     ttl_seconds: float | None = None
     sealed: str | None = None
+    held: Summary | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ class Reranker:
             for place, passage in enumerate(passages)
             if passage.sealed is not None
         }
+        opened |= {place: Read((each.held,)) for place, each in enumerate(passages) if each.held is not None}
         places = [place for place, each in enumerate(passages) if each.summary_id is None and place not in opened]
         for place in places:
             if not passages[place].text:

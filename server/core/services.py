@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from server.core.asking import Asker
 from server.core.documents.compression import Compressor
 from server.core.documents.intake import Intake
 from server.core.documents.portable import Portable
@@ -16,6 +17,7 @@ from server.core.reranking import Reranker
 from server.core.responses.opening import Opener
 from server.core.responses.responding import Responder
 from server.core.scoring import Scorer
+from server.core.searching import Searcher
 from server.core.served_model import ServedModel
 from server.engine.protocol import Decoder, Encoder
 
@@ -40,4 +42,6 @@ class Services:
     generator: Generator
     scorer: Scorer
     reranker: Reranker
+    searcher: Searcher
+    asker: Asker
     door: Door

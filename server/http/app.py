@@ -22,6 +22,7 @@ from server.http.routes import (
     chat,
     completions,
     compress,
+    corpora,
     generate,
     health,
     info,
@@ -40,7 +41,7 @@ from server.limits import MAX_BODIES
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-NATIVE = (compress, summaries, generate, score, rerank, jobs, tokens, info)
+NATIVE = (compress, summaries, generate, score, rerank, corpora, jobs, tokens, info)
 STANDARD = (completions, chat, responses, responses_socket, models)
 ROUTES = (*NATIVE, *STANDARD, health, admin, page)
 

@@ -1,10 +1,14 @@
 """One server around a tiny model in a process of its own, for all tests of its clients."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from server.core.build import open_core
+from server.settings import Settings
+from tests.server.corpora import indexed
 from tests.server.test_crash import Server, running
 from tests.tiny import tiny_compressor
 
@@ -19,8 +23,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def live(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """It has a corpus, library."""
     folder = tmp_path_factory.mktemp("server")
-    with running(tiny_checkpoint, f"sqlite:{folder}/store.sqlite3", folder) as server:
+
+    async def index() -> Path:
+        settings = Settings(model=str(tiny_checkpoint), dtype="float32", store=f"sqlite:{folder}/corpus.sqlite3")
+        async with open_core(settings) as core:
+            return await indexed(core, folder)
+
+    corpora = f"library={asyncio.run(index())}"
+    with running(tiny_checkpoint, f"sqlite:{folder}/store.sqlite3", folder, "--corpora", corpora) as server:
         yield server
 
 

@@ -243,7 +243,7 @@ async def test_a_model_answers_to_its_other_names(serve: Serve) -> None:
 
 async def test_openapi_describes_every_endpoint(client: httpx.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
-    expected = {"/compress", "/generate", "/score", "/rerank", "/tokenize", "/detokenize", "/info"}
+    expected = {"/compress", "/generate", "/score", "/rerank", "/search", "/ask", "/tokenize", "/detokenize", "/info"}
     expected |= {"/summaries", "/summaries/{summary_id}", "/summaries/{summary_id}/append"}
     expected |= {"/summaries/{summary_id}/segments"}
     expected |= {"/jobs/compress", "/jobs/{job_id}"}

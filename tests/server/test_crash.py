@@ -55,8 +55,8 @@ class Server:
 
 
 @contextmanager
-def running(checkpoint: Path, store: str, tmp_path: Path) -> Iterator[Server]:
-    server = Server(checkpoint, store, tmp_path / "server.log")
+def running(checkpoint: Path, store: str, tmp_path: Path, *flags: str) -> Iterator[Server]:
+    server = Server(checkpoint, store, tmp_path / "server.log", *flags)
     try:
         yield server
     finally:

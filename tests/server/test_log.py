@@ -142,6 +142,8 @@ def calls(made: str) -> list[tuple[str, str, Any]]:
         ("POST", "/score", {"prompt": CANARY, "continuations": [""]}),
         ("POST", "/rerank", {"query": CANARY, "documents": [said, CANARY]}),
         ("POST", "/rerank", {"query": "", "documents": [said]}),
+        ("POST", "/search", {"corpus": CANARY, "query": CANARY}),
+        ("POST", "/ask", {"corpus": CANARY, "query": CANARY}),
         ("POST", "/jobs/compress", {"text": f"{said} job"}),
         ("GET", f"/jobs/{CANARY}", None),
         ("DELETE", f"/jobs/{CANARY}", None),

@@ -32,7 +32,7 @@ def bulk(
     metadata: Annotated[
         list[str] | None, typer.Option(help="A column to carry along. May be given several times.", metavar="COLUMN")
     ] = None,
-    keep_text: Annotated[bool, typer.Option("--keep-text", help="Write the token ids too.")] = False,
+    keep_text: Annotated[bool, typer.Option("--keep-text", help="Write the text and its token ids too.")] = False,
     store: Annotated[
         str | None,
         typer.Option(help="Keep the summaries in this store too, as of `serve`: a server on it then has them."),
@@ -58,7 +58,7 @@ def bulk(
 
     Each run of --block-rows input rows becomes one Parquet file of OUTPUT, a row a document in the input's order: `id`
     (as POST /compress gives it), `source_id`, `vectors` (bfloat16, num_vectors x width), `num_vectors`, `width`,
-    `tokens`, `segments`, `token_ids`, `metadata`.
+    `tokens`, `segments`, `ranks`, `text`, `token_ids`, `metadata`.
 
     After an interruption, run the same command again: files that are there and whole are not computed again. So it is
     with input that grew at its end.

@@ -64,12 +64,20 @@ class Session:
             terminal.say(error.message if about is None else f"{about}: {error.message}")
 
 
-def with_session(run: Callable[Concatenate[Session, P], Awaitable[None]]) -> Callable[..., None]:
-    """A command for typer: its own parameters and those of `Options`; a failed request is an exit status."""
+def with_session(
+    run: Callable[Concatenate[Session, P], Awaitable[None]], *, needs_server: bool = False
+) -> Callable[..., None]:
+    """A command for typer: its own parameters and those of `Options`; a failed request is an exit status.
+
+    Args:
+        needs_server: --local is refused.
+    """
 
     @functools.wraps(run)
     def command(**given: Any) -> None:
         shared = Options(**{field.name: given.pop(field.name) for field in fields(Options)})
+        if needs_server and shared.local:
+            terminal.stop(f"{run.__name__} asks a server for what it has: start one, and leave --local out")
         asyncio.run(_run(shared, run, given))
 
     own = list(inspect.signature(run).parameters.values())[1:]

@@ -16,6 +16,7 @@ STATUS: dict[type[ServiceError], tuple[int, str]] = {
     errors.KeyNotFound: (404, CLIENT),
     errors.SummaryNotFound: (404, CLIENT),
     errors.ModelNotFound: (404, CLIENT),
+    errors.CorpusNotFound: (404, CLIENT),
     errors.JobNotFound: (404, CLIENT),
     errors.ResponseNotFound: (404, CLIENT),
     errors.PreviousResponseNotFound: (400, CLIENT),

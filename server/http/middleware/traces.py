@@ -29,6 +29,8 @@ OPERATIONS = {
     "/jobs/compress": "compress",
     "/score": "score",
     "/rerank": "rerank",
+    "/search": "search",
+    "/ask": "text_completion",
 }
 
 

@@ -1,19 +1,16 @@
 """`/generate`: a prompt continued, conditioned on stored summaries."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from server.core.generating import Generation
 from server.http.answers import sse
 from server.http.answers.conditions import call_of, condition_of
 from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
-from server.http.answers.receipts import headers, shown_receipt, shown_usage
+from server.http.answers.generation import Generated
+from server.http.answers.receipts import headers
 from server.http.answers.sampling import sampling_params
 from server.http.answers.waiting import unless_disconnected
 from server.http.routing import Route
@@ -42,7 +39,7 @@ async def generate(
     call, condition = call_of(body, tenant), condition_of(body)
     begin = partial(services.generator.begin, call, condition, params, max_tokens=body.max_tokens)
     generation = await unless_disconnected(request, services.door.through(begin))
-    answer = _Answer(generation, services.model.name)
+    answer = Generated(generation, services.model.name)
     if body.stream:
         stream = await sse.streamed(request, answer.chunks())
         stream.headers.update(headers(generation.watch))
@@ -50,35 +47,3 @@ async def generate(
     whole = await unless_disconnected(request, answer.whole())
     response.headers.update(headers(generation.watch))
     return whole
-
-
-class _Answer:
-    """One generation as the client gets it, whole or in chunks."""
-
-    def __init__(self, generation: Generation, model: str) -> None:
-        self._generation = generation
-        self._model = model
-
-    async def whole(self) -> schemas.GenerateResponse:
-        text, reason = await self._generation.whole()
-        return schemas.GenerateResponse(
-            id=self._generation.id, model=self._model, text=text, finish_reason=reason, **self._cost()
-        )
-
-    async def chunks(self) -> AsyncGenerator[str]:
-        """A chunk as JSON for each token that made text certain, and one for the end."""
-        async with aclosing(self._generation.pieces()) as pieces:
-            async for event in pieces:
-                reason = event.finish_reason
-                cost = {} if reason is None else self._cost()
-                chunk = schemas.GenerateChunk(
-                    id=self._generation.id, model=self._model, text=event.text, finish_reason=reason, **cost
-                )
-                yield chunk.model_dump_json(exclude_none=True)
-
-    def _cost(self) -> dict[str, Any]:
-        return {
-            "usage": shown_usage(self._generation.usage),
-            "timings": schemas.GenerateTimings(**asdict(self._generation.timings)),
-            "receipt": shown_receipt(self._generation.receipt),
-        }

@@ -27,6 +27,16 @@ async def info(core: WithCore, asked: Annotated[Parameters, Query()]) -> schemas
     return schemas.InfoResponse(
         version=version("autocompressor"),
         models=list(core.models.by_name),
+        corpora=[
+            {
+                "id": each.name,
+                "model": core.models.of(each.manifest.fingerprint).model.name,
+                "passages": each.manifest.num_passages,
+                "vectors": each.manifest.vectors,
+                "nearest": each.manifest.nearest,
+            }
+            for each in core.corpora.by_name.values()
+        ],
         model={
             "id": served.name,
             "fingerprint": served.fingerprint,

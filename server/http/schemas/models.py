@@ -27,6 +27,7 @@ class InfoResponse(BaseModel):
     object: Literal["info"] = "info"
     version: str
     models: list[str] = Field(description="Names that are served, the first of them where a call names none.")
+    corpora: list[dict[str, Any]] = Field(description="What /search and /ask search, and whose vectors they are of.")
     model: dict[str, Any]
     limits: dict[str, int | None]
     settings: dict[str, Any]

@@ -1,0 +1,96 @@
+"""A corpus that is served: an index on the disk, opened."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from model.bm25 import Passages
+from server.core.corpora import nearest
+from server.core.corpora.manifest import Manifest, read_manifest
+from server.core.corpora.nearest import Nearest
+from server.core.corpora.passages import Passage, Reader
+from server.errors import CorpusNotFound, InvalidRequest
+
+WORDS = "words"
+
+
+class Corpus:
+    """Finds and reads passages; its methods read the disk, and are for threads."""
+
+    def __init__(self, name: str, manifest: Manifest, words: Passages, near: Nearest | None, reader: Reader) -> None:
+        self.name = name
+        self.manifest = manifest
+        self._words = words
+        self._nearest = near
+        self._reader = reader
+
+    @classmethod
+    def open(cls, name: str, folder: Path) -> "Corpus":
+        """
+        Raises:
+            ValueError, OSError: no whole index is there, or one that needs faiss, which is not installed.
+        """
+        manifest = read_manifest(folder)
+        words = Passages.open(folder / WORDS, manifest.num_passages)
+        near = None if manifest.nearest is None else Nearest.open(folder / nearest.NAME)
+        return cls(name, manifest, words, near, Reader(folder, manifest))
+
+    def by_words(self, query: str, count: int) -> list[tuple[int, float]]:
+        """The passages that share words with a query, and their BM25 scores, the best first."""
+        return self._words.matches(query, count)
+
+    def by_distance(self, mean: Tensor, count: int) -> list[tuple[int, float]]:
+        """The passages whose vectors' mean is near this one, (D,), and their distances, the nearest first."""
+        assert self._nearest is not None
+        return self._nearest.matches(mean, count)
+
+    def require_nearest(self) -> None:
+        """Refuse what this corpus has no index for."""
+        if self._nearest is None:
+            raise InvalidRequest(
+                f"the corpus {self.name!r} has no index of nearest neighbours: make it again with "
+                "`autocompressor index --nearest`, or search by 'bm25'",
+                param="by",
+            )
+
+    def read(self, numbers: Sequence[int]) -> list[Passage]:
+        return self._reader.read(numbers)
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """Those that are served, by name; any caller may search them, and none can change them."""
+
+    by_name: Mapping[str, Corpus] = field(default_factory=dict)
+
+    def named(self, name: str) -> Corpus:
+        """CorpusNotFound where none has this name."""
+        if name not in self.by_name:
+            served = ", ".join(map(repr, self.by_name)) or "none"
+            raise CorpusNotFound(f"there is no corpus {name!r}; served: {served}", param="corpus")
+        return self.by_name[name]
+
+
+def open_corpora(folders: Sequence[tuple[str, Path]], models: Mapping[str, str]) -> Corpora:
+    """Open the indexes that a server is to have, by their names.
+
+    Args:
+        models: names of those that are served, by their fingerprints.
+
+    Raises:
+        ValueError, OSError: as `Corpus.open`, or of a model that is not served.
+    """
+    opened = {}
+    for name, folder in folders:
+        try:
+            corpus = opened[name] = Corpus.open(name, folder)
+        except ValueError as error:
+            raise ValueError(f"the corpus {name!r} cannot be served: {error}") from error
+        if corpus.manifest.fingerprint not in models:
+            raise ValueError(
+                f"the corpus {name!r} is of model {corpus.manifest.fingerprint!r}, and served are "
+                + ", ".join(f"{fingerprint!r} ({model})" for fingerprint, model in models.items())
+            )
+    return Corpora(opened)
