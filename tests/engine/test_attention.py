@@ -57,3 +57,21 @@ def test_a_decode_is_the_last_of_a_whole_run(dtype: torch.dtype, num_heads: int,
         own = (tensor[row, :, :length].transpose(0, 1) for tensor in (keys, values))
         whole = expected(query[row].expand(length, -1, -1), *own, options)
         torch.testing.assert_close(decoded[row], whole[-1], rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("window", [None, 6, LENGTH])
+def test_a_run_is_the_same_beside_others(dtype: torch.dtype, window: int | None) -> None:
+    """To the bit, whether others of its length stand beside it, of another, or some that go on from what is known."""
+    options = Options(0.3, window)
+
+    def run(length: int, seed: int, *, known: int = 0) -> Run:
+        query, key, value = (random(length, heads, WIDTH, seed=seed, dtype=dtype) for heads in (HEADS, 2, 2))
+        before = tuple(random(2, known, WIDTH, seed=seed + 1, dtype=dtype) for _ in range(2))
+        return Run(query, key, value, before if known else None)
+
+    runs = [run(LENGTH, 1), run(LENGTH, 2), run(7, 3), run(LENGTH, 4, known=5), run(LENGTH, 5), run(LENGTH, 6)]
+    together = SdpaKernels().prefill(runs, options)
+    for each, output in zip(runs, together, strict=True):
+        (alone,) = SdpaKernels().prefill([each], options)
+        assert torch.equal(output, alone)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -83,6 +84,7 @@ class PackedAttention:
         self._longest = -(-max((span.num_known + 1 for span in decodes), default=0) // LENGTH_STEP) * LENGTH_STEP
         self._rows = torch.arange(len(decodes), device=device)
         self._places = torch.tensor([span.num_known for span in decodes], dtype=torch.long, device=device)
+        self._lengths = self._places + 1
         try:
             yield
         finally:
@@ -104,9 +106,13 @@ class PackedAttention:
         if unknown:
             raise ValueError(f"the engine's attention does not know `{unknown[0]}`, which this architecture uses")
         options = Options(scaling, sliding_window)
-        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, d)
         layer = module.layer_idx
         assert isinstance(layer, int)
+        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, d)
+        return self.attend(layer, query, key, value, options)[None], None
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: Options) -> Tensor:
+        """One layer's attention of the batch: query (T, H, d), key and value (T, K, d) to (T, H, d)."""
         outputs = []
         count = self._num_decodes
         if count:
@@ -114,14 +120,14 @@ class PackedAttention:
         if self._runs:
             runs = self._split(layer, query[count:], key[count:], value[count:])
             outputs += self._kernels.prefill(runs, options)
-        return (torch.cat(outputs) if len(outputs) > 1 else outputs[0])[None], None
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _decode(self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: Options) -> Tensor:
         keys, values = self._pool.layer(layer, key)
         keys[self._rows, :, self._places] = key
         values[self._rows, :, self._places] = value
         own = slice(len(self._rows)), slice(None), slice(self._longest)
-        return self._kernels.decode(query, keys[own], values[own], self._places + 1, options)
+        return self._kernels.decode(query, keys[own], values[own], self._lengths, options)
 
     def _split(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> list[Run]:
         """The runs' own parts of (T, heads, d), with what is known before each; what is to be kept is written."""
@@ -141,10 +147,19 @@ class PackedAttention:
 
 
 class SdpaKernels:
-    """torch's scaled dot-product attention: any device, any dtype, a sequence at a time in prefill."""
+    """torch's scaled dot-product attention: any device, any dtype; in prefill one sequence, or some of one length."""
+
+    def __init__(self) -> None:
+        self._masks: dict[tuple[int | None, torch.dtype], tuple[Tensor, Tensor]] = {}  # with the lengths they are of
 
     def prefill(self, runs: Sequence[Run], options: Options) -> list[Tensor]:
-        return [self._run(run, options) for run in runs]
+        outputs: list[Tensor] = []
+        for length, alike in groupby(runs, lambda run: len(run.query) if _is_whole(run, options) else None):
+            own = list(alike)
+            outputs += (
+                [self._run(run, options) for run in own] if length is None or len(own) == 1 else _whole(own, options)
+            )
+        return outputs
 
     def _run(self, run: Run, options: Options) -> Tensor:
         query, key, value = (tensor.transpose(0, 1)[None] for tensor in run[:3])  # (1, heads, L, d)
@@ -174,12 +189,10 @@ class SdpaKernels:
         return output[0].transpose(0, 1)
 
     def decode(self, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, options: Options) -> Tensor:
-        place = torch.arange(keys.shape[2], device=query.device)
-        mask = place < lengths[:, None]  # (N, longest)
-        if options.sliding_window is not None:
-            mask &= place >= lengths[:, None] - options.sliding_window
         if query.is_cpu:
-            return _by_products(query, keys, values, mask, options.scale)
+            mask = self._mask_of(lengths, keys, options.sliding_window)
+            return _by_groups(query, keys, values, mask, options.scale)
+        mask = _within(lengths, keys.shape[2], options.sliding_window)
         output = scaled_dot_product_attention(
             query[:, :, None],  # (N, H, 1, d)
             keys,
@@ -189,6 +202,29 @@ class SdpaKernels:
             enable_gqa=keys.shape[1] != query.shape[1],
         )
         return output[:, :, 0]
+
+    def _mask_of(self, lengths: Tensor, keys: Tensor, window: int | None) -> Tensor:
+        """What is added to a decode's scores, (N, 1, 1, T); made once for the layers of a batch."""
+        made = self._masks.get((window, keys.dtype))
+        if made is None or made[0] is not lengths:
+            outside = ~_within(lengths, keys.shape[2], window)
+            mask = torch.zeros(outside.shape, dtype=keys.dtype).masked_fill_(outside, -math.inf)[:, None, None]
+            made = self._masks[window, keys.dtype] = lengths, mask
+        return made[1]
+
+
+def _is_whole(run: Run, options: Options) -> bool:
+    """Whether a run on the CPU attends to all of itself and to nothing else."""
+    window = options.sliding_window
+    return run.known is None and run.query.is_cpu and (window is None or len(run.query) <= window)
+
+
+def _whole(runs: Sequence[Run], options: Options) -> list[Tensor]:
+    """Causal attention of runs of one length, such as a document's segments, in one call."""
+    query, key, value = (torch.stack(parts).transpose(1, 2) for parts in zip(*(run[:3] for run in runs), strict=True))
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    output: Tensor = kernel(query, key, value, is_causal=True, attn_mask=None, scale=options.scale)[0]  # (N, H, L, d)
+    return list(output.transpose(1, 2).unbind())
 
 
 def _merged(query: Tensor, own: tuple[Tensor, Tensor], known: tuple[Tensor, Tensor], scale: float | None) -> Tensor:
@@ -204,14 +240,21 @@ def _merged(query: Tensor, own: tuple[Tensor, Tensor], known: tuple[Tensor, Tens
     return torch.lerp(output.float(), before.float(), share).to(query.dtype)
 
 
-def _by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None) -> Tensor:
-    """One query a row as two matrix products, the weights between them in float32; mask (N, T).
+def _within(lengths: Tensor, longest: int, window: int | None) -> Tensor:
+    """Which of the first positions each row attends to, (N, longest)."""
+    place = torch.arange(longest, device=lengths.device)
+    mask = place < lengths[:, None]
+    return mask if window is None else mask & (place >= lengths[:, None] - window)
 
-    torch's fused kernel for the CPU reads queries in blocks: of one query it takes four times as long.
+
+def _by_groups(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """One query a row; the heads that share a key are what torch's kernel for the CPU takes for positions of one head.
+
+    It reads queries in blocks, so that as heads of one query each they take up to four times as long. `mask` is added,
+    (N, 1, 1, T).
     """
     num_rows, num_heads, width = query.shape
-    grouped = query.view(num_rows, keys.shape[1], -1, width)  # (N, K, G, d)
-    scores = torch.matmul(keys, grouped.transpose(2, 3)).float()  # (N, K, T, G)
-    scores = scores.mul_(width**-0.5 if scale is None else scale).masked_fill_(~mask[:, None, :, None], -math.inf)
-    weights = scores.softmax(dim=2).to(query.dtype).transpose(2, 3)
-    return torch.matmul(weights, values).view(num_rows, num_heads, width)
+    grouped = query.reshape(num_rows, keys.shape[1], -1, width)  # (N, K, G, d)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    output: Tensor = kernel(grouped, keys, values, is_causal=False, attn_mask=mask, scale=scale)[0]
+    return output.reshape(num_rows, num_heads, width)

@@ -10,6 +10,7 @@ from transformers import AttentionInterface
 from model import AutoCompressor
 from server.engine.torch.attention import Kernels, PackedAttention, Span
 from server.engine.torch.finite import require_finite
+from server.engine.torch.fused import FusedDecoder, can_fuse
 from server.engine.torch.kv_cache import KvPool
 from server.engine.torch.memory import let_go_of_checkpoint
 from server.engine.torch.packed_linear import PackedLayers
@@ -33,12 +34,13 @@ class PackedModel:
         max_tokens: int,
         layers: PackedLayers | None = None,
         merges_adapter: bool = True,
+        fuses: bool = True,
     ) -> None:
         """Take over the model's attention, and see once that its results stay what they were.
 
         Args:
             layers: of other models, whose weights are this one's as far as they are the same; None for none.
-            merges_adapter: as `give_roles`.
+            merges_adapter: as `give_roles`. fuses: have `FusedDecoder` run an architecture that it knows.
 
         Raises:
             ValueError: an architecture whose attention the engine cannot take over, or weights with NaN in them.
@@ -49,7 +51,8 @@ class PackedModel:
         self._attention = PackedAttention(self.pool, kernels)
         self._roles = Roles()
         self._layers = layers or PackedLayers()
-        self._merges_adapter = merges_adapter
+        self._merges_adapter, self._fuses = merges_adapter, fuses
+        self._fused: FusedDecoder | None = None
         self._take_over_attention()
 
     def forward(
@@ -68,6 +71,8 @@ class PackedModel:
         """
         self._roles.begin([span.length for span in spans], is_reading=is_reading, device=embeds.device)
         with self._attention.of(spans, embeds.device):
+            if self._fused is not None:
+                return self._fused.forward(embeds, positions, self._attention, layers)
             output = self.model.base.base_model(
                 inputs_embeds=embeds[None],
                 position_ids=positions[None],
@@ -99,6 +104,8 @@ class PackedModel:
         AttentionInterface.register(key, self._attention)
         try:
             model.base.set_attn_implementation(key)
+            if self._fuses and can_fuse(model.base.base_model):
+                self._fused = FusedDecoder(model.base.base_model, self._roles, self._layers)
             self._layers.pack(model.base)
             actual = self._packed_logits(sequences, reads)
         except RuntimeError as error:  # torch's for a lack of memory, on the CPU

@@ -1,5 +1,9 @@
 """Linear layers whose weights lie as oneDNN's kernels for the CPU read them."""
 
+from collections.abc import Sequence
+from typing import Literal
+from weakref import ref
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,7 +13,7 @@ EXACT_ROWS, FINE_ROWS = 32, 512  # up to the one as they are, to the other in st
 
 
 class PackedLinear(nn.Module):
-    """What a linear layer computes, without its weight being put in order at every call.
+    """What linear layers of the same states compute, side by side, without weights being put in order each time.
 
     The operators are those that torch's own compiler packs frozen weights with (`torch._inductor`, `mkldnn_fusion`).
     For a few rows, as in a decode, a product takes three to four fifths of the time, of eight rows in float32 half;
@@ -17,18 +21,35 @@ class PackedLinear(nn.Module):
     fifth of a megabyte, whatever the capacity of its cache.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, *linears: nn.Linear) -> None:
         super().__init__()
-        self._bias = None if linear.bias is None else linear.bias.detach().clone()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), None)
+        self._bias = _joined([linear.bias for linear in linears])
+        weight = torch.cat([linear.weight.detach() for linear in linears])
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
     def forward(self, states: Tensor) -> Tensor:
         rows = states.flatten(0, -2)
         num_added = rounded_up(len(rows)) - len(rows)
         if num_added:
             rows = functional.pad(rows, (0, 0, 0, num_added))
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
+        output = self.product(rows)
         return output[: len(output) - num_added].view(*states.shape[:-1], -1)
+
+    def product(self, rows: Tensor, activation: Literal["none", "swish"] = "none") -> Tensor:
+        """Of (N, in), N a number that `rounded_up` gives, (N, out); what follows is computed before it is rounded."""
+        output: Tensor = torch.ops.mkldnn._linear_pointwise.default(rows, self._weight, self._bias, activation, [], "")
+        return output
+
+    def product_with(self, rows: Tensor, other: Tensor, operation: Literal["add", "mul"]) -> Tensor:
+        """`product`, to which (N, out) others are added, or with which they are multiplied, before it is rounded."""
+        output: Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, other, self._weight, self._bias, operation)
+        return output
+
+
+def _joined(biases: Sequence[Tensor | None]) -> Tensor | None:
+    own = [bias.detach() for bias in biases if bias is not None]
+    assert len(own) in (0, len(biases)), "some layers have a bias and others none"
+    return torch.cat(own) if own else None
 
 
 def rounded_up(num_rows: int) -> int:
@@ -48,14 +69,25 @@ class PackedLayers:
 
     def pack(self, model: nn.Module) -> None:
         """Replace the linear layers of a model on a CPU in place, where torch can pack their dtype."""
-        dtypes = _packable()
         for name, module in list(model.named_modules()):
-            if type(module) is nn.Linear and module.weight.is_cpu and module.weight.dtype in dtypes:
-                packed = self._packed.get(module.weight)
-                if packed is None:
-                    packed = self._packed[module.weight] = PackedLinear(module)
+            if type(module) is nn.Linear and can_pack(module):
                 parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, packed)
+                setattr(model.get_submodule(parent), child, self.packed(module))
+
+    def packed(self, *linears: nn.Linear) -> PackedLinear:
+        """These layers as one."""
+        first, *others = (linear.weight for linear in linears)
+        known = self._packed.get(first)
+        if known is not None and [each() for each in known[0]] == others:
+            packed: PackedLinear = known[1]
+            return packed
+        packed = PackedLinear(*linears)
+        self._packed[first] = [ref(each) for each in others], packed
+        return packed
+
+
+def can_pack(linear: nn.Linear) -> bool:
+    return linear.weight.is_cpu and linear.weight.dtype in _packable()
 
 
 def _packable() -> frozenset[torch.dtype]:
