@@ -12,6 +12,7 @@ from itertools import cycle
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import server.engine.torch.build
 from server.cli.main import main
@@ -61,10 +62,10 @@ class FailingRunner(Runner):
             (place, *failure) for place in ("before", "within", "after", "with values of") for failure in FAILURES
         )
         self._within: Callable[[], None] | None = None
-        layers = packed.model.base.base_model.layers
-        layers[-1].register_forward_pre_hook(self._fail_within)
         self._is_spoiled = False
-        layers[-1].register_forward_hook(self._spoil)
+        self._last_layer = packed.model.base.config.num_hidden_layers - 1
+        self._attend = packed._attention.attend
+        packed._attention.attend = self._attend_or_fail  # type: ignore[method-assign]
 
     def run(self, pieces: Sequence[Piece]) -> list[Any]:
         if type(self).is_lost:
@@ -86,15 +87,13 @@ class FailingRunner(Runner):
             fail()
         return results
 
-    def _fail_within(self, *_: object) -> None:
-        if self._within is not None:
+    def _attend_or_fail(self, layer: int, *given: Any) -> Tensor:
+        """The last layer's attention fails, or gives values that are no numbers, as of an overflow."""
+        is_last = layer == self._last_layer
+        if is_last and self._within is not None:
             self._within()
-
-    def _spoil(self, _layer: object, _given: object, output: Any) -> Any:
-        """Values that are no numbers, as of an overflow."""
-        if not self._is_spoiled:
-            return output
-        return (output[0] * torch.nan, *output[1:]) if isinstance(output, tuple) else output * torch.nan
+        output = self._attend(layer, *given)
+        return output * torch.nan if is_last and self._is_spoiled else output
 
 
 def _lose(*_: object) -> None:
