@@ -15,6 +15,7 @@ from benchmarks.machine import ROOT
 from model import AutoCompressor
 from server.core.build import connect, engines_of
 from server.core.core import Core
+from server.core.corpora.corpus import Corpora
 from server.core.documents.document import Document
 from server.core.loading import load_models
 from server.core.prompts.plan import Call
@@ -90,7 +91,7 @@ class Subject:
         engine.start()
         self._stack.push_async_callback(asyncio.to_thread, engine.stop)
         self._stack.enter_context(one_core_elsewhere())
-        return connect(self._settings, [(served, engine)], store, metrics, {})
+        return connect(self._settings, [(served, engine)], store, metrics, {}, Corpora())
 
     def __exit__(self, *_: object) -> None:
         self._runner.run(self._stack.aclose())
