@@ -26,7 +26,13 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.http.app", "server.http.connection"},
         {"server.http.routes", "server.http.middleware"},
         {"server.http.envelope"},
-        {"server.http.routing", "server.http.held", "server.http.request_id", "server.http.socket"},
+        {
+            "server.http.routing",
+            "server.http.held",
+            "server.http.request_id",
+            "server.http.socket",
+            "server.http.watched",
+        },
         {"server.http.json_body"},
         {"server.http.answers"},
         {"server.http.schemas"},
@@ -43,7 +49,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.core.jobs.stored", "server.core.jobs.unfinished"},
         {"server.core.jobs.job"},
         {"server.core.callers.audit", "server.core.callers.charged", "server.core.callers.revoked"},
-        {"server.core.generating", "server.core.scoring", "server.core.reranking"}
+        {"server.core.door", "server.core.generating", "server.core.scoring", "server.core.reranking"}
         | {"server.core.responses.responding"},
         {"server.core.prompts.prepared"},
         {"server.core.prompts.fusing"},

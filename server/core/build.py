@@ -23,6 +23,7 @@ from server.core.documents.retention import Retainer
 from server.core.documents.store_calls import StoreCalls
 from server.core.documents.stored_secret import StoredSecret
 from server.core.documents.summaries import AllSummaries
+from server.core.door import Door
 from server.core.generating import Generator
 from server.core.jobs.jobs import Jobs
 from server.core.loading import load_models
@@ -246,5 +247,5 @@ def build_services(
         reranker=reranker,
         searcher=Searcher(model, encoder, reranker),
         asker=Asker(model, prompter, expander, generator),
-        metrics=metrics,
+        door=Door(decoder, metrics, max_requests=settings.max_requests),
     )

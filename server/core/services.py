@@ -7,6 +7,7 @@ from server.core.documents.compression import Compressor
 from server.core.documents.intake import Intake
 from server.core.documents.portable import Portable
 from server.core.documents.summaries import AllSummaries
+from server.core.door import Door
 from server.core.generating import Generator
 from server.core.prompts.expansion import Expander
 from server.core.prompts.prepared import Preparer
@@ -19,8 +20,6 @@ from server.core.scoring import Scorer
 from server.core.searching import Searcher
 from server.core.served_model import ServedModel
 from server.engine.protocol import Decoder, Encoder
-from server.errors import Overloaded
-from server.metrics import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +44,4 @@ class Services:
     reranker: Reranker
     searcher: Searcher
     asker: Asker
-    metrics: Metrics
-
-    def require_room(self) -> None:
-        """Refuse a call that the engine would refuse once its prompt is there, which costs more than the refusal.
-
-        Raises:
-            Overloaded: the engine is full.
-        """
-        if self.decoder.is_full:
-            self.metrics.rejections.labels(reason="queue_full").inc()
-            raise Overloaded("the engine already holds its limit of requests")
+    door: Door

@@ -54,8 +54,8 @@ class FailingRunner(Runner):
     one_in = 20
     is_lost = False
 
-    def __init__(self, packed: PackedModel) -> None:
-        super().__init__(packed)
+    def __init__(self, packed: PackedModel, *, rounds_vectors: bool = False) -> None:
+        super().__init__(packed, rounds_vectors=rounds_vectors)
         self._num_passes = 0
         self._ways = cycle(
             (place, *failure) for place in ("before", "within", "after", "with values of") for failure in FAILURES

@@ -70,6 +70,26 @@ def test_decodes_come_first_and_are_never_held_back_by_documents() -> None:
         assert [piece.phase for piece in step(line)] == [Phase.DECODE, Phase.SEGMENT]
 
 
+def test_few_segments_run_beside_generations_however_many_documents_there_are() -> None:
+    line = Scheduler(Limits(2, 100, 1000, segments_together=2, segments_beside=3), num_appended=4)
+    for document in [compression(10, 10, 10, 10) for _ in range(4)]:
+        document.reads_alone = True
+        line.submit(document)
+    assert len(step(line)) == 8  # nobody waits for a token
+    line.submit(generation())
+    assert Phase.PREFILL in [piece.phase for piece in step(line)]
+    for _ in range(16):
+        line.submit(compression(10, 10))
+    line.submit(generation())  # prompts pass documents whose turn it is not
+    phases = [piece.phase for piece in step(line)]
+    assert phases.count(Phase.SEGMENT) == 3
+    assert phases[0] is Phase.DECODE
+    assert Phase.PREFILL in phases
+    turns = [piece.request for _ in range(9) for piece in step(line) if piece.phase is Phase.SEGMENT]
+    assert len(turns) == 27
+    assert len({id(request) for request in turns}) > 9  # and each has its turn
+
+
 def test_documents_take_turns() -> None:
     line, first, second = scheduler(max_batch_tokens=15), compression(10, 10, 10), compression(10, 10)
     line.submit(first)

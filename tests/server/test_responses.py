@@ -164,6 +164,28 @@ async def test_a_damaged_response_is_told_as_one_that_is_gone_and_can_be_deleted
     assert (await client.delete(f"/v1/responses/{first['id']}")).status_code == 200
 
 
+async def test_what_a_stored_response_answered_may_be_named_by_its_id(client: httpx.AsyncClient) -> None:
+    question, then = {"role": "user", "content": "A keeper"}, {"role": "user", "content": "Who?"}
+    first = await respond(client, input=[question])
+    (message,) = first["output"]
+    whole = await respond(client, input=[question, message, then])
+    for reference in ({"type": "item_reference", "id": message["id"]}, {"id": message["id"]}):
+        named = await respond(client, input=[question, reference, then])
+        assert (text_of(named), named["usage"]) == (text_of(whole), whole["usage"])
+    # what is kept of it is the item itself, so that it outlives the response that answered it
+    await client.delete(f"/v1/responses/{first['id']}")
+    listed = (await client.get(f"/v1/responses/{named['id']}/input_items")).json()["data"]
+    assert listed[1] == message
+    gone = await respond(client, status=400, input=[question, reference, then])
+    assert gone["error"]["param"] == "input.1.id"
+    # another caller's, and one that was never stored, are nobody's
+    second = await respond(client, input=[question])
+    unstored = await respond(client, input=[question], store=False)
+    for response, headers in ((second, {"Authorization": "Bearer another"}), (unstored, {})):
+        body = {"model": first["model"], "input": [{"type": "item_reference", "id": response["output"][0]["id"]}]}
+        assert (await client.post("/v1/responses", json=body, headers=headers)).status_code == 400
+
+
 async def test_input_items_are_listed_in_pages(client: httpx.AsyncClient) -> None:
     items = [{"role": "user", "content": text} for text in ("one", "two", "three")]
     response = await respond(client, input=items)
@@ -208,7 +230,9 @@ async def test_a_path_without_the_version_is_the_same(client: httpx.AsyncClient)
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0", "no images"),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input.0.content.0", "no files"),
         ({"input": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input.0.content.0", "no audio"),
-        ({"input": [{"type": "item_reference", "id": "a"}]}, "input.0", "types message"),
+        ({"input": [{"type": "item_reference", "id": "a"}]}, "input.0.id", "'a' not found"),
+        ({"input": [{"id": f"msg_{'0' * 36}"}]}, "input.0.id", "not found"),
+        ({"input": [{"type": "mcp_call", "id": "a"}]}, "input.0", "types message"),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "o"}]}, "input", "'c'"),
         ({"input": "a", "tools": [{"type": "web_search"}]}, "tools.0", "web_search"),
         ({"input": "a", "tools": [{"type": "function", "name": "f"}]}, "tools", "no place for tools"),

@@ -10,12 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 from server.http import serving
 from server.http.app import create_app
+from server.http.connection import Connection
 from server.settings import Settings
+from tests.http.listening import listening
 from tests.server.conftest import Serve, named
 from tests.server.test_log import CANARY, DOCUMENT
+from tests.server.test_responses_socket import turn
 
 sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="the extra otel is not installed")
 export = pytest.importorskip("opentelemetry.sdk.trace.export")
@@ -41,9 +45,13 @@ class Traced:
         self._exporter.clear()
         method = "GET" if body is None else "POST"
         answered = await self.client.request(method, path, json=named(path, body, self.model), **given)
-        spans = self._exporter.get_finished_spans()
-        assert len(spans) <= 1
-        return answered, spans[0] if spans else None
+        assert len(self.spans) <= 1
+        return answered, self.spans[0] if self.spans else None
+
+    @property
+    def spans(self) -> Any:
+        """Those that are over, since the last call."""
+        return self._exporter.get_finished_spans()
 
 
 @pytest.fixture
@@ -118,6 +126,21 @@ async def test_refusals_and_defects(traced: Traced) -> None:
     assert answered.status_code == 500
     assert (span.status.status_code.name, span.attributes["error.type"]) == ("ERROR", "KeyError")
     assert CANARY not in span.to_json()
+
+
+async def test_each_turn_of_a_web_socket_has_a_span(traced: Traced) -> None:
+    async with listening(traced.app, http=Connection, ws="websockets-sansio") as port:
+        headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+        place = {"host": "localhost", "port": port}
+        async with connect("ws://server/v1/responses", additional_headers=headers, **place) as socket:
+            await turn(socket, model=traced.model, input=CANARY)
+            await turn(socket, model="none", input=CANARY)
+    good, bad = traced.spans
+    assert (good.name, bad.name) == (f"chat {traced.model}", "chat")
+    assert [span.attributes["http.response.status_code"] for span in (good, bad)] == [200, 404]
+    assert good.attributes["gen_ai.usage.output_tokens"] == 16
+    assert {f"{span.context.trace_id:032x}" for span in (good, bad)} == {TRACE}
+    assert CANARY not in good.to_json() + bad.to_json()
 
 
 async def test_no_text_is_in_a_span(traced: Traced) -> None:

@@ -1,11 +1,14 @@
 """Items of a conversation, as Open Responses has them (openresponses.org, 2026-04-24), and as they are kept."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+RESPONSE = "resp_"
+_ANSWERED = re.compile("[a-z]+_([0-9a-f]{32})[0-9a-f]{4,}")
 Role = Literal["system", "developer", "user", "assistant"]
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -72,6 +75,17 @@ class Compaction:
 Item = Message | ToolCall | ToolOutput | Compaction
 
 _items: TypeAdapter[tuple[Item, ...]] = TypeAdapter(tuple[Annotated[Item, Field(discriminator="type")], ...])
+
+
+def answered_id(prefix: str, response_id: str, place: int) -> str:
+    """The id of what a response answers at this place of its output, from which `response_of` knows the response."""
+    return f"{prefix}_{response_id.removeprefix(RESPONSE)}{place:04x}"
+
+
+def response_of(item_id: str) -> str | None:
+    """The response that answered an item, by the item's id; None where the id is of no answer."""
+    found = _ANSWERED.fullmatch(item_id)
+    return None if found is None else RESPONSE + found[1]
 
 
 def encode_items(items: Sequence[Item]) -> bytes:

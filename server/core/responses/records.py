@@ -96,6 +96,21 @@ class Records:
         note("read", turn.id)
         return turn
 
+    async def turns(self, tenant: Tenant, ids: Sequence[str], *, param: str) -> dict[str, Turn]:
+        """Those of these turns that are there, by their ids.
+
+        Raises:
+            TooLong: they are larger together than a conversation may be. ResponseNotFound: one is damaged.
+        """
+        turns, num_bytes = dict[str, Turn](), 0
+        for start in range(0, len(ids), READ_TOGETHER):
+            found = await self._found(tenant, ids[start : start + READ_TOGETHER], ResponseNotFound, param=param)
+            num_bytes += sum(size for _, size in found)
+            self._require_within(num_bytes, param)
+            turns |= {turn.id: turn for turn, _ in found if turn is not None}
+        note("read", *turns)
+        return turns
+
     async def size_bytes(self, tenant: Tenant) -> int:
         """Bytes of all that a tenant has stored, summaries too, jobs left out. Raises as any call to the store."""
         async with self._calls("stat"):

@@ -84,6 +84,9 @@ def _engine(model: Loaded, packed: PackedModel, settings: Settings, metrics: Met
         max_sequence_tokens=model.max_sequence_tokens,
         max_batch_tokens=settings.max_batch_tokens,
         segments_together=max(1, most // compressor.segment_length),
+        segments_beside=max(
+            1, most // max(BLOCK_TOKENS, compressor.segment_length)
+        ),  # a short one costs as much as a block
         max_kept_positions=settings.prefix_cache_bytes // packed.pool.position_bytes,
         blocks_together=max(1, most // BLOCK_TOKENS),
         block_tokens=BLOCK_TOKENS,

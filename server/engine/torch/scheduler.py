@@ -17,6 +17,7 @@ class Limits:
         max_batch_tokens: positions in one step.
         segments_together: of one document whose segments are read alone, in one step. More than keep the device busy
             gain nothing, and those who decode beside them wait.
+        segments_beside: of all documents, in one step beside running generations; None for any number.
         block_tokens: of a prompt, kept together. max_kept_positions: of a prompt's beginning that is kept, at most; 0
             for nothing. blocks_together: of one prompt, in one step.
         max_document_positions: of the strips of all documents that have begun and not ended; a longer one can never
@@ -28,6 +29,7 @@ class Limits:
     max_sequence_tokens: int
     max_batch_tokens: int
     segments_together: int = 1
+    segments_beside: int | None = None
     block_tokens: int = 128
     max_kept_positions: int = 0
     blocks_together: int = 4
@@ -38,7 +40,8 @@ class Limits:
 class Scheduler:
     """Fills each step's batch under a budget of positions.
 
-    Running generations come first, one token each, so no document starves them. Then waiting requests in the order of
+    Running generations come first, one token each, so no document starves them, and only so many segments run beside
+    them as keep the device busy, however many documents there are. Then waiting requests in the order of
     their arrival: a prompt, the next segment of a document, the continuations to score. One that has more left goes to
     the back of the line. The line is cut at the first piece over budget rather than searched for a smaller one, so
     that a large piece is not passed for ever; a piece larger than the whole budget runs beside nothing but decodes.
@@ -85,12 +88,14 @@ class Scheduler:
                 self.remove(request)
         pieces = [Piece(sequence, Phase.DECODE, 1) for sequence in self._running]
         budget = self.limits.max_batch_tokens - len(pieces)
-        has_new = False
+        has_new, segments_left = False, self.limits.segments_beside if self._running else None
         self._strips.begin()
         being_read: set[str] = set()  # beginnings of prompts that this batch reads for all who come after
         for request in list(self._waiting):
             if isinstance(request, Generation) and len(self._running) == self.limits.max_running:
                 continue  # waits for a row; documents behind it need none
+            if isinstance(request, Compression) and segments_left == 0:
+                continue  # the next steps are its turn; prompts behind it pass
             if not request.is_started:
                 if not self._strips.has_room(request):
                     continue
@@ -98,13 +103,15 @@ class Scheduler:
                 if not being_read.isdisjoint(self._reads_next(request)):
                     continue
             being_read.update(self._reads_next(request))
-            for piece in self._pieces(request):
+            for piece in self._pieces(request)[: segments_left if isinstance(request, Compression) else None]:
                 if piece.num_positions > budget and has_new:
                     return pieces
                 self._start(piece)
                 pieces.append(piece)
                 budget -= piece.num_positions
                 has_new = True
+                if segments_left is not None and piece.phase is Phase.SEGMENT:
+                    segments_left -= 1
         return pieces
 
     def take_moves(self) -> list[tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""What handlers are given."""
+"""What handlers are given; coroutines, as FastAPI has a thread run each plain function."""
 
 from typing import Annotated, cast
 
@@ -10,7 +10,7 @@ from server.core.tenant import Tenant
 from server.http.answers.callers import bearer, visit_of
 
 
-def core(request: HTTPConnection) -> Core:
+async def core(request: HTTPConnection) -> Core:
     """The core of the app that received a request."""
     return cast(Core, request.app.state.core)
 
@@ -18,7 +18,7 @@ def core(request: HTTPConnection) -> Core:
 WithCore = Annotated[Core, Depends(core)]
 
 
-def tenant(request: HTTPConnection, core: WithCore) -> Tenant:
+async def tenant(request: HTTPConnection, core: WithCore) -> Tenant:
     """Whose request it is: that of the caller's key; where nobody checks keys, of all who send none, too."""
     visit = visit_of(request.scope)
     if visit is not None:

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from server.core.core import Core
 from server.core.receipts import Stopwatch
+from server.core.responses.items import Item, response_of
 from server.core.responses.records import Conversation, Turn, forgetful
 from server.core.responses.responding import Ask, Ready
 from server.core.services import Services
 from server.core.tenant import Tenant
 from server.core.words import Words
+from server.errors import InvalidRequest
 from server.http.answers.choices import Choices
 from server.http.answers.response_items import items_of
 from server.http.answers.responses import Begun, Response
 from server.http.answers.sampling import sampling_params
+from server.http.schemas.response_items import ItemReference
 from server.http.schemas.responses import Conversed, CountRequest, FunctionTool, ResponseRequest
 
 
@@ -32,11 +36,22 @@ async def respond(
         known: turns that are not in the store, by their ids.
         keep: takes the turn where it is not stored.
     """
+    prepare = partial(_prepared, core, tenant, body, watch, known, keep)
+    return await core.models.named(body.model).door.through(prepare)
+
+
+async def _prepared(
+    core: Core,
+    tenant: Tenant,
+    body: ResponseRequest,
+    watch: Stopwatch,
+    known: Mapping[str, Turn] | None,
+    keep: Callable[[Turn], None] | None,
+) -> Response:
     services = core.models.named(body.model)
-    services.require_room()
     conversation = await conversation_of(core, tenant, body, known)
     ask = replace(
-        asked(tenant, body, conversation),
+        await asked(core, tenant, body, conversation, known),
         max_output_tokens=body.max_output_tokens,
         truncates=body.truncation == "auto",
         threshold=body.threshold,
@@ -73,16 +88,40 @@ async def respond(
     )
 
 
-def asked(tenant: Tenant, body: CountRequest, conversation: Conversation) -> Ask:
+async def asked(
+    core: Core, tenant: Tenant, body: CountRequest, conversation: Conversation, known: Mapping[str, Turn] | None = None
+) -> Ask:
     """What is said, in the core's terms."""
     return Ask(
         tenant=tenant,
-        items=items_of(body.input),
+        items=await said_in(core, tenant, body, known),
         conversation=conversation,
         instructions=body.instructions,
         max_vectors=body.max_vectors,
         tools=tuple({"type": "function", "function": _definition(tool)} for tool in body.offered_tools),
     )
+
+
+async def said_in(
+    core: Core, tenant: Tenant, body: Conversed, known: Mapping[str, Turn] | None = None
+) -> tuple[Item, ...]:
+    """The items of a request; InvalidRequest where it names one that no stored response answered."""
+    given = body.input if isinstance(body.input, list) else ()
+    references = {item.id: place for place, item in enumerate(given) if isinstance(item, ItemReference)}
+    answered_by = {item_id: response_of(item_id) for item_id in references}
+    turns = dict(known or {})
+    absent = {response_id for response_id in answered_by.values() if response_id is not None} - turns.keys()
+    turns |= await core.records.turns(tenant, sorted(absent), param="input")
+    referenced: dict[str, Item] = {}
+    for item_id, place in references.items():
+        turn = turns.get(answered_by[item_id] or "")
+        referenced |= {item.id: item for item in (() if turn is None else turn.output)}
+        if item_id not in referenced:
+            raise InvalidRequest(
+                f"Item with id {item_id!r} not found: the output of no stored response has it",
+                param=f"input.{place}.id",
+            )
+    return items_of(body.input, referenced)
 
 
 async def conversation_of(

@@ -1,7 +1,7 @@
 """Items of Open Responses between clients and the core."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.core.responses import items
@@ -12,11 +12,17 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{uuid.uuid4().hex}"
 
 
-def items_of(conversation: str | Sequence[Any] | None) -> tuple[items.Item, ...]:
-    """What a request says, each item with an id of its own where it came without; what nothing reads is left out."""
+def items_of(conversation: str | Sequence[Any] | None, referenced: Mapping[str, items.Item]) -> tuple[items.Item, ...]:
+    """What a request says, each item with an id of its own where it came without; what nothing reads is left out.
+
+    `referenced` has those that the request names by their ids.
+    """
     if isinstance(conversation, str):
         return (items.Message(new_id("msg"), "user", (items.TextPart(conversation),)),)
-    return tuple(item for item in map(_item, conversation or ()) if item is not None)
+    said = (
+        referenced[item.id] if isinstance(item, given.ItemReference) else _item(item) for item in conversation or ()
+    )
+    return tuple(item for item in said if item is not None)
 
 
 def shown(item: items.Item) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from server.core.responses.calls import WrittenCall
-from server.core.responses.items import Item, Message, Status, TextPart, ToolCall
+from server.core.responses.items import Item, Message, Status, TextPart, ToolCall, answered_id
 from server.http.answers.response_items import new_id, output_text, shown
 
 Event = dict[str, Any]
@@ -14,7 +14,8 @@ Event = dict[str, Any]
 class Output:
     """Items that are whole, and a message that is being said; every event has the next number."""
 
-    def __init__(self) -> None:
+    def __init__(self, response_id: str) -> None:
+        self._response_id = response_id
         self.items: list[Item] = []
         self._message: Message | None = None
         self._texts: list[str] = []  # of that message
@@ -51,7 +52,7 @@ class Output:
         yield from self._closed(status)
 
     def _opened(self) -> Iterator[Event]:
-        self._message, self._texts = Message(new_id("msg"), "assistant", (), status="in_progress"), []
+        self._message, self._texts = Message(self._item_id("msg"), "assistant", (), status="in_progress"), []
         self._logprobs[self._message.id] = []
         yield self._item_event("response.output_item.added", item=shown(self._message))
         yield self._part_event("response.content_part.added", part=output_text(""))
@@ -75,13 +76,16 @@ class Output:
         self._message = None
 
     def _called(self, written: WrittenCall) -> Iterator[Event]:
-        call = ToolCall(new_id("fc"), new_id("call"), written.name, written.arguments)
+        call = ToolCall(self._item_id("fc"), new_id("call"), written.name, written.arguments)
         begun = replace(call, arguments="", status="in_progress")
         yield self._item_event("response.output_item.added", item=shown(begun))
         yield self._item_event("response.function_call_arguments.delta", item_id=call.id, delta=call.arguments)
         yield self._item_event("response.function_call_arguments.done", item_id=call.id, arguments=call.arguments)
         yield self._item_event("response.output_item.done", item=shown(call))
         self.items.append(call)
+
+    def _item_id(self, prefix: str) -> str:
+        return answered_id(prefix, self._response_id, len(self.items))
 
     def _item_event(self, kind: str, **fields: Any) -> Event:
         return self.event(kind, output_index=len(self.items), **fields)

@@ -54,11 +54,11 @@ class Response:
 
     def __init__(self, body: ResponseRequest, begun: Begun, *, model: ServedModel) -> None:
         self._body, self._begun = body, begun
-        self._said = Output()
         self._is_cut = False
         self.error: ServiceError | None = None
         self.turn: Turn | None = None
         self._resource = _resource(body, model)
+        self._said = Output(self._resource["id"])
 
     async def whole(self) -> dict[str, Any]:
         """The response at its end. Raises what ended it."""

@@ -1,5 +1,8 @@
 """A span for every request, in the terms of OpenTelemetry's conventions for HTTP servers and for generative AI."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
@@ -8,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.middleware.request_log import QUIET, UNKNOWN
+from server.http.watched import Outcome, set_watch
 from server.tally import Tally, current
 
 if TYPE_CHECKING:
@@ -33,7 +37,7 @@ OPERATIONS = {
 class Traces:
     """Inside `RequestLog`, whose tally has what the spans tell; a `traceparent` (W3C Trace Context) is gone on from.
 
-    Probes and scrapes have no spans, nor have WebSockets.
+    Each turn of a WebSocket has a span, going on from what the connection came with. Probes and scrapes have none.
     """
 
     def __init__(self, app: ASGIApp, *, tracer: "Tracer") -> None:
@@ -43,28 +47,35 @@ class Traces:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tally = current()
+        if scope["type"] == "websocket":
+            set_watch(scope, partial(self._span, scope))
         if scope["type"] != "http" or scope["path"] in QUIET or tally is None:
             await self._app(scope, receive, send)
             return
-        parent = self._propagator.extract(dict(Headers(scope=scope)))
-        span = self._tracer.start_span(scope["method"], parent, kind=SpanKind.SERVER)
-        tally.trace_id = format_trace_id(span.get_span_context().trace_id)
-        status = 500
+        with self._span(scope, tally) as outcome:
 
-        async def observed_send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+            async def observed_send(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    outcome.status = message["status"]
+                await send(message)
 
-        try:
             await self._app(scope, receive, observed_send)
+
+    @contextmanager
+    def _span(self, scope: Scope, tally: Tally) -> Iterator[Outcome]:
+        """Around a request or a turn, whose outcome is told within."""
+        parent = self._propagator.extract(dict(Headers(scope=scope)))
+        span = self._tracer.start_span(scope["type"], parent, kind=SpanKind.SERVER)
+        tally.trace_id = format_trace_id(span.get_span_context().trace_id)
+        outcome = Outcome()
+        try:
+            yield outcome
         except Exception as error:
             span.set_attribute("error.type", type(error).__name__)  # not what it says: that may be a text
             raise
         finally:
             if span.is_recording():
-                _describe(span, scope, status, tally)
+                _describe(span, scope, outcome.status, tally)
             span.end()
 
 
@@ -73,7 +84,7 @@ def _describe(span: "Span", scope: Scope, status: int, tally: Tally) -> None:
     operation = OPERATIONS.get(endpoint)
     span.set_attributes(
         {
-            "http.request.method": scope["method"],
+            "http.request.method": scope.get("method", "GET"),  # which a WebSocket begins with
             "http.route": endpoint,
             "http.response.status_code": status,
             "autocompressor.request_id": tally.request_id,
@@ -82,7 +93,7 @@ def _describe(span: "Span", scope: Scope, status: int, tally: Tally) -> None:
     if status >= 500:
         span.set_status(StatusCode.ERROR)
     if operation is None:
-        span.update_name(f"{scope['method']} {endpoint}")
+        span.update_name(f"{scope['method']} {endpoint}")  # turns have an operation
         return
     span.update_name(operation if tally.model is None else f"{operation} {tally.model}")
     told = {

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -46,12 +47,12 @@ async def chat_completions(
     Control tokens' texts in messages are text, unless `parse_special` says otherwise: the template alone writes others.
     """
     watch = Stopwatch()
-    work = _answer(core, core.models.named(body.model), tenant, body, watch)
+    services = core.models.named(body.model)
+    work = services.door.through(partial(_answer, core, services, tenant, body, watch))
     return await sse.answered(request, response, watch, work, is_stream=bool(body.stream))
 
 
 async def _answer(core: Core, services: Services, tenant: Tenant, body: ChatRequest, watch: Stopwatch) -> "_Answer":
-    services.require_room()
     logit_bias = biases(body, services.model)
     summaries, said = await _conditions(services, tenant, body.messages)
     most = services.prompter.window if body.truncate == "error" else None

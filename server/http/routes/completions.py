@@ -54,7 +54,8 @@ async def completions(
     Where none follows the last summary, the answer goes on from what the summaries stand for.
     """
     watch = Stopwatch()
-    work = _answer(core, core.models.named(body.model), tenant, body, watch)
+    services = core.models.named(body.model)
+    work = services.door.through(partial(_answer, core, services, tenant, body, watch))
     return await sse.answered(request, response, watch, work, is_stream=bool(body.stream))
 
 
@@ -62,7 +63,6 @@ async def _answer(
     core: Core, services: Services, tenant: Tenant, body: CompletionRequest, watch: Stopwatch
 ) -> "_Answer":
     """Nothing is computed before every prompt is known to fit."""
-    services.require_room()
     logit_bias = biases(body, services.model)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     params = sampling_params(body, services.model, max_tokens=max_tokens)

@@ -35,10 +35,10 @@ async def generate(
     With `stream`, server-sent events: a chunk for each piece of text, the last with usage, then `[DONE]`.
     """
     services = core.models.named(body.model)
-    services.require_room()
     params = partial(sampling_params, body, services.model)
-    beginning = services.generator.begin(call_of(body, tenant), condition_of(body), params, max_tokens=body.max_tokens)
-    generation = await unless_disconnected(request, beginning)
+    call, condition = call_of(body, tenant), condition_of(body)
+    begin = partial(services.generator.begin, call, condition, params, max_tokens=body.max_tokens)
+    generation = await unless_disconnected(request, services.door.through(begin))
     answer = Generated(generation, services.model.name)
     if body.stream:
         stream = await sse.streamed(request, answer.chunks())

@@ -16,8 +16,8 @@ from server.http.answers import sse
 from server.http.answers.dependencies import WithCore, WithTenant
 from server.http.answers.errors import possible_errors
 from server.http.answers.receipts import headers
-from server.http.answers.responding import asked, conversation_of, respond
-from server.http.answers.response_items import items_of, new_id, shown
+from server.http.answers.responding import asked, conversation_of, respond, said_in
+from server.http.answers.response_items import new_id, shown
 from server.http.answers.responses import shown_cost, usage
 from server.http.answers.waiting import unless_disconnected
 from server.http.routing import Route
@@ -63,7 +63,7 @@ async def compact(
 @router.post("/responses/input_tokens", include_in_schema=False)
 async def count_input_tokens(body: CountRequest, core: WithCore, tenant: WithTenant) -> Any:
     """How many input tokens a response would have: positions of what is compacted, and tokens of what is not."""
-    ask = asked(tenant, body, await conversation_of(core, tenant, body))
+    ask = await asked(core, tenant, body, await conversation_of(core, tenant, body))
     require_known_calls(ask.all_items)
     return {"input_tokens": await core.models.named(body.model).responder.count(ask)}
 
@@ -123,7 +123,7 @@ def _page(turn: Turn, page: ItemsPage) -> dict[str, Any]:
 async def _compacted(core: Core, tenant: Tenant, body: CompactRequest, watch: Stopwatch) -> dict[str, Any]:
     services = core.models.named(body.model)
     conversation = await conversation_of(core, tenant, body)
-    items = (*conversation.items, *items_of(body.input))
+    items = (*conversation.items, *await said_in(core, tenant, body))
     item, cost = await services.responder.compact(tenant, items, is_stored=body.store, watch=watch)
     said_by_users = [each for each in items if isinstance(each, Message) and each.role == "user"]
     return {

@@ -32,6 +32,7 @@ from server.http.routing import read_json
 from server.http.schemas.errors import ErrorDetail
 from server.http.schemas.responses import ResponseRequest
 from server.http.socket import RESTARTING, set_answering
+from server.http.watched import Outcome, watched
 from server.log import fields
 from server.tally import Tally, counting
 
@@ -141,10 +142,10 @@ class _Connection:
 
     async def _turn(self, frame: _Frame) -> None:
         """Answer one frame in the name of a request of its own, which has the connection's id."""
-        with counting(Tally(request_id.of(self._socket.scope))) as tally:
-            await self._counted_turn(frame, tally)
+        with counting(Tally(request_id.of(self._socket.scope))) as tally, watched(self._socket.scope, tally) as outcome:
+            await self._counted_turn(frame, tally, outcome)
 
-    async def _counted_turn(self, frame: _Frame, tally: Tally) -> None:
+    async def _counted_turn(self, frame: _Frame, tally: Tally, outcome: Outcome) -> None:
         """Answer one frame, with the events of a response or with an error."""
         named: str | None = None
         status = CLIENT_LEFT
@@ -167,6 +168,7 @@ class _Connection:
             if response.error is not None and named is not None:
                 self._last.pop(named, None)
         finally:
+            outcome.status = status
             self._core.metrics.requests.labels(endpoint=ENDPOINT, status=status).inc()
             seconds = time.monotonic() - tally.started
             logger.info("WEBSOCKET %s %d %.3f s", ENDPOINT, status, seconds, extra=fields(tally.shown))

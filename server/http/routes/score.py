@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
@@ -43,10 +44,9 @@ async def score(
 async def _scored(
     body: schemas.ScoreRequest, services: Services, tenant: Tenant, watch: Stopwatch
 ) -> schemas.ScoreResponse:
-    services.require_room()
-    scored = await services.scorer.score(
-        call_of(body, tenant), condition_of(body), body.continuations or [], watch=watch
-    )
+    call, condition = call_of(body, tenant), condition_of(body)
+    score = partial(services.scorer.score, call, condition, body.continuations or [], watch=watch)
+    scored = await services.door.through(score)
     return schemas.ScoreResponse(
         model=services.model.name,
         scores=[

@@ -71,6 +71,13 @@ class FunctionCallOutputItem(Given):
     status: Status | None = None
 
 
+class ItemReference(Given):
+    """What a stored response answered, by its id in place of itself."""
+
+    type: Literal["item_reference"] = "item_reference"
+    id: Id
+
+
 class ReasoningItem(Given):
     """What a model thought; none here thinks, and none reads it."""
 
@@ -94,7 +101,9 @@ def _kind(item: Any) -> str | None:
     if not isinstance(item, dict):
         return None
     kind = item.get("type")
-    return f"{'message' if kind is None and 'role' in item else kind} item"
+    if kind is None:
+        kind = "message" if "role" in item else "item_reference" if "id" in item else None
+    return f"{kind} item"
 
 
 GivenItem = Annotated[
@@ -103,12 +112,13 @@ GivenItem = Annotated[
     | Annotated[FunctionCallOutputItem, Tag("function_call_output item")]
     | Annotated[ReasoningItem, Tag("reasoning item")]
     | Annotated[CompactionItem, Tag("compaction item")]
+    | Annotated[ItemReference, Tag("item_reference item")]
     | Annotated[Trigger, Tag("compaction_trigger item")],
     Discriminator(
         _kind,
         custom_error_type="unknown_item",
         custom_error_message="an item is of one of the types message, function_call, function_call_output, reasoning, "
-        "compaction and compaction_trigger",
+        "compaction, item_reference and compaction_trigger",
     ),
 ]
 Input = Many[GivenItem]
