@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.core.core import Core
+from server.core.corpora.corpus import Corpus
 from server.core.receipts import Stopwatch
-from server.core.searching import Found
 from server.core.services import Services
 from server.core.tenant import Tenant
 from server.http.answers import sse
@@ -33,9 +33,12 @@ async def search(
     corpus the model that made its vectors answers, whichever of the served ones that is.
     """
     watch = Stopwatch()
-    services, found = await unless_disconnected(request, _found(core, body, tenant, watch))
+    corpus, services = _named(core, body)
+    wanted = wanted_of(body)
+    look = partial(services.searcher.search, corpus, wanted, tenant=tenant, watch=watch)
+    found = await unless_disconnected(request, services.door.through(look) if wanted.needs_engine else look())
     response.headers.update(headers(watch))
-    return shown_search(found, corpus=body.corpus, model=services.model.name)
+    return shown_search(found, corpus=corpus.name, model=services.model.name)
 
 
 @router.post("/ask", response_model=schemas.AskResponse, responses={200: {"content": sse.CONTENT}})
@@ -48,7 +51,9 @@ async def ask(
     server-sent events as of /generate, and before them one with `search`, what the answer stands on.
     """
     watch = Stopwatch()
-    asked = await unless_disconnected(request, _asked(core, body, tenant, watch))
+    corpus, services = _named(core, body)
+    work = services.door.through(partial(_asked, corpus, services, body, tenant, watch))
+    asked = await unless_disconnected(request, work)
     if body.stream:
         stream = await sse.streamed(request, asked.chunks())
         stream.headers.update(asked.headers(watch))
@@ -58,17 +63,18 @@ async def ask(
     return whole
 
 
-async def _found(core: Core, body: schemas.SearchBody, tenant: Tenant, watch: Stopwatch) -> tuple[Services, Found]:
+def _named(core: Core, body: schemas.SearchBody) -> tuple[Corpus, Services]:
+    """The corpus that is asked, and what is served of the model that is named or, where none is, made it."""
     corpus = core.corpora.named(body.corpus)
-    fingerprint = corpus.manifest.fingerprint
-    services = core.models.of(fingerprint) if body.model is None else core.models.named(body.model)
-    wanted = wanted_of(body)
-    search = partial(services.searcher.search, corpus, wanted, tenant=tenant, watch=watch)
-    return services, await (services.door.through(search) if wanted.needs_engine else search())
+    if body.model is not None:
+        return corpus, core.models.named(body.model)
+    return corpus, core.models.of(corpus.manifest.fingerprint)
 
 
-async def _asked(core: Core, body: schemas.AskRequest, tenant: Tenant, watch: Stopwatch) -> Asked:
-    services, found = await _found(core, body, tenant, watch)
+async def _asked(
+    corpus: Corpus, services: Services, body: schemas.AskRequest, tenant: Tenant, watch: Stopwatch
+) -> Asked:
+    found = await services.searcher.search(corpus, wanted_of(body), tenant=tenant, watch=watch)
     generation = await services.asker.begin(
         body.query,
         found.hits,
@@ -79,4 +85,4 @@ async def _asked(core: Core, body: schemas.AskRequest, tenant: Tenant, watch: St
         num_expanded=0 if body.expand is None else body.expand.segments,
     )
     name = services.model.name
-    return Asked(generation, name, shown_search(found, corpus=body.corpus, model=name))
+    return Asked(generation, name, shown_search(found, corpus=corpus.name, model=name))
