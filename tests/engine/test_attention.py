@@ -24,9 +24,9 @@ def test_a_run_after_what_is_known_is_the_end_of_a_whole_run(
     query = random(KNOWN + LENGTH, HEADS, WIDTH, seed=0, dtype=dtype)
     key, value = (random(KNOWN + LENGTH, num_heads, WIDTH, seed=seed, dtype=dtype) for seed in (1, 2))
     options = Options(0.3, window)
-    (whole,) = SdpaKernels().prefill([Run(query, key, value, None)], options)
+    whole = SdpaKernels().prefill([Run(query, key, value)], options)
     known = key[:KNOWN].transpose(0, 1), value[:KNOWN].transpose(0, 1)
-    (end,) = SdpaKernels().prefill([Run(query[KNOWN:], key[KNOWN:], value[KNOWN:], known)], options)
+    end = SdpaKernels().prefill([Run(query[KNOWN:], key[KNOWN:], value[KNOWN:], known)], options)
     torch.testing.assert_close(end, whole[KNOWN:], rtol=0, atol=TOLERANCE[dtype])
     torch.testing.assert_close(whole, expected(query, key, value, options), rtol=0, atol=TOLERANCE[dtype])
 
@@ -61,17 +61,10 @@ def test_a_decode_is_the_last_of_a_whole_run(dtype: torch.dtype, num_heads: int,
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("window", [None, 6, LENGTH])
-def test_a_run_is_the_same_beside_others(dtype: torch.dtype, window: int | None) -> None:
-    """To the bit, whether others of its length stand beside it, of another, or some that go on from what is known."""
-    options = Options(0.3, window)
-
-    def run(length: int, seed: int, *, known: int = 0) -> Run:
-        query, key, value = (random(length, heads, WIDTH, seed=seed, dtype=dtype) for heads in (HEADS, 2, 2))
-        before = tuple(random(2, known, WIDTH, seed=seed + 1, dtype=dtype) for _ in range(2))
-        return Run(query, key, value, before if known else None)
-
-    runs = [run(LENGTH, 1), run(LENGTH, 2), run(7, 3), run(LENGTH, 4, known=5), run(LENGTH, 5), run(LENGTH, 6)]
-    together = SdpaKernels().prefill(runs, options)
-    for each, output in zip(runs, together, strict=True):
-        (alone,) = SdpaKernels().prefill([each], options)
-        assert torch.equal(output, alone)
+def test_a_run_is_the_same_beside_others_of_its_length(dtype: torch.dtype, window: int | None) -> None:
+    """To the bit: segments that are read alone are the same whichever stand beside them."""
+    options, count = Options(0.3, window), 3
+    query, key, value = (random(count * LENGTH, heads, WIDTH, seed=7, dtype=dtype) for heads in (HEADS, 2, 2))
+    together = SdpaKernels().prefill([Run(query, key, value, num_spans=count)], options).split(LENGTH)
+    for output, *parts in zip(together, *(tensor.split(LENGTH) for tensor in (query, key, value)), strict=True):
+        assert torch.equal(output, SdpaKernels().prefill([Run(*parts)], options))

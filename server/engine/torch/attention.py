@@ -43,19 +43,23 @@ class Options:
 
 
 class Run(NamedTuple):
-    """One span's queries, keys and values, (L, H, d) and (L, K, d), and what is known before, (K, P, d); None for 0."""
+    """One span's queries, keys and values, (L, H, d) and (L, K, d), and what is known before, (K, P, d); None for 0.
+
+    `num_spans`: so many spans of one length end to end, before which nothing is known.
+    """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    known: tuple[Tensor, Tensor] | None
+    known: tuple[Tensor, Tensor] | None = None
+    num_spans: int = 1
 
 
 class Kernels(Protocol):
     """The two shapes attention takes here; T tokens, H query heads, K key heads, N rows, width d."""
 
-    def prefill(self, runs: Sequence[Run], options: Options) -> list[Tensor]:
-        """Causal attention of each run, and to all that is known before it: (L, H, d) each."""
+    def prefill(self, runs: Sequence[Run], options: Options) -> Tensor:
+        """Causal attention of each run, and to all that is known before it: (L, H, d), end to end."""
         ...
 
     def decode(self, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, options: Options) -> Tensor:
@@ -69,7 +73,7 @@ class PackedAttention:
     def __init__(self, pool: KvPool, kernels: Kernels) -> None:
         self._pool = pool
         self._kernels = kernels
-        self._runs: list[Span] = []
+        self._alike: list[list[Span]] = []
         self._num_decodes = 0
 
     @contextmanager
@@ -79,8 +83,9 @@ class PackedAttention:
         assert [span.row for span in decodes] == list(range(len(decodes)))
         assert all(span.length == 1 for span in decodes)
         self._num_decodes = len(decodes)
-        self._runs = list(spans[len(decodes) :])
-        assert not any(span.row is not None for span in self._runs)
+        runs = spans[len(decodes) :]
+        assert not any(span.row is not None for span in runs)
+        self._alike = _alike(runs)
         self._longest = -(-max((span.num_known + 1 for span in decodes), default=0) // LENGTH_STEP) * LENGTH_STEP
         self._rows = torch.arange(len(decodes), device=device)
         self._places = torch.tensor([span.num_known for span in decodes], dtype=torch.long, device=device)
@@ -88,7 +93,7 @@ class PackedAttention:
         try:
             yield
         finally:
-            self._runs = []
+            self._alike = []
 
     def __call__(
         self,
@@ -117,9 +122,9 @@ class PackedAttention:
         count = self._num_decodes
         if count:
             outputs.append(self._decode(layer, query[:count], key[:count], value[:count], options))
-        if self._runs:
+        if self._alike:
             runs = self._split(layer, query[count:], key[count:], value[count:])
-            outputs += self._kernels.prefill(runs, options)
+            outputs.append(self._kernels.prefill(runs, options))
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _decode(self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: Options) -> Tensor:
@@ -131,19 +136,33 @@ class PackedAttention:
 
     def _split(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> list[Run]:
         """The runs' own parts of (T, heads, d), with what is known before each; what is to be kept is written."""
-        lengths = [span.length for span in self._runs]
+        lengths = [sum(span.length for span in alike) for alike in self._alike]
         runs = []
-        for span, *parts in zip(self._runs, *(tensor.split(lengths) for tensor in (query, key, value)), strict=True):
+        for alike, *parts in zip(self._alike, *(tensor.split(lengths) for tensor in (query, key, value)), strict=True):
             known = None
-            if span.line is not None:
-                lines = span.line.layer(layer, parts[1])
-                end = span.num_known + span.num_kept
-                for line, part in zip(lines, parts[1:], strict=True):
-                    line[:, span.num_known : end] = part[: span.num_kept].transpose(0, 1)
-                if span.num_known:
-                    known = (lines[0][:, : span.num_known], lines[1][:, : span.num_known])
-            runs.append(Run(parts[0], parts[1], parts[2], known))
+            for number, span in enumerate(alike):
+                if span.line is not None:
+                    own = slice(number * span.length, number * span.length + span.num_kept)
+                    known = _written(layer, span.line, span, parts[1][own], parts[2][own])
+            runs.append(Run(parts[0], parts[1], parts[2], known, len(alike)))
         return runs
+
+
+def _alike(spans: Sequence[Span]) -> list[list[Span]]:
+    """Runs of spans of one length before which nothing is known; others by themselves."""
+    keys = [(span.length, 0) if not span.num_known else (span.length, number + 1) for number, span in enumerate(spans)]
+    grouped = groupby(zip(keys, spans, strict=True), lambda pair: pair[0])
+    return [[span for _, span in pairs] for _, pairs in grouped]
+
+
+def _written(layer: int, line: Line, span: Span, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Put what a span keeps, (n, K, d), into its line; what is known there before it, (K, P, d), None for nothing."""
+    lines = line.layer(layer, key)
+    for own, part in zip(lines, (key, value), strict=True):
+        own[:, span.num_known : span.num_known + span.num_kept] = part.transpose(0, 1)
+    if not span.num_known:
+        return None
+    return lines[0][:, : span.num_known], lines[1][:, : span.num_known]
 
 
 class SdpaKernels:
@@ -152,21 +171,17 @@ class SdpaKernels:
     def __init__(self) -> None:
         self._masks: dict[tuple[int | None, torch.dtype], tuple[Tensor, Tensor]] = {}  # with the lengths they are of
 
-    def prefill(self, runs: Sequence[Run], options: Options) -> list[Tensor]:
-        outputs: list[Tensor] = []
-        for length, alike in groupby(runs, lambda run: len(run.query) if _is_whole(run, options) else None):
-            own = list(alike)
-            outputs += (
-                [self._run(run, options) for run in own] if length is None or len(own) == 1 else _whole(own, options)
-            )
-        return outputs
+    def prefill(self, runs: Sequence[Run], options: Options) -> Tensor:
+        outputs = [self._run(run, options).transpose(1, 2).flatten(0, 1) for run in runs]
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _run(self, run: Run, options: Options) -> Tensor:
-        query, key, value = (tensor.transpose(0, 1)[None] for tensor in run[:3])  # (1, heads, L, d)
+        """(C, H, L, d), C being how many spans it has."""
+        query, key, value = (tensor.unflatten(0, (run.num_spans, -1)).transpose(1, 2) for tensor in run[:3])
         window = options.sliding_window
         if run.known is not None and window is None and query.is_cpu:
             known_key, known_value = (tensor[None] for tensor in run.known)
-            return _merged(query, (key, value), (known_key, known_value), options.scale)[0].transpose(0, 1)
+            return _merged(query, (key, value), (known_key, known_value), options.scale)
         if run.known is not None:
             key, value = (torch.cat([old[None], new], dim=2) for old, new in zip(run.known, (key, value), strict=True))
         num_queries, num_keys = query.shape[2], key.shape[2]
@@ -177,7 +192,7 @@ class SdpaKernels:
             mask = distance >= 0
             if window is not None:
                 mask &= distance < window
-        output = scaled_dot_product_attention(
+        return scaled_dot_product_attention(
             query,
             key,
             value,
@@ -186,7 +201,6 @@ class SdpaKernels:
             scale=options.scale,
             enable_gqa=key.shape[1] != query.shape[1],
         )
-        return output[0].transpose(0, 1)
 
     def decode(self, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, options: Options) -> Tensor:
         if query.is_cpu:
@@ -211,20 +225,6 @@ class SdpaKernels:
             mask = torch.zeros(outside.shape, dtype=keys.dtype).masked_fill_(outside, -math.inf)[:, None, None]
             made = self._masks[window, keys.dtype] = lengths, mask
         return made[1]
-
-
-def _is_whole(run: Run, options: Options) -> bool:
-    """Whether a run on the CPU attends to all of itself and to nothing else."""
-    window = options.sliding_window
-    return run.known is None and run.query.is_cpu and (window is None or len(run.query) <= window)
-
-
-def _whole(runs: Sequence[Run], options: Options) -> list[Tensor]:
-    """Causal attention of runs of one length, such as a document's segments, in one call."""
-    query, key, value = (torch.stack(parts).transpose(1, 2) for parts in zip(*(run[:3] for run in runs), strict=True))
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    output: Tensor = kernel(query, key, value, is_causal=True, attn_mask=None, scale=options.scale)[0]  # (N, H, L, d)
-    return list(output.transpose(1, 2).unbind())
 
 
 def _merged(query: Tensor, own: tuple[Tensor, Tensor], known: tuple[Tensor, Tensor], scale: float | None) -> Tensor:

@@ -22,18 +22,18 @@ def is_available() -> bool:
 class FlashKernels:
     """Variable-length prefill, and decode that reads the cache in place (flash-attn 2's documented functions)."""
 
-    def prefill(self, runs: Sequence[Run], options: Options) -> list[Tensor]:
-        lengths = [len(run.query) for run in runs]
+    def prefill(self, runs: Sequence[Run], options: Options) -> Tensor:
+        lengths = _lengths(runs, [run.query for run in runs])
         query = torch.cat([run.query for run in runs])
         # causal with more keys than queries: the last of each stand at the same place, as they do here
         keys, values = ([_whole(run, place) for run in runs] for place in (0, 1))
+        key_lengths = _lengths(runs, keys)
         output: Tensor = flash_attn_varlen_func(
             query, torch.cat(keys), torch.cat(values),
-            _ends(lengths, query.device), _ends([len(key) for key in keys], query.device),
-            max(lengths), max(len(key) for key in keys),
+            _ends(lengths, query.device), _ends(key_lengths, query.device), max(lengths), max(key_lengths),
             softmax_scale=options.scale, causal=True, window_size=_window(options),
         )  # fmt: skip
-        return list(output.split(lengths))
+        return output
 
     def decode(self, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, options: Options) -> Tensor:
         output: Tensor = flash_attn_with_kvcache(
@@ -41,6 +41,11 @@ class FlashKernels:
             cache_seqlens=lengths.int(), softmax_scale=options.scale, causal=True, window_size=_window(options),
         )  # fmt: skip
         return output[:, 0]
+
+
+def _lengths(runs: Sequence[Run], parts: Sequence[Tensor]) -> list[int]:
+    """Of each span of the runs, whose queries or keys are given."""
+    return [len(part) // run.num_spans for run, part in zip(runs, parts, strict=True) for _ in range(run.num_spans)]
 
 
 def _whole(run: Run, place: int) -> Tensor:

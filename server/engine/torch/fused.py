@@ -27,7 +27,8 @@ class RmsNorm:
 
     def __call__(self, states: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
+        states = states.float()
+        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
         scale = torch.addcmul(self._eps, length, length, value=1 / states.shape[-1]).rsqrt_()
         return torch.mul(states, scale).mul_(self._weight).to(self._dtype)
 

@@ -88,7 +88,9 @@ class Runner:
         for piece in pieces:
             if piece.phase is Phase.PREFILL:
                 self._move_in(piece.request)
-        inputs = [self._inputs(piece) for piece in pieces]
+        decodes = [piece.request for piece in pieces if piece.phase is Phase.DECODE]
+        inputs = [self._decode_inputs(decodes)] if decodes else []
+        inputs += [self._inputs(piece) for piece in pieces[len(decodes) :]]
         lengths = [piece.num_positions for piece in pieces]
         hidden, states = self._packed.forward(
             torch.cat([embeds for embeds, _ in inputs]),
@@ -99,7 +101,9 @@ class Runner:
         )
         by_piece = hidden.split(lengths)
         states_by_piece = list(zip(*(each.split(lengths) for each in states), strict=True)) or [()] * len(pieces)
-        is_finite = torch.stack([states.isfinite().all() for states in by_piece]).tolist()
+        is_finite = [True] * len(pieces)
+        if not hidden.isfinite().all():
+            is_finite = torch.stack([states.isfinite().all() for states in by_piece]).tolist()
         results: dict[int, Any] = {
             index: EngineFailed("the model's states are not finite") for index, ok in enumerate(is_finite) if not ok
         }
@@ -149,14 +153,20 @@ class Runner:
         ids = torch.tensor(token_ids, dtype=torch.long, device=self._model.device)
         return self._model.embed(ids[None])[0].cpu()
 
+    def _decode_inputs(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, D) and position ids (N,) of the last token of each."""
+        model = self._model
+        tokens = [request.generated[-1] for request in requests if isinstance(request, Generation)]
+        places = [
+            model.positions.of_token(request.num_known - request.soft_prompt_length, request.soft_prompt_length)
+            for request in requests
+        ]
+        embeds = model.embed(torch.tensor(tokens, device=model.device)[None])[0]
+        return embeds, torch.tensor(places, device=model.device)
+
     def _inputs(self, piece: Piece) -> tuple[Tensor, Tensor]:
         """Embeddings (T, D) and position ids (T,) of a piece: of what is not known yet."""
         request, model = piece.request, self._model
-        if piece.phase is Phase.DECODE:
-            assert isinstance(request, Generation)
-            token = torch.tensor(request.generated[-1:], device=model.device)
-            place = model.positions.of_token(request.num_known - request.soft_prompt_length, request.soft_prompt_length)
-            return model.embed(token[None])[0], torch.tensor([place], device=model.device)
         if piece.phase is Phase.BLOCK:
             return self._block_inputs(piece)
         token_ids = self._token_ids(piece)
