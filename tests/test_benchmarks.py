@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import (
     capacity,
@@ -14,6 +15,7 @@ from benchmarks import (
     generation,
     interference,
     memory,
+    profile,
     questions,
     replicas,
     serving,
@@ -176,3 +178,15 @@ def test_the_engine_s_gpu_script_runs_small_on_a_cpu(tmp_path: Path) -> None:
     shares += [each["share_of_bound"] for each in measured["decoding"].values()]
     assert all(share > 0 for share in shares)
     assert all(each["ratio"] > 0 for each in measured["beside_continuous_batching"].values())
+
+
+def test_a_step_is_divided_by_kinds_of_work() -> None:
+    """What an operator takes belongs to what is around it, products to themselves, and what is left to Python."""
+    states, weight = torch.randn(64, 256), torch.randn(256, 256)
+    norm = profile._as("norms", lambda: (states * states.square().mean(-1, keepdim=True).rsqrt()).sum())
+    found = profile.profiled("step", lambda: (norm(), states @ weight, states.clone()), repeats=5)
+    assert set(found.kinds) == {*profile.KINDS, profile.BETWEEN}
+    assert {kind for kind, count in found.calls.items() if count} >= {"norms", "products", "copies and casts"}
+    assert found.kinds["norms"] > 0 < found.kinds["products"]
+    assert sum(found.kinds.values()) >= found.wall * 0.99
+    assert profile.as_markdown([found]).splitlines()[-1] == f"| all | {found.wall:.2f} |"

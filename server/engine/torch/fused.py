@@ -21,8 +21,7 @@ class RmsNorm:
 
     def __init__(self, norm: Any) -> None:
         """Of one of transformers' norms."""
-        weight, self._dtype = norm.weight, norm.weight.dtype
-        self._weight = weight.detach().float()
+        self._weight, self._dtype = norm.weight, norm.weight.dtype
         self._eps = torch.full((1,), norm.variance_epsilon, dtype=torch.float32)
 
     def __call__(self, states: Tensor) -> Tensor:
@@ -53,7 +52,11 @@ class Rotation:
 
 
 class FusedLayer:
-    """One layer of a decoder."""
+    """One layer of a decoder.
+
+    Attributes:
+        held: the modules with its weights.
+    """
 
     def __init__(self, layer: Any, sliding_window: int | None, layers: PackedLayers) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -62,11 +65,8 @@ class FusedLayer:
         self._width = attention.head_dim
         self._num_turned = attention.config.num_attention_heads + attention.config.num_key_value_heads
         self._num_queries = attention.config.num_attention_heads
-        self._head_norms = [
-            RmsNorm(norm)
-            for norm in (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
-            if norm is not None
-        ]
+        head_norms = [attention.q_norm, attention.k_norm] if hasattr(attention, "q_norm") else []
+        self._head_norms = [RmsNorm(norm) for norm in head_norms]
         self._before_attention = RmsNorm(layer.input_layernorm)
         self._heads = Product([attention.q_proj, attention.k_proj, attention.v_proj], layers)
         self._mixed = Product([attention.o_proj], layers)
@@ -74,6 +74,10 @@ class FusedLayer:
         self._gate, self._up, self._down = (
             Product([each], layers) for each in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         )
+
+        products = (self._heads, self._mixed, self._gate, self._up, self._down)
+        norms = (layer.input_layernorm, layer.post_attention_layernorm, *head_norms)
+        self.held = nn.ModuleList([*(part for product in products for part in product.parts), *norms])
 
     def __call__(self, states: Tensor, layout: Layout, rotation: Rotation, attention: PackedAttention) -> Tensor:
         """(N, D) to (N, D), N rows as they lie in `layout`."""
@@ -96,12 +100,12 @@ class FusedDecoder:
     """The layers of a decoder, its last norm, and its rotary positions, which are transformers' own."""
 
     def __init__(self, decoder: Any, roles: Roles, layers: PackedLayers) -> None:
-        """Take the layers of a decoder that `can_fuse`, which has none afterwards."""
+        """Take the layers of a decoder that `can_fuse`, which holds the weights from then on, and cannot run."""
         self._roles = roles
         self._rotary = decoder.rotary_emb
         self._norm = RmsNorm(decoder.norm)
         self._layers = [FusedLayer(layer, _window(layer.self_attn), layers) for layer in decoder.layers]
-        decoder.layers = nn.ModuleList()  # their weights are packed
+        decoder.layers = nn.ModuleList(layer.held for layer in self._layers)
 
     def forward(
         self, embeds: Tensor, positions: Tensor, attention: PackedAttention, wanted: Sequence[int]

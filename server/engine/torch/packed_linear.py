@@ -1,7 +1,7 @@
 """Linear layers whose weights lie as oneDNN's kernels for the CPU read them."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 from weakref import ref
 
 import torch
@@ -24,7 +24,8 @@ class PackedLinear(nn.Module):
     def __init__(self, *linears: nn.Linear) -> None:
         super().__init__()
         self._bias = _joined([linear.bias for linear in linears])
-        weight = torch.cat([linear.weight.detach() for linear in linears])
+        weights = [linear.weight.detach() for linear in linears]
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0].contiguous()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -60,6 +61,11 @@ def rounded_up(num_rows: int) -> int:
     return -(-num_rows // step) * step
 
 
+class _Packed(NamedTuple):
+    others: list[ref[Tensor]]  # weights, beside the first
+    layer: PackedLinear
+
+
 class PackedLayers:
     """Packs the linear layers of models, a weight that several have once for all of them."""
 
@@ -77,13 +83,10 @@ class PackedLayers:
     def packed(self, *linears: nn.Linear) -> PackedLinear:
         """These layers as one."""
         first, *others = (linear.weight for linear in linears)
-        known = self._packed.get(first)
-        if known is not None and [each() for each in known[0]] == others:
-            packed: PackedLinear = known[1]
-            return packed
-        packed = PackedLinear(*linears)
-        self._packed[first] = [ref(each) for each in others], packed
-        return packed
+        known: _Packed | None = self._packed.get(first)
+        if known is None or [id(each()) for each in known.others] != [id(each) for each in others]:
+            known = self._packed[first] = _Packed([ref(each) for each in others], PackedLinear(*linears))
+        return known.layer
 
 
 def can_pack(linear: nn.Linear) -> bool:

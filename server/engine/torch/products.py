@@ -57,7 +57,11 @@ class Layout:
 
 
 class Product:
-    """Linear layers of the same states as one, and what follows them, in one pass where the weights are whole."""
+    """Linear layers of the same states as one, and what follows them, in one pass where the weights are whole.
+
+    Attributes:
+        parts: the modules with its weights.
+    """
 
     def __init__(self, modules: Sequence[nn.Module], layers: PackedLayers) -> None:
         """Of layers that `give_roles` may have replaced."""
@@ -66,6 +70,7 @@ class Product:
         if any(isinstance(module, RoledLinear) for module in modules):
             self._adapted = layers.packed(*(_adapted(module) for module in modules))
         self._sides = _sides(modules, layers)
+        self.parts = [self._plain, self._adapted, *(part for side in self._sides for part in side[2:])]
 
     def __call__(
         self,
