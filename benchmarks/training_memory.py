@@ -1,7 +1,7 @@
 """Peak memory of a training step against the number of segments, with and without stop-gradient.
 
-    python benchmarks/training_memory.py                                       # a CPU: the process's resident memory
-    python benchmarks/training_memory.py --device cuda --recipe opt-1.3b-30k   # CUDA: what torch has allocated
+    python -m benchmarks.training_memory                                       # a CPU: the process's resident memory
+    python -m benchmarks.training_memory --device cuda --recipe opt-1.3b-30k   # CUDA: what torch has allocated
 
 Each figure is the peak of a process of its own that takes one step on one sequence: weights, gradients and activations,
 no optimiser state. Prints Markdown; `--json FILE` keeps the figures.
@@ -74,7 +74,8 @@ def peak_resident_bytes() -> int:
 
 def measure_apart(options: argparse.Namespace, kind: str, num_segments: int) -> int | None:
     """The same in a process of its own; None where memory did not suffice."""
-    command = [sys.executable, __file__, "--recipe", options.recipe, "--device", options.device]
+    command = [sys.executable, "-m", "benchmarks.training_memory"]
+    command += ["--recipe", options.recipe, "--device", options.device]
     done = subprocess.run(
         [*command, "--kind", kind, "--segments", str(num_segments)], capture_output=True, text=True, check=False
     )
