@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks import machine
@@ -22,7 +21,7 @@ class Profile:
     """A step's time, in milliseconds.
 
     Attributes:
-        step: what it is. wall: the median without the profiler. kinds: how that divides, what no operator took last.
+        step: what it is. wall: all of it, without the profiler. kinds: how that divides, what no operator took last.
         calls: operators that were called, by kind.
     """
 
@@ -85,7 +84,7 @@ def lookup(checkpoint: Path, folder: Path, repeats: int) -> Profile:
         part = _part(path, name)
         spent[part] += own
         calls[part] += count
-    wall, whole = median(walls), sum(spent.values())  # cProfile makes calls slower: its shares of what it takes without
+    wall, whole = min(walls), sum(spent.values())  # cProfile makes calls slower: its shares of what it takes without
     shares = {part: wall * own / whole for part, own in spent.most_common()}
     return Profile("a stored lookup", wall, shares, {part: calls[part] // repeats for part in shares})
 
