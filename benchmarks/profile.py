@@ -234,13 +234,13 @@ def main(
     picture: Annotated[Path | None, typer.Option(help="Where to draw them (PNG).")] = None,
     repeats: Annotated[
         int, typer.Option(help="How often a step is run, without the profiler and with it.", min=1)
-    ] = 20,
+    ] = 8,
 ) -> None:
     """Where a step of the default model spends its time.
 
     A decode step of 1, 8 and 32 generations after 256 positions each, a step of four segments of 128 tokens, and
-    `/compress` of a stored document; how it divides is told by torch's profiler (of the lookup by cProfile). Of each the
-    run that took least. In brackets: how many operators were called. What no operator took is Python and dispatch.
+    `/compress` of a stored document; how each divides is told by torch's profiler, of the lookup by cProfile. All are
+    of the run that took least. In brackets: how many operators were called; what none took is Python and dispatch.
 
     To draw what is gained: `--eager --json modules.json`, then `--before modules.json --picture picture.png`.
     """
