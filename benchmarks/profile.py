@@ -232,9 +232,7 @@ def main(
     ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Where to write the figures.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Where to draw them (PNG).")] = None,
-    repeats: Annotated[
-        int, typer.Option(help="How often a step is run, without the profiler and with it.", min=1)
-    ] = 8,
+    repeats: Annotated[int, typer.Option(help="How often a step is run, without the profiler and with it.", min=1)] = 8,
 ) -> None:
     """Where a step of the default model spends its time.
 
