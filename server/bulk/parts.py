@@ -7,7 +7,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -150,22 +150,32 @@ class Parts:
 
     def told(self, name: str) -> Note:
         """What a part says in its footer; ValueError where it has none."""
-        try:
-            with ParquetFile(self._system.open_input_file(self._path(name))) as file:
-                return Note(**json.loads(file.metadata.metadata[NOTE.encode()]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._path(name)} is damaged, or no part of this version's: run bulk again") from error
+        with self._reading(name) as (_, note):
+            return note
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
         """A part's rows, columns by their names; ValueError after the last where they are not those that it tells."""
         digest = hashlib.sha256()
-        with ParquetFile(self._system.open_input_file(self._path(name))) as file:
+        with self._reading(name) as (file, note):
             for batch in file.iter_batches(64):
                 rows = batch.to_pylist()
                 _hash(digest, rows)
                 yield from rows
-        if digest.hexdigest() != self.told(name).digest:
+        if digest.hexdigest() != note.digest:
             raise ValueError(f"{self._path(name)} is damaged: run bulk again")
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[tuple[ParquetFile, Note]]:
+        """A part that is open, and what it says in its footer; ValueError where it has none."""
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(ParquetFile(self._system.open_input_file(self._path(name))))
+                note = Note(**json.loads(file.metadata.metadata[NOTE.encode()]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self._path(name)} is damaged, or no part of this version's: run bulk again"
+                ) from error
+            yield file, note
 
     @contextmanager
     def writing(self, block: Block) -> Iterator[PartWriter]:
