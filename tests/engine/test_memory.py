@@ -1,6 +1,7 @@
 """What an engine keeps: its own copy of a checkpoint's weights and not the file, and not what its steps have freed."""
 
 import asyncio
+import subprocess
 import sys
 from contextlib import aclosing
 from pathlib import Path
@@ -104,3 +105,33 @@ def test_what_is_being_read_has_a_part_of_what_is_free(
     monkeypatch.setattr(build, "free_bytes", lambda _: 16_000 * position_bytes + packed.pool.nbytes)
     num_bytes = build.working_bytes([packed], Settings(**settings))  # type: ignore[arg-type]
     assert build.working_positions(packed, num_bytes) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_what_a_step_freed_is_there_for_the_next_one() -> None:
+    """In processes of their own, as it is for good; as pages that had to be had anew."""
+    script = """
+import ctypes, resource, sys
+from server.engine.torch.memory import keep_freed
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+c.free.argtypes, c.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+size = 40 * 2**20
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = c.malloc(size)
+    c.memset(block, 0, size)
+    c.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+if sys.argv[1] == "kept":
+    keep_freed()
+print(*(faults() for _ in range(4)))
+"""
+
+    def faults(way: str) -> list[int]:
+        done = subprocess.run([sys.executable, "-c", script, way], capture_output=True, text=True, check=True)
+        return [int(number) for number in done.stdout.split()]
+
+    if min(faults("given back")) < 1000:
+        pytest.skip("this system keeps the pages, or has large ones")
+    assert max(faults("kept")[1:]) < 100

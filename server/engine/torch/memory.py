@@ -9,6 +9,9 @@ import torch
 
 from model import AutoCompressor
 
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's numbers of these, mallopt(3)
+KEPT_BYTES = 512 * 2**20
+
 
 @torch.no_grad()
 def let_go_of_checkpoint(model: AutoCompressor) -> None:
@@ -25,6 +28,18 @@ def let_go_of_checkpoint(model: AutoCompressor) -> None:
         parameter.data = parameter.data.clone()
     gc.collect()
     give_back_freed()
+
+
+def keep_freed() -> None:
+    """Have glibc keep what a step has freed for the next one, until `give_back_freed`.
+
+    Else it gives large tensors back to the system at once, and their pages have to be had and cleared again: a tenth of
+    a step, and where the machine is itself a guest that gives its free pages back, many times as much.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc alone
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def give_back_freed() -> None:
