@@ -15,6 +15,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from benchmarks.live import LiveServer
 from training.bench.questions import Paragraph, is_contained, read_paragraphs
 from training.evaluation.intervals import ratio
 
-TURNS, PARAGRAPHS_A_TURN, EARLY_TURNS, QUESTIONS_EACH = 20, 2, 5, 4
+TURNS, PARAGRAPHS, EARLY_TURNS, QUESTIONS_EACH = 20, 33, 5, 4  # so many are 6,000 tokens
 SUMMARY_TOKENS = 300
 SEGMENT_TOKENS = 128
 ASKED_TO_SUMMARISE = "Write a detailed summary of our whole conversation, so that every question on it can be answered."
@@ -69,7 +70,7 @@ class Caller:
 @app.command()
 def summary(questions: Questions, count: Annotated[int, typer.Option(help="Conversations.", min=2)] = 12) -> None:
     """Compact conversations and summarise them as text, and compare what is still known of their first turns."""
-    paragraphs = read_paragraphs(questions, least=TURNS * PARAGRAPHS_A_TURN)
+    paragraphs = read_paragraphs(questions, least=PARAGRAPHS)
     draw = random.Random(0)
     losses: dict[str, list[tuple[float, int]]] = {}
     seconds: dict[str, list[float]] = {COMPACTED: [], SUMMARISED: []}
@@ -78,7 +79,7 @@ def summary(questions: Questions, count: Annotated[int, typer.Option(help="Conve
         caller = Caller(server.port)
         _warm(caller, paragraphs)
         for _ in tqdm(range(count), unit="conversation"):
-            own = draw.sample(paragraphs, TURNS * PARAGRAPHS_A_TURN)
+            own = draw.sample(paragraphs, PARAGRAPHS)
             contexts, taken, read = _contexts(caller, own)
             tokens.append(read)
             for name, value in taken.items():
@@ -102,13 +103,13 @@ def summary(questions: Questions, count: Annotated[int, typer.Option(help="Conve
 @app.command()
 def parts(questions: Questions, count: Annotated[int, typer.Option(help="Conversations.", min=2)] = 12) -> None:
     """Compact conversations, and compare what their questions are read with: numbers of vectors and of segments."""
-    paragraphs = read_paragraphs(questions, least=TURNS * PARAGRAPHS_A_TURN)
+    paragraphs = read_paragraphs(questions, least=PARAGRAPHS)
     draw = random.Random(0)
     losses: dict[str, list[tuple[float, int]]] = {}
     with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder)) as server:
         caller = Caller(server.port)
         for _ in tqdm(range(count), unit="conversation"):
-            own = draw.sample(paragraphs, TURNS * PARAGRAPHS_A_TURN)
+            own = draw.sample(paragraphs, PARAGRAPHS)
             compacted, _ = caller.post("/v1/responses/compact", model=caller.model, input=_conversation(own))
             sealed = [{"encrypted_content": compacted["output"][-1]["encrypted_content"]}]
             contexts: dict[str, Any] = {NOTHING: ("", {"context": []})}
@@ -138,10 +139,16 @@ def _warm(caller: Caller, paragraphs: Sequence[Paragraph]) -> None:
 
 def _conversation(paragraphs: Sequence[Paragraph]) -> list[dict[str, str]]:
     items = []
-    for start in range(0, len(paragraphs), PARAGRAPHS_A_TURN):
-        text = "\n".join(paragraph.text for paragraph in paragraphs[start : start + PARAGRAPHS_A_TURN])
+    for said in _turns(paragraphs):
+        text = "\n".join(paragraph.text for paragraph in said)
         items += [{"role": "user", "content": text}, {"role": "assistant", "content": "I have read it. Go on."}]
     return items
+
+
+def _turns(paragraphs: Sequence[Paragraph]) -> list[Sequence[Paragraph]]:
+    """What the user says in each turn, some paragraphs; fewer turns where there are fewer paragraphs."""
+    ends = [-(-len(paragraphs) * turn // TURNS) for turn in range(TURNS + 1)]
+    return [paragraphs[start:end] for start, end in pairwise(ends) if start < end]
 
 
 def _summarised(caller: Caller, items: list[dict[str, str]], num_tokens: int) -> tuple[Any, float]:
@@ -175,7 +182,7 @@ def _contexts(caller: Caller, paragraphs: Sequence[Paragraph]) -> tuple[dict[str
 
 def _losses(caller: Caller, paragraphs: Sequence[Paragraph], contexts: dict[str, Any]) -> dict[str, tuple[float, int]]:
     """Of each way the negative log-likelihood of the answers to questions on the first turns, and their tokens."""
-    early = paragraphs[: EARLY_TURNS * PARAGRAPHS_A_TURN]
+    early = [paragraph for said in _turns(paragraphs)[:EARLY_TURNS] for paragraph in said]
     asked = [question for paragraph in early for question in paragraph.questions[:1]][:QUESTIONS_EACH]
     losses = {}
     for name, (before, read) in contexts.items():

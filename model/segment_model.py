@@ -27,8 +27,8 @@ from model.config import SummaryConfig
 from model.positions import Positions
 
 OWN_WEIGHTS = {"embed_summary.weight": "summary embeddings"}
-LOSSES_TOGETHER = 128  # tokens of a segment
-NORMALISED_TOGETHER = 16  # tokens, on a CPU: their logits in float32 stay in its cache, which is five times as fast
+LOSSES_TOGETHER = 128  # tokens
+NORMALISED_TOGETHER = 8  # tokens, on a CPU: their logits in float32 stay in its cache, which is five times as fast
 
 
 class SegmentModel(nn.Module):
@@ -216,18 +216,16 @@ class SegmentModel(nn.Module):
     @torch.no_grad()
     def segment_losses(self, input_ids: Tensor, last_hidden: Tensor) -> Tensor:
         """The loss of each token of (B, L) under the base's prediction from the last hidden states, (B, L), in nats."""
-        losses = torch.full(input_ids.shape, FIRST_LOSS, device=input_ids.device)
+        targets, before = input_ids[:, 1:].flatten(), last_hidden[:, :-1].flatten(0, 1)
+        losses = torch.empty(targets.shape, device=targets.device)
         # a part at a time: logits of whole segments over a large vocabulary are gigabytes
-        for start in range(1, input_ids.shape[1], LOSSES_TOGETHER):
+        for start in range(0, len(targets), LOSSES_TOGETHER):
             own = slice(start, start + LOSSES_TOGETHER)
-            targets = input_ids[:, own]
-            before = last_hidden[:, start - 1 : start - 1 + targets.shape[1]]
-            logits = self.logits(before).flatten(0, 1)
-            together = NORMALISED_TOGETHER if logits.is_cpu else len(logits)
-            parts = zip(logits.split(together), targets.flatten().split(together), strict=True)
-            found = [functional.cross_entropy(part.float(), each, reduction="none") for part, each in parts]
-            losses[:, own] = torch.cat(found).view_as(targets)
-        return losses
+            logits = self.logits(before[own])
+            parts = logits.split(NORMALISED_TOGETHER if logits.is_cpu else len(logits))
+            sums = torch.cat([part.float().logsumexp(dim=-1) for part in parts])
+            losses[own] = sums - logits.gather(1, targets[own, None])[:, 0]
+        return functional.pad(losses.view(len(input_ids), input_ids.shape[1] - 1), (1, 0), value=FIRST_LOSS)
 
     def next_soft_prompt(self, soft_prompt: Tensor, vectors: Tensor) -> Tensor:
         """What conditions the segment after one that had `soft_prompt` before it and made `vectors`."""

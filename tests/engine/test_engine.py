@@ -108,7 +108,7 @@ async def test_agrees_with_the_reference_path(family: str, accumulate_summary: b
 async def test_anchored_vectors_agree_with_the_reference_path(family: str) -> None:
     """Written without the adapter and read with it, in one batch or in several, beside prompts without vectors."""
     reference = tiny_anchored(family)
-    segments = [document(16, seed=1), document(16, seed=2), document(5, seed=3)]
+    segments = [document(16, seed=1), document(16, seed=2), document(5, seed=3), document(1, seed=6)]
     with torch.inference_mode():
         expected = [reference.summarise(torch.tensor(segment))[0] for segment in segments]
         prompt = Prompt(torch.cat([summary.vectors for summary in expected]), tuple(document(7, seed=4)))
@@ -122,7 +122,7 @@ async def test_anchored_vectors_agree_with_the_reference_path(family: str) -> No
             )[0, len(each.token_ids) :].tolist()
             for each in (prompt, bare)
         ]
-    for together in (1, 3):
+    for together in (1, 4):
         async with running(tiny_anchored(family), limits=replace(LIMITS, segments_together=together)) as engine:
             async with aclosing(engine.compress(segments)) as stream:
                 made = [summary async for summary in stream]

@@ -77,7 +77,9 @@ def test_few_segments_run_beside_generations_however_many_documents_there_are() 
         line.submit(document)
     assert len(step(line)) == 8  # nobody waits for a token
     line.submit(generation())
-    assert Phase.PREFILL in [piece.phase for piece in step(line)]
+    phases = [piece.phase for piece in step(line)]
+    assert Phase.PREFILL in phases
+    assert phases.count(Phase.SEGMENT) == 3  # nor for the first
     for _ in range(16):
         line.submit(compression(10, 10))
     line.submit(generation())  # prompts pass documents whose turn it is not

@@ -119,15 +119,20 @@ class Runner:
         if drawing:
             last = torch.stack([by_piece[index][-1] for index in drawing])  # (N, D)
             results.update(zip(drawing, self._sample([pieces[index] for index in drawing], last), strict=True))
+        segments: dict[int, list[int]] = {}  # by their number of tokens
         for index, (piece, last) in enumerate(zip(pieces, by_piece, strict=True)):
             if index in results:
                 continue
             if piece.phase in (Phase.VECTORS, Phase.BLOCK, Phase.PROMPT):
                 results[index] = None
             elif piece.phase is Phase.SEGMENT:
-                results[index] = self._written(piece, last, states_by_piece[index])
+                segments.setdefault(len(self._token_ids(piece)), []).append(index)
             else:
                 results[index] = self._score(piece, last)
+        for alike in segments.values():
+            own = [pieces[index] for index in alike], [by_piece[index] for index in alike]
+            states_of_layers = zip(*(states_by_piece[index] for index in alike), strict=True)
+            results.update(zip(alike, self._written(*own, list(states_of_layers)), strict=True))
         return [results[index] for index in range(len(pieces))]
 
     def _move_in(self, request: Request) -> None:
@@ -138,14 +143,19 @@ class Runner:
             self._pool.fill(request.row, request.line, request.num_known)
             request.line = None
 
-    def _written(self, piece: Piece, last: Tensor, states: tuple[Tensor, ...]) -> SegmentSummary:
-        """The summary of a segment, whose last hidden states and those of the writer's layers are given, (T, D)."""
+    def _written(
+        self, pieces: Sequence[Piece], last: Sequence[Tensor], states: Sequence[Sequence[Tensor]]
+    ) -> list[SegmentSummary]:
+        """The summaries of segments of one length, given of each its last hidden states, (P, D), and of each of the
+        writer's layers those of every segment, (L, D).
+        """
         model = self._model
-        ids = torch.tensor(self._token_ids(piece), dtype=torch.long, device=model.device)[None]
+        ids = torch.tensor([self._token_ids(piece) for piece in pieces], dtype=torch.long, device=model.device)
         num_appended = model.writer.num_appended
-        (summary,) = model.write(ids, tuple(each[None] for each in states), last[None, len(last) - num_appended :])
-        on_cpu = summary.on_cpu()  # where the store's are rounded and read
-        return as_rounded(on_cpu) if self._rounds_vectors else on_cpu
+        appended = torch.stack([each[len(each) - num_appended :] for each in last])
+        summaries = model.write(ids, tuple(torch.stack(tuple(each)) for each in states), appended)
+        on_cpu = [summary.on_cpu() for summary in summaries]  # where the store's are rounded and read
+        return [as_rounded(each) for each in on_cpu] if self._rounds_vectors else on_cpu
 
     @torch.inference_mode()
     def embed(self, token_ids: Sequence[int]) -> Tensor:

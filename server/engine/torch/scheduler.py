@@ -17,7 +17,7 @@ class Limits:
         max_batch_tokens: positions in one step.
         segments_together: of one document whose segments are read alone, in one step. More than keep the device busy
             gain nothing, and those who decode beside them wait.
-        segments_beside: of all documents, in one step beside running generations; None for any number.
+        segments_beside: of all documents, in one step while there are generations; None for any number.
         block_tokens: of a prompt, kept together. max_kept_positions: of a prompt's beginning that is kept, at most; 0
             for nothing. blocks_together: of one prompt, in one step.
         max_document_positions: of the strips of all documents that have begun and not ended; a longer one can never
@@ -40,11 +40,11 @@ class Limits:
 class Scheduler:
     """Fills each step's batch under a budget of positions.
 
-    Running generations come first, one token each, so no document starves them, and only so many segments run beside
-    them as keep the device busy, however many documents there are. Then waiting requests in the order of
-    their arrival: a prompt, the next segment of a document, the continuations to score. One that has more left goes to
-    the back of the line. The line is cut at the first piece over budget rather than searched for a smaller one, so
-    that a large piece is not passed for ever; a piece larger than the whole budget runs beside nothing but decodes.
+    Running generations come first, one token each, so no document starves them, and only so many segments run while
+    there are any as the limits say, however many documents there are. Then waiting requests in the order of their
+    arrival: a prompt, the next segment of a document, the continuations to score. One that has more left goes to the
+    back of the line. The line is cut at the first piece over budget rather than searched for a smaller one, so that a
+    large piece is not passed for ever; a piece larger than the whole budget runs beside nothing but decodes.
     Before its first piece a request waits until there is room for its strip (`StripBudget`); others pass it meanwhile.
 
     Rows of the pool that run are always the first ones: where one ends, the last takes its place (`take_moves`).
@@ -88,7 +88,8 @@ class Scheduler:
                 self.remove(request)
         pieces = [Piece(sequence, Phase.DECODE, 1) for sequence in self._running]
         budget = self.limits.max_batch_tokens - len(pieces)
-        has_new, segments_left = False, self.limits.segments_beside if self._running else None
+        is_generating = any(isinstance(request, Generation) for request in self.requests)
+        has_new, segments_left = False, self.limits.segments_beside if is_generating else None
         self._strips.begin()
         being_read: set[str] = set()  # beginnings of prompts that this batch reads for all who come after
         for request in list(self._waiting):
