@@ -6,6 +6,7 @@ import importlib
 import logging
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 30  # longer than most proxies keep an idle connection to here
+# The engine's thread asks for the interpreter's lock after each of torch's operations, and gets it from a busy event
+# loop no sooner than this
+SWITCH_SECONDS = 0.0005
 BACKLOG = 2048  # connections that may wait to be accepted, as uvicorn's own default
 
 
@@ -44,6 +48,7 @@ def run(settings: Settings) -> None:
     Raises:
         CannotServe: the address is taken, or a part cannot be built from these settings.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     log.configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
