@@ -148,7 +148,9 @@ class Parts:
         infos = self._system.get_file_info(FileSelector(self._folder))
         names = sorted(info.base_name for info in infos)
         if REJECTED not in names:
-            raise ValueError(f"{self._folder} has no {REJECTED}: `autocompressor bulk` has not finished it")
+            raise ValueError(
+                f"{self._folder} has no {REJECTED}: it is no output of `autocompressor bulk`, or the run has not ended"
+            )
         return [name for name in names if name.endswith(PARQUET)]
 
     def told(self, name: str) -> Note:

@@ -150,7 +150,7 @@ def test_output_that_is_being_made_anew_is_not_finished(tmp_path: Path) -> None:
     parts.write_rejected(blocks)
     assert parts.finished() == []
     parts.prepare(cut(str(written(tmp_path / "in.jsonl", ["a", "b"])), 3, "text"))
-    with pytest.raises(ValueError, match="has not finished it"):
+    with pytest.raises(ValueError, match="or the run has not ended"):
         parts.finished()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from model.bm25 import Passages
 from server.bulk.indexing import Wanted, build
 from server.core.build import open_core
+from server.core.corpora import nearest
 from server.core.corpora.corpus import Corpus
 from server.core.corpora.nearest import Nearest
 from server.settings import Settings
@@ -169,6 +171,7 @@ async def test_the_nearest_are_found_and_both_orders_are_fused(serve: Serve, tmp
     pytest.importorskip("faiss", reason="the extra search is not installed")
     async with serve(**EXACT) as client:
         index = await indexed(client.core, tmp_path, Wanted(nearest="Flat"))  # type: ignore[attr-defined]
+    assert not list(tmp_path.rglob("means.npy"))
     async with serve(**EXACT, corpora=f"library={index}") as client:
         for number in (2, 7):
             (hit,) = (await post(client, "/search", query=TEXTS[number], by="nearest", limit=1, rerank=False))["hits"]
@@ -192,10 +195,37 @@ def test_what_is_nearest_and_what_faiss_cannot_make(tmp_path: Path) -> None:
     assert Nearest.made(means, "Flat").matches(torch.tensor(means[3]), 30)[0] == (3, 0)
     cells = Nearest.made(torch.randn(200, 16).numpy(), "IVF4,Flat")
     cells.save(tmp_path / "cells")
-    assert len(Nearest.open(tmp_path / "cells").matches(torch.zeros(16), 200)) == 200  # looks at all four cells
+    opened = Nearest.open(tmp_path / "cells", 200, 16)
+    assert len(opened.matches(torch.zeros(16), 200)) == 200  # looks at all four cells
+    for num_passages, width in ((199, 16), (200, 8)):
+        with pytest.raises(ValueError, match=f"200 passages and 16 numbers each, not {num_passages} and {width}"):
+            Nearest.open(tmp_path / "cells", num_passages, width)
     for factory in ("Nonsense", "PQ5"):
         with pytest.raises(ValueError, match=f"faiss makes no '{factory}' of 20 passages"):
             Nearest.made(means, factory)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("factory", ["Flat", "SQ8", "IVF4,Flat"])
+def test_means_stay_on_the_disk(tmp_path: Path, factory: str) -> None:
+    """All but cells were read into memory at the start, 1.5 GB of a million passages of 384 numbers."""
+    pytest.importorskip("faiss", reason="the extra search is not installed")
+    path = tmp_path / "nearest.faiss"
+    Nearest.made(torch.randn(200, 16).numpy(), factory).save(path)
+    opened = Nearest.open(path, 200, 16)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    assert len(opened.matches(torch.zeros(16), 3)) == 3
+
+
+def test_cells_are_learnt_from_the_whole_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of less than twice what is learnt from, the beginning alone was looked at."""
+    pytest.importorskip("faiss", reason="the extra search is not installed")
+    monkeypatch.setattr(nearest, "TRAINING_PASSAGES", 100)
+    means = torch.randn(190, 4)
+    means[100:] += 100  # another source
+    made = Nearest.made(means.numpy(), "IVF2,Flat")
+    centres = made._index.quantizer.reconstruct_n(0, 2)
+    assert sorted(round(abs(centre), -2) for centre in centres[:, 0].tolist()) == [0, 100]
 
 
 BAD = [
@@ -222,6 +252,15 @@ async def test_bad_requests(library: Any) -> None:
             error = response.json()["error"]
             assert (response.status_code, error["param"]) == (status, param), response.text
             assert message in error["message"]
+
+
+async def test_a_passage_that_is_damaged_is_told(serve: Serve, index: Path) -> None:
+    records = index / "records.jsonl"
+    records.write_bytes(b" " * records.stat().st_size)
+    async with serve(**EXACT, corpora=f"library={index}") as client:
+        failed = await client.post("/search", json={"corpus": "library", "query": QUERY})
+        assert failed.status_code == 500
+        assert failed.json()["error"]["message"] == "a passage of the corpus 'library' is damaged: make the index again"
 
 
 async def test_a_query_that_shares_no_word_finds_nothing(library: Any) -> None:
@@ -251,6 +290,20 @@ async def test_an_index_of_another_model_or_a_broken_one_ends_the_start(
     assert "(anchored)" in told
     assert "there is no folder" in await refused({**own, "corpora": f"library={tmp_path}/absent"})
     assert "no index that `autocompressor index` finished" in await refused({**own, "corpora": f"a={tmp_path}"})
+    manifest = json.loads((index / "corpus.json").read_text())
+    for wrong in ({"sizes": []}, {"num_passages": "10"}, {"more": 1}):
+        shutil.copytree(index, tmp_path / "wrong")
+        (tmp_path / "wrong" / "corpus.json").write_text(json.dumps(manifest | wrong))
+        assert "no index that" in await refused({**own, "corpora": f"library={tmp_path}/wrong"})
+        shutil.rmtree(tmp_path / "wrong")
+    for name in ("words/data.csc.index.npy", "places.npy"):
+        shutil.copytree(index, tmp_path / "zeros")
+        file = tmp_path / "zeros" / name
+        file.write_bytes(bytes(file.stat().st_size))
+        assert f"{tmp_path}/zeros' is damaged: make it again" in await refused(
+            {**own, "corpora": f"library={tmp_path}/zeros"}
+        )
+        shutil.rmtree(tmp_path / "zeros")
     for name in ("vectors", "places.npy", "words/data.csc.index.npy"):
         broken = tmp_path / "broken"
         shutil.copytree(index, broken)
@@ -260,6 +313,7 @@ async def test_an_index_of_another_model_or_a_broken_one_ends_the_start(
         file.unlink()
         assert "is missing" in await refused({**own, "corpora": f"library={broken}"})
         shutil.rmtree(broken)
+    assert [name for name, _ in Settings(corpora="., kept/a, b=kept").corpus_folders] == [Path.cwd().name, "a", "b"]
     assert "to 2 indexes" in await refused({**own, "corpora": f"a={index},a={tmp_path}"})
 
 
@@ -283,6 +337,6 @@ async def test_what_cannot_be_indexed_is_told(serve: Serve, tmp_path: Path) -> N
         build([str(parts)], output, Wanted())
     first.write_bytes(whole)
     (parts / "rejected.jsonl").unlink()
-    with pytest.raises(ValueError, match="has not finished it"):
+    with pytest.raises(ValueError, match="or the run has not ended"):
         build([str(parts)], output, Wanted())
     assert not output.exists()
