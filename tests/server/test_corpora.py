@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import torch
 
 from model.bm25 import Passages
 from server.bulk.indexing import Wanted, build
+from server.core import searching
 from server.core.build import open_core
 from server.core.corpora import nearest
 from server.core.corpora.corpus import Corpus
 from server.core.corpora.nearest import Nearest
+from server.core.corpora.passages import Passage
 from server.settings import Settings
 from tests.server.conftest import Serve
 from tests.server.corpora import SHIPS, TEXTS, compressed, indexed
@@ -252,6 +254,24 @@ async def test_bad_requests(library: Any) -> None:
             error = response.json()["error"]
             assert (response.status_code, error["param"]) == (status, param), response.text
             assert message in error["message"]
+
+
+async def test_few_passages_are_in_memory_at_a_time(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand candidates the vectors of all were, for each request."""
+    async with library() as client:
+        whole = await post(client, "/search", limit=4)
+        read, counts = Corpus.read, list[int]()
+
+        def counted(self: Corpus, numbers: Sequence[int]) -> list[Passage]:
+            counts.append(len(numbers))
+            return read(self, numbers)
+
+        monkeypatch.setattr(Corpus, "read", counted)
+        monkeypatch.setattr(searching, "READ_TOGETHER", 3)
+        parts = await post(client, "/search", limit=4)
+        assert counts == [3, 3, 3, 1]
+        assert (parts["hits"], parts["usage"]) == (whole["hits"], whole["usage"])
+        assert parts["receipt"]["prefill_tokens_saved"] == whole["receipt"]["prefill_tokens_saved"]
 
 
 async def test_a_passage_that_is_damaged_is_told(serve: Serve, index: Path) -> None:
