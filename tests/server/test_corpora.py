@@ -240,8 +240,9 @@ BAD = [
     ("/search", {"query": TEXTS[3] * 40}, 413, "query", ""),
     ("/search", {"model": "other"}, 404, "model", "there is no model 'other'"),
     ("/search", {"max_vectors": 3}, 400, "max_vectors", "no order of importance"),
+    ("/search", {"max_vectors": 3, "rerank": False}, 422, "max_vectors", "`max_vectors` is 3, and without `rerank`"),
     ("/ask", {"corpus": ""}, 404, "corpus", ""),
-    ("/ask", {"query": "zebra"}, 400, "query", "no passage"),
+    ("/ask", {"query": "zebra"}, 400, "query", "that share a word with the query"),
     ("/ask", {"limit": 10, "max_tokens": 500}, 413, "max_tokens", ""),
     ("/ask", {"summary_ids": ["a"]}, 422, "summary_ids", ""),
 ]
@@ -308,7 +309,10 @@ async def test_an_index_of_another_model_or_a_broken_one_ends_the_start(
     told = await refused({**own, "model": str(tmp_path / "anchored"), "corpora": f"library={index}"})
     assert told.startswith("the corpus 'library' is of model ")
     assert "(anchored)" in told
-    assert "there is no folder" in await refused({**own, "corpora": f"library={tmp_path}/absent"})
+    # told before a model is loaded, which may take minutes
+    assert "there is no folder" in await refused(
+        {**own, "model": "/no/checkpoint", "corpora": f"library={tmp_path}/absent"}
+    )
     assert "no index that `autocompressor index` finished" in await refused({**own, "corpora": f"a={tmp_path}"})
     manifest = json.loads((index / "corpus.json").read_text())
     for wrong in ({"sizes": []}, {"num_passages": "10"}, {"more": 1}):

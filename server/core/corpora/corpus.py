@@ -82,25 +82,22 @@ class Corpora:
             raise CorpusNotFound(f"there is no corpus {name!r}; served: {served}", param="corpus")
         return self.by_name[name]
 
+    def require_models(self, names: Mapping[str, str]) -> None:
+        """ValueError where a corpus is of none of the models that are served, whose names these are by fingerprint."""
+        for corpus in self.by_name.values():
+            if corpus.manifest.fingerprint not in names:
+                raise ValueError(
+                    f"the corpus {corpus.name!r} is of model {corpus.manifest.fingerprint!r}, and served are "
+                    + ", ".join(f"{fingerprint!r} ({name})" for fingerprint, name in names.items())
+                )
 
-def open_corpora(folders: Sequence[tuple[str, Path]], models: Mapping[str, str]) -> Corpora:
-    """Open the indexes that a server is to have, by their names.
 
-    Args:
-        models: names of those that are served, by their fingerprints.
-
-    Raises:
-        ValueError, OSError: as `Corpus.open`, or of a model that is not served.
-    """
+def open_corpora(folders: Sequence[tuple[str, Path]]) -> Corpora:
+    """Open the indexes that a server is to have, by their names; ValueError where one cannot be served."""
     opened = {}
     for name, folder in folders:
         try:
-            corpus = opened[name] = Corpus.open(name, folder)
+            opened[name] = Corpus.open(name, folder)
         except (ValueError, OSError) as error:
             raise ValueError(f"the corpus {name!r} cannot be served: {error}") from error
-        if corpus.manifest.fingerprint not in models:
-            raise ValueError(
-                f"the corpus {name!r} is of model {corpus.manifest.fingerprint!r}, and served are "
-                + ", ".join(f"{fingerprint!r} ({model})" for fingerprint, model in models.items())
-            )
     return Corpora(opened)
