@@ -190,6 +190,8 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, help="a folder of DOMAIN.SPLIT.jsonl.zst")
     parser.add_argument("--keep", type=Path, help="a folder, not there yet, for the passages and the index")
     given = parser.parse_args()
+    if given.keep is not None and given.keep.exists():  # told before hours of work, not after them
+        parser.error(f"--keep {given.keep} is there already")
     os.environ["OMP_NUM_THREADS"] = "1"  # of each actor: they share the machine's cores
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -55,7 +55,7 @@ VIEWS = ("as_strided", "slice", "view", "transpose", "select", "split", "narrow"
 class WatchedKernels(SdpaKernels):
     """The engine's kernels, whose operators are told from others'."""
 
-    def prefill(self, runs: Sequence[Run], options: Options) -> list[Tensor]:
+    def prefill(self, runs: Sequence[Run], options: Options) -> Tensor:
         with record_function("attention"):
             return super().prefill(runs, options)
 

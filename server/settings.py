@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     def corpus_folders(self) -> list[tuple[str, Path]]:
         """Of each corpus its name and the folder of its index."""
         named = [pair(each, "corpora", "NAME=FOLDER") for each in listed(self.corpora)]
-        return [(name or Path(folder).name, Path(folder)) for name, folder in named]
+        return [(name or Path(folder).absolute().name, Path(folder)) for name, folder in named]
 
     @property
     def compaction_secrets(self) -> list[str]:

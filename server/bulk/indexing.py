@@ -1,6 +1,5 @@
 """An index of a corpus from the output of bulk compression: its words, its passages, and what is near to what."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from server.core.corpora.manifest import Manifest, VectorsKept
 from server.core.corpora.nearest import Nearest
 from server.core.corpora.passages import Passage
 
+MEANS = "means.npy"
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -40,20 +41,22 @@ def build(sources: Sequence[str], folder: Path, wanted: Wanted) -> Manifest:
     """
     if folder.exists():
         raise ValueError(f"{str(folder)!r} is there already: name a new folder")
-    found = [_Part(Parts(source), name) for source in sources for name in Parts(source).finished()]
+    found = [_Part(parts, name) for parts in map(Parts, sources) for name in parts.finished()]
     _require_different(found)
     num_passages = sum(part.note.num_rows for part in found)
     if not num_passages:
         raise ValueError(f"there is no passage in {', '.join(sources)}")
     fingerprint = _fingerprint(found)
-    with written_aside(folder) as aside, tempfile.TemporaryDirectory(dir=aside.parent) as scratch:
+    with written_aside(folder) as aside:
         aside.mkdir()
-        given = _Given(found, num_passages, Path(scratch) / "means.npy" if wanted.nearest else None)
+        means = aside / MEANS  # within what the next run removes where this one is killed
+        given = _Given(found, num_passages, means if wanted.nearest else None)
         num_vectors = passages.write(given, aside, wanted.vectors)
         Passages(given.texts, shows_progress=True).save(aside / WORDS)
         if wanted.nearest is not None:
             assert given.means is not None
             Nearest.made(given.means, wanted.nearest).save(aside / nearest.NAME)
+            means.unlink()
         made = Manifest(
             fingerprint=fingerprint,
             num_passages=num_passages,

@@ -111,20 +111,23 @@ class Parts:
         self._system, self._folder = opened(folder)
 
     def prepare(self, blocks: Sequence[Block]) -> None:
-        """Make the folder, and remove what an interrupted run left half written.
+        """Make the folder, and remove what an interrupted run left half written, and what says that a run has ended.
 
         Raises:
             ValueError: it has parts that are of none of these blocks, beside which theirs would stand twice.
         """
         self._system.create_dir(self._folder, recursive=True)
         expected = {block.part for block in blocks}
-        for info in self._system.get_file_info(FileSelector(self._folder)):
+        infos = self._system.get_file_info(FileSelector(self._folder))
+        for info in infos:
             if info.base_name.endswith(UNFINISHED):
                 self._system.delete_file(info.path)
             elif info.base_name.endswith(PARQUET) and info.base_name not in expected:
                 raise ValueError(
                     f"{self._folder} has {info.base_name}, of other input or of another --block-rows: name a new folder"
                 )
+        if any(info.base_name == REJECTED for info in infos):
+            self._system.delete_file(self._path(REJECTED))
 
     def note(self, block: Block) -> Note | None:
         """What a block's part says, all of which is read; None where it is absent or damaged."""
@@ -145,7 +148,9 @@ class Parts:
         infos = self._system.get_file_info(FileSelector(self._folder))
         names = sorted(info.base_name for info in infos)
         if REJECTED not in names:
-            raise ValueError(f"{self._folder} has no {REJECTED}: `autocompressor bulk` has not finished it")
+            raise ValueError(
+                f"{self._folder} has no {REJECTED}: it is no output of `autocompressor bulk`, or the run has not ended"
+            )
         return [name for name in names if name.endswith(PARQUET)]
 
     def told(self, name: str) -> Note:

@@ -47,7 +47,10 @@ class Asker:
             InvalidRequest: there are no hits. And as `Generator.begin`.
         """
         if not hits:
-            raise InvalidRequest("no passage of the corpus was found to answer from", param="query")
+            raise InvalidRequest(
+                "no passage of the corpus was found: by 'bm25' those alone are that share a word with the query",
+                param="query",
+            )
         watch = Stopwatch()
         token_ids = await self._question(query)
         summaries = tuple(hit.summary for hit in reversed(hits))

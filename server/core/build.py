@@ -74,9 +74,9 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     metrics = Metrics()
     if settings.api_keys is not None:
         read_keyring(settings.api_keys)  # what is wrong with it is told before the model is loaded
+    corpora = await asyncio.to_thread(open_corpora, settings.corpus_folders)  # as early, for the same reason
     loaded = await in_a_thread_that_ends(load_models, settings)
-    names = {served.fingerprint: served.name for _, served in loaded}
-    corpora = await asyncio.to_thread(open_corpora, settings.corpus_folders, names)
+    corpora.require_models({served.fingerprint: served.name for _, served in loaded})
     quotas: dict[str, int] = {}
     budget = Budget(settings.store_bytes, metrics.store_kept_bytes.set, metrics.store_evictions.inc, quotas)
     store = await open_store(settings.store, budget=budget, old_space=Tenant(settings.tenant_salt).account)

@@ -60,6 +60,9 @@ class Usage:
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.summary_vectors + self.completion_tokens
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(**{name: count + getattr(other, name) for name, count in vars(self).items()})
+
 
 @dataclass
 class Stopwatch:

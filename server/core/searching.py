@@ -16,8 +16,8 @@ from server.core.corpora.corpus import Corpus
 from server.core.corpora.passages import Passage
 from server.core.documents.summaries import CarriedSegment, Summary
 from server.core.receipts import Receipt, Stopwatch, Usage
+from server.core.reranking import READ_TOGETHER, Reranker
 from server.core.reranking import Passage as Ranked
-from server.core.reranking import Reranker
 from server.core.served_model import ServedModel
 from server.core.tenant import Tenant
 from server.engine.protocol import Encoder
@@ -106,24 +106,25 @@ class Searcher:
             what = f"the corpus {corpus.name!r}"
             raise self._model.mismatch(what, corpus.manifest.fingerprint, param="corpus")
         candidates = await self._candidates(corpus, wanted, watch)
-        read = candidates if wanted.reranks else candidates[: wanted.limit]
-        passages = await asyncio.to_thread(self._read, corpus, [each.number for each in read])
-        hits = [Hit(*one, found, None) for one, found in zip(passages, read, strict=True)]
         usage = Usage(prompt_tokens=0, completion_tokens=0)
-        receipt = watch.receipt(saved=0, cache=None)
-        if wanted.reranks and hits:
-            ranked = await self._reranker.rank(
-                wanted.query,
-                [Ranked(held=hit.summary) for hit in hits],
-                tenant=tenant,
-                watch=watch,
-                max_vectors=wanted.max_vectors,
-            )
-            usage, receipt = ranked.usage, ranked.receipt
-            hits = [replace(hits[place], relevance=ranked.scores[place]) for place in ranked.order]
-        hits = hits[: wanted.limit]
+        if wanted.reranks:
+            hits: list[Hit] = []
+            for start in range(0, len(candidates), READ_TOGETHER):
+                some = await self._hits(corpus, candidates[start : start + READ_TOGETHER])
+                ranked = await self._reranker.rank(
+                    wanted.query,
+                    [Ranked(held=hit.summary) for hit in some],
+                    tenant=tenant,
+                    watch=watch,
+                    max_vectors=wanted.max_vectors,
+                )
+                usage += ranked.usage
+                hits += [replace(some[place], relevance=ranked.scores[place]) for place in ranked.order]
+                hits = sorted(hits, key=_irrelevance)[: wanted.limit]
+        else:
+            hits = await self._hits(corpus, candidates[: wanted.limit])
         note("read", *(hit.passage.id for hit in hits))
-        return Found(tuple(hits), len(candidates), usage, receipt)
+        return Found(tuple(hits), len(candidates), usage, _receipt(usage, watch))
 
     async def _candidates(self, corpus: Corpus, wanted: Wanted, watch: Stopwatch) -> list[Candidate]:
         """The best first."""
@@ -146,6 +147,11 @@ class Searcher:
         found = [replace(each, fused=fused[each.number]) for each in found]
         return sorted(found, key=lambda each: -fused[each.number])[: wanted.candidates]
 
+    async def _hits(self, corpus: Corpus, candidates: Sequence[Candidate]) -> list[Hit]:
+        """These candidates' passages, in their order, not ranked."""
+        passages = await asyncio.to_thread(self._read, corpus, [each.number for each in candidates])
+        return [Hit(*one, found, None) for one, found in zip(passages, candidates, strict=True)]
+
     async def _mean(self, query: str, watch: Stopwatch) -> Tensor:
         """The mean of a query's own vectors, (D,), read as a document that is not kept."""
         tokenise = partial(self._model.tokenise_document, query, is_start=True)
@@ -157,11 +163,17 @@ class Searcher:
             raise
         if not token_ids:
             raise InvalidRequest("the query has 0 tokens", param="query")
+        segments = self._model.segments(token_ids)
+        read = self._model.conditioning(range(len(segments)))
+        total, num_vectors, place = torch.zeros(1), 0, 0  # no vectors of a long query are kept
         with watch.engine():
-            made = self._encoder.compress(self._model.segments(token_ids), meter=watch.meter)
-            async with aclosing(made) as summaries:
-                parts = [each.vectors async for each in summaries]
-        return torch.cat(list(self._model.conditioning(parts))).float().mean(dim=0)
+            async with aclosing(self._encoder.compress(segments, meter=watch.meter)) as summaries:
+                async for each in summaries:
+                    if place in read:
+                        total = total + each.vectors.float().sum(dim=0)
+                        num_vectors += len(each.vectors)
+                    place += 1
+        return total / num_vectors
 
     def _read(self, corpus: Corpus, numbers: Sequence[int]) -> list[tuple[Passage, Summary]]:
         """These passages, each with its vectors as a summary that is in no store. For a thread."""
@@ -194,6 +206,20 @@ class Searcher:
             has_text=True,
         )
         return Summary(passage.id, manifest, carried)
+
+
+def _irrelevance(hit: Hit) -> float:
+    assert hit.relevance is not None
+    return -hit.relevance
+
+
+def _receipt(usage: Usage, watch: Stopwatch) -> Receipt:
+    """Of reranking."""
+    return watch.receipt(
+        saved=usage.summarised_tokens - usage.summary_vectors,
+        cache=watch.tier(usage.summary_vectors, is_computed=False) if usage.summary_vectors else None,
+        thinned=usage.thinned_vectors,
+    )
 
 
 def _fused(orders: Sequence[Sequence[int]]) -> dict[int, float]:

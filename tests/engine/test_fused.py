@@ -60,6 +60,18 @@ def test_a_format_that_cannot_be_packed_is_not() -> None:
     assert packed(tiny_compressor(dtype=torch.float16))._fused is None
 
 
+def test_a_layer_with_a_product_of_another_kind_is_not() -> None:
+    """One that is quantised, say: the server's start ended in an assertion."""
+
+    class Other(nn.Linear):
+        pass
+
+    model = tiny_compressor()
+    attention = model.base.base_model.layers[-1].self_attn
+    attention.q_proj.__class__ = Other
+    assert packed(model)._fused is None
+
+
 @pytest.mark.parametrize("family", FUSED)
 def test_states_stay(family: str) -> None:
     own, last = (

@@ -142,6 +142,18 @@ async def test_a_part_that_is_there_is_made_again_only_where_it_is_damaged_or_of
         assert (await client.get(f"/summaries/{row['id']}")).status_code == 200
 
 
+def test_output_that_is_being_made_anew_is_not_finished(tmp_path: Path) -> None:
+    """Input had grown: the parts of a run that was then cut off were indexed as if they were all, by the old file."""
+    blocks = cut(str(written(tmp_path / "in.jsonl", [])), 3, "text")
+    parts = Parts(str(tmp_path / "out"))
+    parts.prepare(blocks)
+    parts.write_rejected(blocks)
+    assert parts.finished() == []
+    parts.prepare(cut(str(written(tmp_path / "in.jsonl", ["a", "b"])), 3, "text"))
+    with pytest.raises(ValueError, match="or the run has not ended"):
+        parts.finished()
+
+
 def test_a_folder_with_parts_of_other_input_is_refused(tmp_path: Path) -> None:
     block = Block("/in/a.jsonl", 0, 1, 0, 10, "")
     parts = Parts(str(tmp_path))

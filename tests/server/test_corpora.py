@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import torch
 
 from model.bm25 import Passages
 from server.bulk.indexing import Wanted, build
+from server.core import searching
 from server.core.build import open_core
+from server.core.corpora import nearest
 from server.core.corpora.corpus import Corpus
 from server.core.corpora.nearest import Nearest
+from server.core.corpora.passages import Passage
 from server.settings import Settings
 from tests.server.conftest import Serve
 from tests.server.corpora import SHIPS, TEXTS, compressed, indexed
@@ -169,6 +173,7 @@ async def test_the_nearest_are_found_and_both_orders_are_fused(serve: Serve, tmp
     pytest.importorskip("faiss", reason="the extra search is not installed")
     async with serve(**EXACT) as client:
         index = await indexed(client.core, tmp_path, Wanted(nearest="Flat"))  # type: ignore[attr-defined]
+    assert not list(tmp_path.rglob("means.npy"))
     async with serve(**EXACT, corpora=f"library={index}") as client:
         for number in (2, 7):
             (hit,) = (await post(client, "/search", query=TEXTS[number], by="nearest", limit=1, rerank=False))["hits"]
@@ -192,10 +197,37 @@ def test_what_is_nearest_and_what_faiss_cannot_make(tmp_path: Path) -> None:
     assert Nearest.made(means, "Flat").matches(torch.tensor(means[3]), 30)[0] == (3, 0)
     cells = Nearest.made(torch.randn(200, 16).numpy(), "IVF4,Flat")
     cells.save(tmp_path / "cells")
-    assert len(Nearest.open(tmp_path / "cells").matches(torch.zeros(16), 200)) == 200  # looks at all four cells
+    opened = Nearest.open(tmp_path / "cells", 200, 16)
+    assert len(opened.matches(torch.zeros(16), 200)) == 200  # looks at all four cells
+    for num_passages, width in ((199, 16), (200, 8)):
+        with pytest.raises(ValueError, match=f"200 passages and 16 numbers each, not {num_passages} and {width}"):
+            Nearest.open(tmp_path / "cells", num_passages, width)
     for factory in ("Nonsense", "PQ5"):
         with pytest.raises(ValueError, match=f"faiss makes no '{factory}' of 20 passages"):
             Nearest.made(means, factory)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("factory", ["Flat", "SQ8", "IVF4,Flat"])
+def test_means_stay_on_the_disk(tmp_path: Path, factory: str) -> None:
+    """All but cells were read into memory at the start, 1.5 GB of a million passages of 384 numbers."""
+    pytest.importorskip("faiss", reason="the extra search is not installed")
+    path = tmp_path / "nearest.faiss"
+    Nearest.made(torch.randn(200, 16).numpy(), factory).save(path)
+    opened = Nearest.open(path, 200, 16)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    assert len(opened.matches(torch.zeros(16), 3)) == 3
+
+
+def test_cells_are_learnt_from_the_whole_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of less than twice what is learnt from, the beginning alone was looked at."""
+    pytest.importorskip("faiss", reason="the extra search is not installed")
+    monkeypatch.setattr(nearest, "TRAINING_PASSAGES", 100)
+    means = torch.randn(190, 4)
+    means[100:] += 100  # another source
+    made = Nearest.made(means.numpy(), "IVF2,Flat")
+    centres = made._index.quantizer.reconstruct_n(0, 2)
+    assert sorted(round(abs(centre), -2) for centre in centres[:, 0].tolist()) == [0, 100]
 
 
 BAD = [
@@ -208,8 +240,9 @@ BAD = [
     ("/search", {"query": TEXTS[3] * 40}, 413, "query", ""),
     ("/search", {"model": "other"}, 404, "model", "there is no model 'other'"),
     ("/search", {"max_vectors": 3}, 400, "max_vectors", "no order of importance"),
+    ("/search", {"max_vectors": 3, "rerank": False}, 422, "max_vectors", "`max_vectors` is 3, and without `rerank`"),
     ("/ask", {"corpus": ""}, 404, "corpus", ""),
-    ("/ask", {"query": "zebra"}, 400, "query", "no passage"),
+    ("/ask", {"query": "zebra"}, 400, "query", "that share a word with the query"),
     ("/ask", {"limit": 10, "max_tokens": 500}, 413, "max_tokens", ""),
     ("/ask", {"summary_ids": ["a"]}, 422, "summary_ids", ""),
 ]
@@ -222,6 +255,33 @@ async def test_bad_requests(library: Any) -> None:
             error = response.json()["error"]
             assert (response.status_code, error["param"]) == (status, param), response.text
             assert message in error["message"]
+
+
+async def test_few_passages_are_in_memory_at_a_time(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand candidates the vectors of all were, for each request."""
+    async with library() as client:
+        whole = await post(client, "/search", limit=4)
+        read, counts = Corpus.read, list[int]()
+
+        def counted(self: Corpus, numbers: Sequence[int]) -> list[Passage]:
+            counts.append(len(numbers))
+            return read(self, numbers)
+
+        monkeypatch.setattr(Corpus, "read", counted)
+        monkeypatch.setattr(searching, "READ_TOGETHER", 3)
+        parts = await post(client, "/search", limit=4)
+        assert counts == [3, 3, 3, 1]
+        assert (parts["hits"], parts["usage"]) == (whole["hits"], whole["usage"])
+        assert parts["receipt"]["prefill_tokens_saved"] == whole["receipt"]["prefill_tokens_saved"]
+
+
+async def test_a_passage_that_is_damaged_is_told(serve: Serve, index: Path) -> None:
+    records = index / "records.jsonl"
+    records.write_bytes(b" " * records.stat().st_size)
+    async with serve(**EXACT, corpora=f"library={index}") as client:
+        failed = await client.post("/search", json={"corpus": "library", "query": QUERY})
+        assert failed.status_code == 500
+        assert failed.json()["error"]["message"] == "a passage of the corpus 'library' is damaged: make the index again"
 
 
 async def test_a_query_that_shares_no_word_finds_nothing(library: Any) -> None:
@@ -249,8 +309,25 @@ async def test_an_index_of_another_model_or_a_broken_one_ends_the_start(
     told = await refused({**own, "model": str(tmp_path / "anchored"), "corpora": f"library={index}"})
     assert told.startswith("the corpus 'library' is of model ")
     assert "(anchored)" in told
-    assert "there is no folder" in await refused({**own, "corpora": f"library={tmp_path}/absent"})
+    # told before a model is loaded, which may take minutes
+    assert "there is no folder" in await refused(
+        {**own, "model": "/no/checkpoint", "corpora": f"library={tmp_path}/absent"}
+    )
     assert "no index that `autocompressor index` finished" in await refused({**own, "corpora": f"a={tmp_path}"})
+    manifest = json.loads((index / "corpus.json").read_text())
+    for wrong in ({"sizes": []}, {"num_passages": "10"}, {"more": 1}):
+        shutil.copytree(index, tmp_path / "wrong")
+        (tmp_path / "wrong" / "corpus.json").write_text(json.dumps(manifest | wrong))
+        assert "no index that" in await refused({**own, "corpora": f"library={tmp_path}/wrong"})
+        shutil.rmtree(tmp_path / "wrong")
+    for name in ("words/data.csc.index.npy", "places.npy"):
+        shutil.copytree(index, tmp_path / "zeros")
+        file = tmp_path / "zeros" / name
+        file.write_bytes(bytes(file.stat().st_size))
+        assert f"{tmp_path}/zeros' is damaged: make it again" in await refused(
+            {**own, "corpora": f"library={tmp_path}/zeros"}
+        )
+        shutil.rmtree(tmp_path / "zeros")
     for name in ("vectors", "places.npy", "words/data.csc.index.npy"):
         broken = tmp_path / "broken"
         shutil.copytree(index, broken)
@@ -260,6 +337,7 @@ async def test_an_index_of_another_model_or_a_broken_one_ends_the_start(
         file.unlink()
         assert "is missing" in await refused({**own, "corpora": f"library={broken}"})
         shutil.rmtree(broken)
+    assert [name for name, _ in Settings(corpora="., kept/a, b=kept").corpus_folders] == [Path.cwd().name, "a", "b"]
     assert "to 2 indexes" in await refused({**own, "corpora": f"a={index},a={tmp_path}"})
 
 
@@ -283,6 +361,6 @@ async def test_what_cannot_be_indexed_is_told(serve: Serve, tmp_path: Path) -> N
         build([str(parts)], output, Wanted())
     first.write_bytes(whole)
     (parts / "rejected.jsonl").unlink()
-    with pytest.raises(ValueError, match="has not finished it"):
+    with pytest.raises(ValueError, match="or the run has not ended"):
         build([str(parts)], output, Wanted())
     assert not output.exists()

@@ -11,7 +11,7 @@ from server.core.corpora import nearest
 from server.core.corpora.manifest import Manifest, read_manifest
 from server.core.corpora.nearest import Nearest
 from server.core.corpora.passages import Passage, Reader
-from server.errors import CorpusNotFound, InvalidRequest
+from server.errors import CorpusNotFound, Internal, InvalidRequest
 
 WORDS = "words"
 
@@ -33,9 +33,15 @@ class Corpus:
             ValueError, OSError: no whole index is there, or one that needs faiss, which is not installed.
         """
         manifest = read_manifest(folder)
-        words = Passages.open(folder / WORDS, manifest.num_passages)
-        near = None if manifest.nearest is None else Nearest.open(folder / nearest.NAME)
-        return cls(name, manifest, words, near, Reader(folder, manifest))
+        near = None
+        if manifest.nearest is not None:
+            near = Nearest.open(folder / nearest.NAME, manifest.num_passages, manifest.width)
+        try:
+            words = Passages.open(folder / WORDS, manifest.num_passages)
+            reader = Reader(folder, manifest)
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:  # numpy's would have it unpickled
+            raise ValueError(f"{str(folder)!r} is damaged: make it again") from error
+        return cls(name, manifest, words, near, reader)
 
     def by_words(self, query: str, count: int) -> list[tuple[int, float]]:
         """The passages that share words with a query, and their BM25 scores, the best first."""
@@ -56,7 +62,11 @@ class Corpus:
             )
 
     def read(self, numbers: Sequence[int]) -> list[Passage]:
-        return self._reader.read(numbers)
+        """Copies of these passages; Internal where one is not what was written."""
+        try:
+            return self._reader.read(numbers)
+        except (ValueError, TypeError) as error:
+            raise Internal(f"a passage of the corpus {self.name!r} is damaged: make the index again") from error
 
 
 @dataclass(frozen=True)
@@ -72,25 +82,22 @@ class Corpora:
             raise CorpusNotFound(f"there is no corpus {name!r}; served: {served}", param="corpus")
         return self.by_name[name]
 
+    def require_models(self, names: Mapping[str, str]) -> None:
+        """ValueError where a corpus is of none of the models that are served, whose names these are by fingerprint."""
+        for corpus in self.by_name.values():
+            if corpus.manifest.fingerprint not in names:
+                raise ValueError(
+                    f"the corpus {corpus.name!r} is of model {corpus.manifest.fingerprint!r}, and served are "
+                    + ", ".join(f"{fingerprint!r} ({name})" for fingerprint, name in names.items())
+                )
 
-def open_corpora(folders: Sequence[tuple[str, Path]], models: Mapping[str, str]) -> Corpora:
-    """Open the indexes that a server is to have, by their names.
 
-    Args:
-        models: names of those that are served, by their fingerprints.
-
-    Raises:
-        ValueError, OSError: as `Corpus.open`, or of a model that is not served.
-    """
+def open_corpora(folders: Sequence[tuple[str, Path]]) -> Corpora:
+    """Open the indexes that a server is to have, by their names; ValueError where one cannot be served."""
     opened = {}
     for name, folder in folders:
         try:
-            corpus = opened[name] = Corpus.open(name, folder)
-        except ValueError as error:
+            opened[name] = Corpus.open(name, folder)
+        except (ValueError, OSError) as error:
             raise ValueError(f"the corpus {name!r} cannot be served: {error}") from error
-        if corpus.manifest.fingerprint not in models:
-            raise ValueError(
-                f"the corpus {name!r} is of model {corpus.manifest.fingerprint!r}, and served are "
-                + ", ".join(f"{fingerprint!r} ({model})" for fingerprint, model in models.items())
-            )
     return Corpora(opened)

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 NAME = "corpus.json"
 FORMAT = "autocompressor-corpus-1"
 VectorsKept = Literal["bfloat16", "int8"]
@@ -41,6 +43,9 @@ class Manifest:
         (folder / NAME).write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
 
 
+_manifest = TypeAdapter(Manifest)
+
+
 def sizes_of(folder: Path) -> dict[str, int]:
     """Of the files in a folder at any depth, by their paths in it; the manifest's own is left out."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
@@ -59,8 +64,8 @@ def read_manifest(folder: Path) -> Manifest:
         read = json.loads((folder / NAME).read_text())
         if read.pop("format") != FORMAT:
             raise ValueError
-        manifest = Manifest(**read)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = _manifest.validate_json(json.dumps(asdict(Manifest(**read))), strict=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"the folder {str(folder)!r} has no index that `autocompressor index` finished") from None
     there = sizes_of(folder)
     for name, size in manifest.sizes.items():

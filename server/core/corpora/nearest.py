@@ -35,8 +35,8 @@ class Nearest:
         try:
             index = faiss.index_factory(means.shape[1], factory)
             if not index.is_trained:
-                step = max(1, len(means) // TRAINING_PASSAGES)
-                index.train(np.ascontiguousarray(means[::step][:TRAINING_PASSAGES]))
+                step = -(-len(means) // TRAINING_PASSAGES)  # of the whole corpus: its parts may be of different sources
+                index.train(np.ascontiguousarray(means[::step]))
             if cells := faiss.try_extract_index_ivf(index):
                 cells.nprobe = min(cells.nlist, PROBED_CELLS)  # which is kept with the index
             for start in range(0, len(means), ADDED_TOGETHER):
@@ -47,13 +47,19 @@ class Nearest:
         return cls(faiss, index)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """What `save` wrote; ValueError where faiss is not installed or cannot read it."""
+    def open(cls, path: Path, num_passages: int, width: int) -> Self:
+        """What `save` wrote of so many means of so many numbers; ValueError for another, or where faiss is missing."""
         faiss = _faiss()
         try:
-            return cls(faiss, faiss.read_index(str(path), faiss.IO_FLAG_MMAP))
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)  # the other flag maps cells alone
         except RuntimeError as error:
-            raise ValueError(f"faiss cannot read {str(path)!r}") from error
+            raise ValueError(f"faiss cannot read {str(path)!r}: make it again") from error
+        if (index.ntotal, index.d) != (num_passages, width):
+            raise ValueError(
+                f"{str(path)!r} is of {index.ntotal} passages and {index.d} numbers each, not {num_passages} and "
+                f"{width}: make it again"
+            )
+        return cls(faiss, index)
 
     def save(self, path: Path) -> None:
         self._faiss.write_index(self._index, str(path))

@@ -126,15 +126,20 @@ class FusedDecoder:
 
 
 def can_fuse(decoder: Any) -> bool:
-    """Whether a decoder is one of those whose layers are known, on a CPU and in a format that can be packed."""
+    """Whether a decoder is one of those whose layers are known, on a CPU and all in a format that can be packed."""
     if type(decoder).__name__ not in DECODERS or not type(decoder).__module__.startswith("transformers."):
         return False
     config = decoder.config
     first = decoder.layers[0]
     is_rotated_whole = 2 * len(decoder.rotary_emb.inv_freq) == first.self_attn.head_dim
-    linear = first.mlp.down_proj
-    linear = getattr(linear, "plain", linear)
-    return config.hidden_act == "silu" and is_rotated_whole and type(linear) is nn.Linear and can_pack(linear)
+    return config.hidden_act == "silu" and is_rotated_whole and all(map(_can_pack_all, decoder.layers))
+
+
+def _can_pack_all(layer: Any) -> bool:
+    attention, mlp = layer.self_attn, layer.mlp
+    products = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
+    linears = [getattr(each, "plain", each) for each in (*products, mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+    return all(type(linear) is nn.Linear and can_pack(linear) for linear in linears)
 
 
 def _window(attention: Any) -> int | None:

@@ -54,6 +54,12 @@ class SearchBody(Body):
 class SearchRequest(SearchBody):
     model_config = example(corpus="library", query="Who keeps the lamp?", limit=3)
 
+    @model_validator(mode="after")
+    def _vectors_are_of_reranking(self) -> "SearchRequest":
+        if self.max_vectors is not None and not self.rerank:
+            raise ValueError(f"`max_vectors` is {self.max_vectors}, and without `rerank` no vectors are read")
+        return self
+
 
 class AskRequest(SearchBody, Sampling):
     model_config = example(corpus="library", query="Who keeps the lamp?", limit=3, max_tokens=24, seed=1)
