@@ -66,7 +66,7 @@ async def _serve(settings: Settings) -> None:
             # uvicorn raises a signal again once it has stopped; the parts are closed after that
             opened.callback(signal.signal, number, signal.signal(number, lambda *_: None))
         answering = asyncio.create_task(server.serve(sockets=[listener]))
-        opened.push_async_callback(_end, answering)  # of a start that fails
+        opened.push_async_callback(_end, server, answering)  # of a start that fails
         address = "http://{}:{}".format(*listener.getsockname()[:2])
         logger.info("loading; /livez and the page are at %s", address)
         core, app = await _opened(settings, opened, tracer)
@@ -99,9 +99,10 @@ async def _opened(settings: Settings, opened: AsyncExitStack, tracer: "Tracer | 
     return core, app
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+async def _end(server: uvicorn.Server, answering: asyncio.Task[None]) -> None:
+    """Have a server close its socket, where it has not; whoever asks it at this moment is not waited for."""
+    server.should_exit = server.force_exit = True
+    await asyncio.wait([answering])
 
 
 def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
