@@ -78,10 +78,9 @@ def _measured(
     groups: set[str], python: Path | None, folder: Path, rounds: int, stack: ExitStack, surroundings: dict[str, object]
 ) -> Iterator[Row]:
     default = machine.ROOT / "model" / "default"
-    for name in [
-        name for name in GROUPS_OF_DEFAULT if name in groups
-    ]:  # alone: a second engine beside them would take their cores
-        yield from GROUPS_OF_DEFAULT[name](default, folder, rounds=rounds)
+    for name, measure in GROUPS_OF_DEFAULT.items():  # alone: a second engine beside them would take their cores
+        if name in groups:
+            yield from measure(default, folder, rounds=rounds)
     if not groups - GROUPS_OF_DEFAULT.keys():
         return
     model = folder / "random-30m"
