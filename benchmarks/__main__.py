@@ -11,7 +11,18 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import anchored, compression, conversation, generation, interference, machine, questions, serving
+from benchmarks import (
+    anchored,
+    compression,
+    conversation,
+    generation,
+    interference,
+    machine,
+    questions,
+    resident,
+    serving,
+    start,
+)
 from benchmarks.measuring import Row, as_markdown
 from benchmarks.subject import Subject, make_model
 from benchmarks.transformers_peer import Transformers
@@ -19,7 +30,8 @@ from benchmarks.vllm_peer import Vllm
 from server.engine.torch.cores import in_a_thread_that_ends
 
 GROUPS = ("generation", "compression", "questions", "serving", "interference", "conversation")
-GROUPS_OF_DEFAULT = ("anchored",)  # of the default model, whose base has to be there: only where asked for
+# of the default model, whose base has to be there: only where asked for
+GROUPS_OF_DEFAULT = {"anchored": anchored.run, "start": start.run, "resident": resident.run}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -65,9 +77,11 @@ def main(
 def _measured(
     groups: set[str], python: Path | None, folder: Path, rounds: int, stack: ExitStack, surroundings: dict[str, object]
 ) -> Iterator[Row]:
-    if "anchored" in groups:  # alone: a second engine beside it would take its cores
-        yield from anchored.run(machine.ROOT / "model" / "default", folder, rounds=rounds)
-    if not groups - {"anchored"}:
+    default = machine.ROOT / "model" / "default"
+    for name, measure in GROUPS_OF_DEFAULT.items():  # alone: a second engine beside them would take their cores
+        if name in groups:
+            yield from measure(default, folder, rounds=rounds)
+    if not groups - GROUPS_OF_DEFAULT.keys():
         return
     model = folder / "random-30m"
     asyncio.run(in_a_thread_that_ends(make_model, model))

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,12 @@ def free_port() -> int:
 
 
 class LiveServer:
-    """`autocompressor serve` on a free port; `seconds_to_ready` from the command to readiness."""
+    """`autocompressor serve` on a free port, ready when made.
+
+    Attributes:
+        seconds_to_page: from the command until `/livez` and the page are answered.
+        seconds_to_ready: from the command to readiness. cpu_seconds_to_ready: what the process had taken of all cores.
+    """
 
     def __init__(self, folder: Path, *flags: str, store: str | None = None, port: int | None = None) -> None:
         """`store`: a URL, or a name in the folder, for servers that go on from one another; None is one of its own."""
@@ -36,16 +42,23 @@ class LiveServer:
         self._log = (folder / f"{self.port}.log").open("a")
         started = time.perf_counter()
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
-        self._wait_until_ready(started + START_SECONDS)
+        self._wait_for(("/livez", "/"), started + START_SECONDS)
+        self.seconds_to_page = time.perf_counter() - started
+        self._wait_for(("/readyz",), started + START_SECONDS)
         self.seconds_to_ready = time.perf_counter() - started
+        self.cpu_seconds_to_ready = self.cpu_seconds()
 
-    def _wait_until_ready(self, deadline: float) -> None:
+    def _wait_for(self, paths: Sequence[str], deadline: float) -> None:
+        """Until all of them are answered with 200."""
+        left = list(paths)
         while time.perf_counter() < deadline and self._process.poll() is None:
+            if not left:
+                return
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1):
-                    return
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{left[0]}", timeout=1):
+                    del left[0]
             except (urllib.error.URLError, OSError):
-                time.sleep(0.02)
+                time.sleep(0.05)  # each answer takes the server's time
         self._process.kill()
         self._process.wait()
         self._log.close()
@@ -69,9 +82,25 @@ class LiveServer:
 
     def resident_bytes(self) -> int:
         """VmRSS, as Linux tells it."""
+        return self._memory("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """The most that was resident since `forget_peak`, or since the process began (VmHWM)."""
+        return self._memory("VmHWM")
+
+    def forget_peak(self) -> None:
+        """Begin the peak anew (proc(5), clear_refs)."""
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
+
+    def _memory(self, name: str) -> int:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+        (line,) = (line for line in status.splitlines() if line.startswith(f"{name}:"))
         return 1024 * int(line.split()[1])
+
+    def cpu_seconds(self) -> float:
+        """What the process has taken of all cores (proc(5), stat: utime and stime)."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stand_still(self) -> None:
         """While others are measured."""

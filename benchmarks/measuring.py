@@ -25,7 +25,7 @@ class Row:
     """One line of the table.
 
     Attributes:
-        experiment: its name, E1 to E13. what: was measured. value: what the target speaks of, in `unit`.
+        experiment: its name, E1 to E17. what: was measured. value: what the target speaks of, in `unit`.
         sides: what that comes of, by who it is of, in `side_unit`; empty where the value is one measurement.
         target: the least, or where `is_limit` the most, that the value should be.
     """

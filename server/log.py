@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from transformers.utils import logging as transformers_logging
-
 from server import tally
 
 LogFormat = Literal["text", "json"]
@@ -22,7 +20,6 @@ def configure(level: str, log_format: LogFormat = "text") -> None:
     logging.getLogger("server").setLevel(level.upper())
     logging.getLogger("server.audit").setLevel(logging.INFO)  # whatever else is wanted: it is kept for others to read
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index that it builds
-    transformers_logging.disable_progress_bar()
 
 
 def fields(values: dict[str, Any]) -> dict[str, Any]:

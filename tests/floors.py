@@ -23,7 +23,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server.bulk.records"},
         {"server.bulk.blocks"},
         {"server.http.serving"},
-        {"server.http.app", "server.http.connection"},
+        {"server.http.opening"},
+        {"server.http.app", "server.http.connection", "server.http.starting"},
         {"server.http.routes", "server.http.middleware"},
         {"server.http.envelope"},
         {

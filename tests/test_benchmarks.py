@@ -140,7 +140,7 @@ def test_every_row_is_measured(tiny_model: Path, tmp_path: Path, monkeypatch: py
             *serving.run(subject, tiny_model, tmp_path, rounds=1),
             *conversation.run(tiny_model, tmp_path, rounds=1),
         ]
-    assert {row.experiment for row in rows} == {"E1", "E2", "E3", "E6", "E7", "E8", "E9", "E10", "E11", "E12", "E13"}
+    assert {row.experiment for row in rows} == {"E1", "E2", "E3", "E6", "E7", "E8", "E9", "E10", "E11", "E13"}
     for row in rows:
         assert row.value.low <= row.value.median <= row.value.high
         assert all(side.low > 0 for side in row.sides.values()), row

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from model import AutoCompressor
 from model.shared_bases import SharedBases
@@ -27,6 +28,7 @@ def load_models(settings: Settings) -> list[tuple[AutoCompressor, ServedModel]]:
     Raises:
         ValueError, OSError: one cannot be served, has another's name or is another.
     """
+    transformers_logging.disable_progress_bar()  # nor the hub's: in a log nobody watches one
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     if settings.engine == "vllm":

@@ -1,9 +1,13 @@
-"""`autocompressor serve`: open the parts, listen, answer until a signal comes, close them."""
+"""`autocompressor serve`: listen, open the parts, answer until a signal comes, close them.
+
+What takes long to import is imported by `opening`, once the socket listens.
+"""
 
 import asyncio
 import gc
 import importlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -16,18 +20,18 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 from prometheus_client import start_http_server
+from starlette.types import ASGIApp
 
 from server import log
-from server.core.build import open_core
-from server.core.core import Core
-from server.http.app import create_app
 from server.http.connection import Connection
 from server.http.socket import Socket
+from server.http.starting import CannotServe, Starting
 from server.settings import LOOPBACK, Settings
-from server.store import StoreError, shown_url
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
+
+    from server.core.core import Core
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +40,7 @@ KEEP_ALIVE_SECONDS = 30  # longer than most proxies keep an idle connection to h
 # loop no sooner than this
 SWITCH_SECONDS = 0.0005
 BACKLOG = 2048  # connections that may wait to be accepted, as uvicorn's own default
-
-
-class CannotServe(Exception):
-    """A start that failed; the message is a sentence for whoever started it."""
+SIGNALLED = 128  # and the number of the signal: how a shell tells that a process ended by one
 
 
 def run(settings: Settings) -> None:
@@ -55,36 +56,28 @@ def run(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    """Open the parts, answer until a signal comes, close them."""
+    """Listen, open the parts, answer until a signal comes, close the parts."""
     started = time.monotonic()
     async with AsyncExitStack() as opened:
         listener = opened.enter_context(_bound(settings))
         try:
             tracer = _tracer(settings, opened)
-            core = await opened.enter_async_context(open_core(settings))
-        except (ValueError, OSError, StoreError) as error:
+        except ValueError as error:
             raise CannotServe(str(error)) from error
-        config = uvicorn.Config(
-            create_app(core, tracer=tracer),
-            http=Connection,
-            ws=Socket,
-            ws_max_size=settings.max_body_bytes,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            limit_concurrency=settings.max_connections,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=settings.shutdown_seconds,
-        )
-        if settings.metrics_port is not None:
-            opened.callback(_serve_metrics(core, settings.host, settings.metrics_port))
-        gc.collect()
-        gc.freeze()  # what is there for good, not to be gone through again: that would hold the event loop
-        for each in core.models.each:
-            model, store = each.model, shown_url(settings.store)
-            logger.info("%s on %s in %s, summaries in %s", model.name, model.device, model.dtype, store)
+        starting = Starting()
+        server = _Server(_config(settings, starting))
         listener.listen(BACKLOG)
-        logger.info("ready in %.1f s at http://%s:%d", time.monotonic() - started, *listener.getsockname()[:2])
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn raises a signal again once it has stopped; the parts are closed after that
+            opened.callback(signal.signal, number, signal.signal(number, lambda *_: None))
+        answering = asyncio.create_task(server.serve(sockets=[listener]))
+        opened.push_async_callback(_end, server, answering)  # of a start that fails
+        address = "http://{}:{}".format(*listener.getsockname()[:2])
+        logger.info("loading; /livez and the page are at %s", address)
+        core, app = await _opened(settings, opened, tracer)
+        server.core = core
+        starting.give_way(app)
+        logger.info("ready in %.1f s at %s", time.monotonic() - started, address)
         if core.access is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, core.access.reload)
         elif settings.hosts is None and settings.host not in LOOPBACK:
@@ -93,10 +86,44 @@ async def _serve(settings: Settings) -> None:
                 "api_keys, or put a proxy that asks before it, and name its hosts in allowed_hosts",
                 settings.host,
             )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # uvicorn raises a signal again once it has stopped; the parts are closed after that
-            signal.signal(number, lambda *_: None)
-        await _Server(config, core).serve(sockets=[listener])
+        await answering
+
+
+async def _opened(settings: Settings, opened: AsyncExitStack, tracer: "Tracer | None") -> tuple["Core", ASGIApp]:
+    """The core and the application over it, until `opened` closes."""
+    gc.disable()  # what is imported stays, and would be gone through again and again
+    # in a thread, as it takes seconds and the event loop answers meanwhile
+    opening = await asyncio.to_thread(importlib.import_module, "server.http.opening")
+    gc.freeze()
+    gc.enable()
+    core, app = await opening.open_app(settings, opened, tracer=tracer)
+    if settings.metrics_port is not None:
+        opened.callback(_serve_metrics(core, settings.host, settings.metrics_port))
+    gc.collect()
+    gc.freeze()  # what is there for good, not to be gone through again: that would hold the event loop
+    return core, app
+
+
+async def _end(server: uvicorn.Server, answering: asyncio.Task[None]) -> None:
+    """Have a server close its socket, where it has not; whoever asks it at this moment is not waited for."""
+    server.should_exit = server.force_exit = True
+    await asyncio.wait([answering])
+
+
+def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws=Socket,
+        ws_max_size=settings.max_body_bytes,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        limit_concurrency=settings.max_connections,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+        backlog=BACKLOG,
+    )
 
 
 def _tracer(settings: Settings, opened: AsyncExitStack) -> "Tracer | None":
@@ -121,7 +148,7 @@ def _tracer(settings: Settings, opened: AsyncExitStack) -> "Tracer | None":
     return tracer
 
 
-def _serve_metrics(core: Core, host: str, port: int) -> Callable[[], None]:
+def _serve_metrics(core: "Core", host: str, port: int) -> Callable[[], None]:
     """Answer with the metrics at an address of their own, from threads, until what is returned is called."""
     try:
         server, thread = start_http_server(port, host, core.metrics.registry)
@@ -137,14 +164,20 @@ def _serve_metrics(core: Core, host: str, port: int) -> Callable[[], None]:
 
 
 class _Server(uvicorn.Server):
-    """Tells of a stop before its socket closes: whoever routes requests here looks at /readyz."""
+    """Tells of a stop before its socket closes: whoever routes requests here looks at /readyz.
 
-    def __init__(self, config: uvicorn.Config, core: Core) -> None:
-        super().__init__(config)
-        self._core = core
+    Attributes:
+        core: None while it is being opened.
+    """
+
+    core: "Core | None" = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._core.is_stopping.set()
+        if self.core is None:
+            # at once, as a thread that imports or loads cannot be told to end, and nothing of a client's is on its way
+            logger.warning("stopped by %s while the model was being loaded", signal.Signals(sig).name)
+            os._exit(SIGNALLED + sig)
+        self.core.is_stopping.set()
         super().handle_exit(sig, frame)
 
 

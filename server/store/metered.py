@@ -34,6 +34,10 @@ class MeteredStore:
         self._metrics = metrics
         self._tier = tier
 
+    @property
+    def may_lose(self) -> bool:
+        return self._store.may_lose
+
     def space(self, name: str) -> "MeteredStore":
         return MeteredStore(self._store.space(name), self._metrics, tier=self._tier)
 

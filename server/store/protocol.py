@@ -123,7 +123,13 @@ class SummaryStore(Protocol):
     first that were put, touched or told to be of `use` the longest ago; never one that is pinned. Entries without
     references are never evicted by themselves. Several clients that put at the same moment may exceed the budget by
     what they put.
+
+    Attributes:
+        may_lose: whether the backend removes live entries by itself, as a Redis that evicts: references may be gone.
     """
+
+    @property
+    def may_lose(self) -> bool: ...
 
     def space(self, name: str) -> "SummaryStore":
         """A view of one space, which there need not be yet; it is closed with the store.

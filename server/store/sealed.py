@@ -44,6 +44,10 @@ class SealedStore:
         self._space = space
         self._logged_at: dict[bytes, float] = {}
 
+    @property
+    def may_lose(self) -> bool:
+        return self._store.may_lose
+
     def space(self, name: str) -> "SealedStore":
         view = SealedStore(self._store.space(name), self._keys, takes_plain=self._takes_plain, space=name)
         view._logged_at = self._logged_at

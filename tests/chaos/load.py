@@ -24,6 +24,7 @@ from tests.chaos.documents import GREEDY, body_of
 
 STORE_SECONDS = 1.9  # until a Redis that does not answer is asked again
 MOST_SECONDS = 60.0  # without an answer
+LOADING = "the model is being loaded"  # says a server that has only begun: it is as good as down
 PAUSE_SECONDS = 0.1  # after a call that was refused or got no answer
 MIXED = {
     "compress": 4,
@@ -205,7 +206,10 @@ class Clients:
                 else:
                     await response.aread()
         except httpx.TransportError as error:
-            await self._unanswered(kind, started, error)
+            await self._unanswered(kind, started, repr(error))
+            return
+        if _is_loading(response):
+            await self._unanswered(kind, started, response.text)
             return
         await self._answered(kind, response, started)
         if response.is_success and leaves_after is None:
@@ -257,7 +261,10 @@ class Clients:
         try:
             response = await self._client.request(method, path, **given)
         except httpx.TransportError as error:
-            await self._unanswered(kind, started, error)
+            await self._unanswered(kind, started, repr(error))
+            return None
+        if _is_loading(response):
+            await self._unanswered(kind, started, response.text)
             return None
         await self._answered(kind, response, started, fine)
         return response
@@ -274,8 +281,8 @@ class Clients:
         if status in self._plan.refusals:
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _unanswered(self, kind: str, started: float, error: httpx.TransportError) -> None:
-        what = {"kind": kind, "started": started, "ended": time.monotonic(), "error": repr(error)}
+    async def _unanswered(self, kind: str, started: float, error: str) -> None:
+        what = {"kind": kind, "started": started, "ended": time.monotonic(), "error": error}
         self.unanswered.append(what)
         await asyncio.sleep(PAUSE_SECONDS)
 
@@ -283,6 +290,10 @@ class Clients:
         self.counts["faults"] += 1
         if len(self.faults) < 20:
             self.faults.append(text)
+
+
+def _is_loading(response: httpx.Response) -> bool:
+    return response.status_code == httpx.codes.SERVICE_UNAVAILABLE and LOADING in response.text
 
 
 async def run(plan: Plan) -> dict[str, Any]:

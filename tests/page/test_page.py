@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, Route, expect
@@ -199,6 +200,26 @@ def test_it_fits_and_is_dark_where_asked(visit: Open, artifacts: Path, name: str
     for theme in ("light", "dark", "as the system"):
         page.get_by_role("button", name=re.compile("^Theme")).click()
         expect(page.get_by_role("button", name=f"Theme: {theme}")).to_be_visible()
+
+
+def test_a_page_that_is_opened_while_the_model_is_loaded_waits_for_it(visit: Open) -> None:
+    page = visit().page
+    refused = {"info": False, "summaries": False}
+    error = {"message": "the model is being loaded", "type": "server_error", "param": None, "code": "not_ready"}
+
+    def at_first_refused(route: Route) -> None:
+        name = urlsplit(route.request.url).path.removeprefix("/")
+        if refused[name]:
+            route.continue_()
+        else:
+            refused[name] = True
+            route.fulfill(status=503, headers={"Retry-After": "5"}, json={"error": error})
+
+    page.route(re.compile(r"/(info|summaries\?.*)$"), at_first_refused)
+    page.reload()
+    expect(page.locator("#model")).to_have_text("The model is being loaded…")
+    expect(page.locator("#model")).to_contain_text("window of", timeout=SOON)
+    expect(page.locator("#library .notice")).to_have_count(0)
 
 
 def test_the_keyboard_reaches_everything_and_is_seen(visit: Open) -> None:

@@ -66,6 +66,17 @@ async def test_records_in_and_out_of_the_store(client: httpx.AsyncClient) -> Non
     assert value(client, "store_bytes_total", direction="read") > 0
 
 
+async def test_to_look_a_document_up_in_a_file_is_one_call(client: httpx.AsyncClient) -> None:
+    """What its manifest names is there: the file sees to that itself."""
+    await compressed(client)
+    outcomes = [("get", "hit"), ("get", "miss"), ("exist", "hit"), ("exist", "miss")]
+    labels = [{"operation": operation, "tier": "sqlite", "outcome": outcome} for operation, outcome in outcomes]
+    before = [value(client, "store_operations_total", **each) for each in labels]
+    await compressed(client)
+    after = [value(client, "store_operations_total", **each) for each in labels]
+    assert [late - early for late, early in zip(after, before, strict=True)] == [1, 0, 0, 0]
+
+
 async def test_a_store_out_of_reach_is_counted_as_such(serve: Serve) -> None:
     async with serve(store="redis://127.0.0.1:1/0") as client:
         assert (await client.get("/summaries")).status_code == 503

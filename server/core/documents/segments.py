@@ -50,14 +50,17 @@ class Segments:
         return [found async for found in self._each(keys, lambda key, value: self._tolerant(key, value) is not None)]
 
     async def are_there(self, keys: Sequence[str], *, with_texts: bool) -> bool:
-        """Whether the store has a record of each of these segments, and of its text, unread: one call to it."""
+        """Whether the store has a record of each of a manifest's segments, and of its text: one call to it, if any."""
+        if not self._store.may_lose:
+            return True
         names = _names(keys, with_texts=with_texts)
         async with self._calls("exist"):
             return all(await self._store.exist(names))
 
     def are_damaged(self, keys: Sequence[str], *, with_texts: bool) -> bool:
         """Whether a record of these segments, or of their texts, was found damaged here and not put again since."""
-        return any(name in self._calls.damaged_keys for name in _names(keys, with_texts=with_texts))
+        damaged = self._calls.damaged_keys
+        return bool(damaged) and any(name in damaged for name in _names(keys, with_texts=with_texts))
 
     async def read(self, keys: Sequence[str], lengths: Sequence[int]) -> list[SegmentSummary | None]:
         """The most important vectors of each of these segments, so many; None for one that is absent.

@@ -18,6 +18,9 @@ export class LibraryPanel {
     root.querySelector("[data-do=refresh]").addEventListener("click", () => this.refresh());
     root.querySelector("[data-do=use]").addEventListener("click", () => this.#use());
     session.addEventListener("stored", () => this.refresh());
+    session.addEventListener("model", () => {
+      if (this.notices.childElementCount) this.refresh(); // it was asked while the model was being loaded
+    });
     this.refresh();
   }
 

@@ -14,11 +14,18 @@ import { showError } from "./notice.js";
 
 const part = (id) => document.getElementById(id);
 
+const LOADING_MILLISECONDS = 1000; // between two looks whether the model is there
+
 async function introduce(session) {
   const place = part("model");
   try {
     session.setModel(await call("/info"));
   } catch (error) {
+    if (error.code === "not_ready") {
+      place.textContent = "The model is being loaded…";
+      setTimeout(introduce, LOADING_MILLISECONDS, session);
+      return;
+    }
     place.replaceChildren();
     showError(place.parentElement, error, () => introduce(session));
   }

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from server.store.codec.record import FingerprintMismatch, as_corrupt, canonical, digest, integer, require, text
 
@@ -38,7 +38,7 @@ class Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Encode a manifest as canonical JSON: equal manifests give equal bytes."""
-    body = {**asdict(manifest), "format": MANIFEST_FORMAT}
+    body = {**vars(manifest), "format": MANIFEST_FORMAT}  # no `asdict`, which copies each segment's key
     # as manifests were before there were lists, and before there were texts
     if manifest.tenant is None:
         del body["tenant"]

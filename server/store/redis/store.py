@@ -50,6 +50,8 @@ class RedisStore:
     What was evicted for a put that is then refused stays so, as spaces may be on several servers.
     """
 
+    may_lose = True
+
     def __init__(self, connected: Connected, budget: Budget = UNBOUNDED) -> None:
         self._connected = connected
         self._client = connected.client

@@ -34,6 +34,8 @@ class EmbeddedStore:
     `sweep`. Opened with `open`; reads have a connection of their own, so that none waits behind a write.
     """
 
+    may_lose = False
+
     def __init__(self, writer: Lane, reader: Lane, room: Room, budget: Budget, uses: Uses, space: str) -> None:
         self._writer = writer
         self._reader = reader

@@ -57,8 +57,8 @@ def _killed(house: House, outcome: Outcome, store: str) -> None:
         judge_load(clients.record, outcome, down=served.down)
         judge_kept(house, served, clients.record, outcome)
         judge_log(served, outcome)
-    tell_seconds(outcome, "start to listening", starts, most=MOST_START_SECONDS)
-    tell_seconds(outcome, "listening to first good answer", answers, most=MOST_ANSWER_SECONDS)
+    tell_seconds(outcome, "start to ready", starts, most=MOST_START_SECONDS)
+    tell_seconds(outcome, "ready to first good answer", answers, most=MOST_ANSWER_SECONDS)
 
 
 def sigterm(house: House, outcome: Outcome) -> None:
