@@ -9,7 +9,7 @@ from server.engine.vllm.arguments import Facts, parse_arguments
 from server.settings import Settings
 
 KNOWN = {"tensor_parallel_size", "quantization", "enforce_eager", "hf_overrides", "model"}
-FACTS = Facts(Path("base"), "bfloat16", 2048, 32, 4096, adapter_rank=12)
+FACTS = Facts(Path("base"), "bfloat16", 4096, 2048, 32, 4096, adapter_rank=12)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,12 @@ def test_an_adapter_takes_the_next_rank_that_vllm_has() -> None:
     assert FACTS.generating()["max_lora_rank"] == 16
     assert "enable_lora" not in FACTS.pooling()
     with pytest.raises(ValueError, match="rank 513; vLLM takes up to 512"):
-        Facts(Path("base"), "bfloat16", 2048, 32, 4096, adapter_rank=513).generating()
+        Facts(Path("base"), "bfloat16", 4096, 2048, 32, 4096, adapter_rank=513).generating()
+
+
+def test_a_segment_may_take_the_models_positions_whatever_an_answer_may() -> None:
+    """A document whose vectors exceeded max_sequence_tokens failed in its middle."""
+    assert (FACTS.pooling()["max_model_len"], FACTS.generating()["max_model_len"]) == (4096, 2049)
 
 
 def test_arguments_need_the_engine_that_takes_them() -> None:

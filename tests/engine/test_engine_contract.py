@@ -26,7 +26,8 @@ from tests.tiny import END_OF_TEXT_ID, WEIGHT_SCALE, random_base, randomise_summ
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.filterwarnings("default")]  # vLLM's own warnings
 
-MAX_TOKENS = 128
+MAX_TOKENS = 128  # of a prompt and its answer
+MAX_POSITIONS = 192  # of the model
 WIDTH = 64
 ASKED = prompts(width=WIDTH)
 GREEDY = SamplingParams(12, temperature=0, ignore_eos=True)
@@ -52,7 +53,7 @@ def tiny_llama() -> PreTrainedModel:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=MAX_TOKENS,
+        max_position_embeddings=MAX_POSITIONS,
         initializer_range=WEIGHT_SCALE,
         bos_token_id=END_OF_TEXT_ID,
         eos_token_id=END_OF_TEXT_ID,
@@ -175,6 +176,16 @@ async def test_compressing_on_after_a_soft_prompt_equals_at_once(subject: Subjec
     head = await compressed(subject.engine, segments[:2])
     tail = await compressed(subject.engine, segments[2:], soft_prompt=head)
     torch.testing.assert_close(torch.cat([head, tail]), whole, **TOLERANCE)
+
+
+async def test_a_document_may_take_more_positions_than_an_answer(subject: Subject) -> None:
+    """vLLM refused a document in its middle, where its vectors and a segment took more than max_sequence_tokens."""
+    soft_prompt = torch.randn(MAX_TOKENS, WIDTH, generator=torch.Generator().manual_seed(0))
+    ids = document(16)
+    with torch.inference_mode():
+        expected = subject.model.compress(torch.tensor([ids]), soft_prompt=soft_prompt[None])[0]
+    made = await compressed(subject.engine, [ids], soft_prompt=soft_prompt)
+    torch.testing.assert_close(made, expected, **TOLERANCE)
 
 
 async def test_a_seed_repeats_whatever_else_is_in_the_batch(subject: Subject) -> None:

@@ -23,5 +23,5 @@ else
 fi
 # what vLLM brought stays as it is, so that both are satisfied or this fails
 pip freeze --all | grep -vE '^vllm| @ ' >"$dir/vllm.txt"
-pip install -c "$dir/vllm.txt" -e '.[train]' 'pytest>=8.3,<10' 'pytest-asyncio>=1,<2'
+pip install -c "$dir/vllm.txt" -e '.[train]' 'pytest>=8.3,<10' 'pytest-asyncio>=1,<2' 'pytest-timeout>=2.3,<3'
 "$dir/bin/python" -c 'import vllm; print("vLLM", vllm.__version__)' | tail -n 1

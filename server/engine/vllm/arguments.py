@@ -17,13 +17,16 @@ class Facts:
 
     Attributes:
         model: the directory of the base. dtype: as torch names it.
-        max_tokens: positions of a sequence. max_sequences, max_batch_tokens: of one step.
+        max_positions: of the model, which a segment and the vectors before it may take.
+        max_tokens: positions of a prompt and its answer, as many or fewer.
+        max_sequences, max_batch_tokens: of one step.
         adapter_rank, adapter_modules: of the adapter that reads vectors, and the names of the layers that it adapts;
             None and () where there is none.
     """
 
     model: Path
     dtype: str
+    max_positions: int
     max_tokens: int
     max_sequences: int
     max_batch_tokens: int
@@ -70,7 +73,7 @@ class Facts:
             "runner": "pooling",
             "convert": "embed",
             "enable_chunked_prefill": True,
-            "max_model_len": self.max_tokens,
+            "max_model_len": self.max_positions,
         }
 
     @property

@@ -50,6 +50,7 @@ def build_engine(
     facts = Facts(
         model=Path(compressor.base.name_or_path),
         dtype=str(compressor.dtype).removeprefix("torch."),
+        max_positions=compressor.positions.max_positions,
         max_tokens=max_sequence_tokens,
         max_sequences=settings.max_running_sequences,
         max_batch_tokens=settings.max_batch_tokens,
@@ -112,7 +113,10 @@ def _cpu_bytes(compressor: AutoCompressor, facts: Facts) -> int:
     num_heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     position_bytes: int = 2 * config.num_hidden_layers * num_heads * width * compressor.dtype.itemsize
-    sequence_bytes = position_bytes * (facts.max_tokens // BLOCK_TOKENS + 1) * BLOCK_TOKENS
+    longest, sequence_bytes = (
+        position_bytes * (length // BLOCK_TOKENS + 1) * BLOCK_TOKENS
+        for length in (facts.max_positions, facts.max_tokens)
+    )
     most: int = psutil.virtual_memory().available // FREE_SHARE
     # one sequence more: vLLM keeps a page for itself
-    return max(2 * sequence_bytes, min((facts.max_sequences + 1) * sequence_bytes, most))
+    return max(2 * longest, min((facts.max_sequences + 1) * sequence_bytes, most))
