@@ -42,11 +42,11 @@ def build(sources: Sequence[str], folder: Path, wanted: Wanted) -> Manifest:
     if folder.exists():
         raise ValueError(f"{str(folder)!r} is there already: name a new folder")
     found = [_Part(parts, name) for parts in map(Parts, sources) for name in parts.finished()]
-    _require_different(found)
     num_passages = sum(part.note.num_rows for part in found)
     if not num_passages:
         raise ValueError(f"there is no passage in {', '.join(sources)}")
     fingerprint = _fingerprint(found)
+    _require_different(found)
     with written_aside(folder) as aside:
         aside.mkdir()
         means = aside / MEANS  # within what the next run removes where this one is killed

@@ -71,3 +71,5 @@ async def test_the_command_makes_an_index_once(tiny_checkpoint: Path, tmp_path: 
     assert f"{len(TEXTS)} passages of 4 files" in made.stderr
     again = CliRunner().invoke(app, command)
     assert (again.exit_code, "is there already: name a new folder" in again.stderr) == (2, True)
+    alone = CliRunner().invoke(app, [*command, "--factory", "SQ8"])
+    assert (alone.exit_code, "--factory 'SQ8' is of --nearest" in alone.stderr) == (2, True)

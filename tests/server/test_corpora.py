@@ -364,3 +364,14 @@ async def test_what_cannot_be_indexed_is_told(serve: Serve, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="or the run has not ended"):
         build([str(parts)], output, Wanted())
     assert not output.exists()
+
+
+async def test_one_input_by_two_models_is_told_as_that(serve: Serve, tmp_path: Path) -> None:
+    """It was said that a part comes twice, as parts are named by their input."""
+    async with serve(**EXACT) as client:
+        one = (await compressed(client.core, tmp_path)).rename(tmp_path / "one")  # type: ignore[attr-defined]
+    tiny_anchored().save_pretrained(tmp_path / "anchored")
+    async with serve(**EXACT, model=str(tmp_path / "anchored")) as client:
+        other = await compressed(client.core, tmp_path)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="an index is of one model"):
+        build([str(one), str(other)], tmp_path / "index", Wanted())

@@ -58,6 +58,8 @@ def index(
     It is made beside FOLDER and renamed, so that one that is there is whole. Several folders become one index; all must
     be of one model, which is the one that a server needs for it.
     """
+    if factory != "Flat" and not nearest:
+        terminal.stop(f"--factory {factory!r} is of --nearest: give both, or neither")
     wanted = [*("pyarrow", "tqdm"), *(["faiss"] if nearest else [])]
     if any(importlib.util.find_spec(name) is None for name in wanted):
         terminal.stop("an index needs its extra: pip install 'autocompressor[search]'")
