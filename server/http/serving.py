@@ -64,7 +64,7 @@ async def _serve(settings: Settings) -> None:
             tracer = _tracer(settings, opened)
         except ValueError as error:
             raise CannotServe(str(error)) from error
-        starting = Starting()
+        starting = Starting(hosts=settings.hosts, origins=settings.origins)
         server = _Server(_config(settings, starting))
         listener.listen(BACKLOG)
         for number in (signal.SIGINT, signal.SIGTERM):

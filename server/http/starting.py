@@ -1,11 +1,14 @@
 """What answers while the models are being loaded: that the process lives, the page, and that all else is to come."""
 
+from collections.abc import Collection
+
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import NotReady
 from server.http.answers.errors import error_detail
+from server.http.middleware.browsers import Browsers
 from server.http.routes import page
 from server.http.schemas import models as schemas
 from server.http.schemas.errors import ErrorResponse
@@ -25,8 +28,9 @@ class Starting:
     It imports nothing that takes long: a probe is answered as soon as the process has begun.
     """
 
-    def __init__(self) -> None:
-        self._app: ASGIApp = _waiting_app()
+    def __init__(self, *, hosts: Collection[str] | None, origins: Collection[str]) -> None:
+        """Args: hosts, origins: as `Browsers` has them."""
+        self._app: ASGIApp = Browsers(_waiting_app(), hosts=hosts, origins=origins)
 
     def give_way(self, app: ASGIApp) -> None:
         """Have the other one answer what comes from now on."""
