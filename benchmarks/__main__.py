@@ -88,14 +88,16 @@ def _measured(
     subject = stack.enter_context(Subject(model, folder / "summaries.sqlite3"))
     transformers = stack.enter_context(Transformers(model, subject.dtype))
     surroundings["dtype"] = dtype = str(subject.dtype).removeprefix("torch.")
-    vllm = None
-    if python is not None and groups & {"generation", "questions"}:
+    vllm = on_vllm = None
+    if python is not None and groups & {"generation", "compression", "questions"}:
         vllm = stack.enter_context(Vllm(python, model, folder, dtype=dtype))
         surroundings["vllm"] = vllm.version
+    if python is not None and groups & {"generation", "compression"}:
+        on_vllm = stack.enter_context(Vllm(python, model, folder, dtype=dtype, kind="ours"))
     if "generation" in groups:
-        yield from generation.run(subject, transformers, vllm, rounds=rounds)
+        yield from generation.run(subject, transformers, vllm, on_vllm, rounds=rounds)
     if "compression" in groups:
-        yield from compression.run(subject, transformers, rounds=rounds)
+        yield from compression.run(subject, transformers, vllm, on_vllm, rounds=rounds)
     if "questions" in groups:
         yield from questions.run(subject, vllm, rounds=rounds)
     if "interference" in groups:

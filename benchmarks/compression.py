@@ -1,9 +1,8 @@
 """E3, E8, E9: how fast documents are compressed, alone, together, appended to and very long."""
 
-import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -12,15 +11,18 @@ from benchmarks.machine import forget_peak_memory, peak_memory
 from benchmarks.measuring import Row, Spread, ratios, take_turns
 from benchmarks.subject import SEGMENT_LENGTH, SUMMARY_LENGTH, Subject, random_ids
 from benchmarks.transformers_peer import Transformers
+from benchmarks.vllm_peer import ON_VLLM, ON_VLLM_TARGET, Vllm
 
 SHARE_TARGETS = {1: 65.0, 4: 80.0}  # percent of the matmul rate, by batch
 LONG_TOKENS = 100_000
 GIB = 2**30
 
 
-def run(subject: Subject, transformers: Transformers, *, rounds: int) -> Iterator[Row]:
+def run(
+    subject: Subject, transformers: Transformers, vllm: Vllm | None, on_vllm: Vllm | None, *, rounds: int
+) -> Iterator[Row]:
     for batch in SHARE_TARGETS:
-        yield from _share_of_rate(subject, transformers, batch, rounds)
+        yield from _share_of_rate(subject, transformers, vllm, on_vllm, batch=batch, rounds=rounds)
     yield _append(subject, rounds)
     yield from _very_long(subject, rounds)
 
@@ -50,7 +52,9 @@ def needed_passes(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return passes
 
 
-def _share_of_rate(subject: Subject, transformers: Transformers, batch: int, rounds: int) -> Iterator[Row]:
+def _share_of_rate(
+    subject: Subject, transformers: Transformers, vllm: Vllm | None, on_vllm: Vllm | None, *, batch: int, rounds: int
+) -> Iterator[Row]:
     documents = [segments_of(4 * SEGMENT_LENGTH, seed) for seed in range(batch)]
     vectors = [
         torch.stack(
@@ -61,31 +65,38 @@ def _share_of_rate(subject: Subject, transformers: Transformers, batch: int, rou
     ]  # fmt: skip
     needed = batch * flops(subject.shape(), needed_passes([SEGMENT_LENGTH] * 4))
 
-    def ours() -> float:
-        async def work() -> None:
-            await asyncio.gather(*(subject.compress(document) for document in documents))
-
-        started = time.perf_counter()
-        subject.run(work())
-        return time.perf_counter() - started
-
-    measured = take_turns(
-        {
-            "ours": ours,
-            "transformers forward": lambda: transformers.forward(vectors),
-            "matmul": transformers.matmul_rate,
-        },
-        rounds,
-    )
+    sides = {
+        "ours": lambda: subject.compress_together(documents),
+        "transformers forward": lambda: transformers.forward(vectors),
+        "matmul": transformers.matmul_rate,
+    }
+    peers = ["transformers forward"]
+    if vllm is not None and on_vllm is not None:
+        names = [f"E3-{batch}-{index}" for index in range(len(vectors))]
+        for name, own in zip(names, vectors, strict=True):
+            vllm.prepare(name, list(own))
+        on_vllm.prepare(f"E3-{batch}", documents)
+        sides["vLLM forward"] = lambda: sum(vllm.run(name, max_tokens=1) for name in names)
+        sides[ON_VLLM] = lambda: on_vllm.run(f"E3-{batch}", max_tokens=None)
+        peers += ["vLLM forward", ON_VLLM]
+    measured = take_turns(sides, rounds)
     what = f"compress 6,144 tokens in 4 segments, {batch} at once"
     shares = [100 * needed / seconds / rate for seconds, rate in zip(measured["ours"], measured["matmul"], strict=True)]
     rates = {"ours": Spread.of([needed / seconds / 1e9 for seconds in measured["ours"]])}
     rates["matmul"] = Spread.of([rate / 1e9 for rate in measured["matmul"]])
     share, target = f"{what}: share of the matmul rate", SHARE_TARGETS[batch]
     yield Row("E3", share, Spread.of(shares), "%", target, sides=rates, side_unit="GFLOP/s")
-    seconds = {name: Spread.of(measured[name]) for name in ("ours", "transformers forward")}
-    gain = ratios(measured["transformers forward"], measured["ours"])
-    yield Row("E3", f"{what}: speed, ours / plain transformers forward", gain, "×", 1.0, sides=seconds, side_unit="s")
+    for peer in peers:
+        yield _speed(what, measured, "ours", peer, target=1.0)
+    if ON_VLLM in measured:
+        yield _speed(what, measured, ON_VLLM, "vLLM forward", target=ON_VLLM_TARGET)
+
+
+def _speed(what: str, measured: Mapping[str, Sequence[float]], side: str, peer: str, *, target: float) -> Row:
+    """Of one side over a peer's, whose seconds were measured."""
+    seconds = {name: Spread.of(measured[name]) for name in (side, peer)}
+    gain = ratios(measured[peer], measured[side])
+    return Row("E3", f"{what}: speed, {side} / {peer}", gain, "×", target, sides=seconds, side_unit="s")
 
 
 def _append(subject: Subject, rounds: int) -> Row:

@@ -7,14 +7,16 @@ import torch
 from benchmarks.measuring import Row, compared, take_turns
 from benchmarks.subject import Subject, random_ids
 from benchmarks.transformers_peer import Transformers
-from benchmarks.vllm_peer import Vllm
+from benchmarks.vllm_peer import ON_VLLM, ON_VLLM_TARGET, Vllm
 from server.engine.protocol import Prompt
 
 NUM_VECTORS, PROMPT_TOKENS, NEW_TOKENS = 150, 50, 64
 TARGETS = {32: ("E1", 1.2), 8: ("E2", 1.0), 1: ("E2", 1.0)}
 
 
-def run(subject: Subject, transformers: Transformers, vllm: Vllm | None, *, rounds: int) -> Iterator[Row]:
+def run(
+    subject: Subject, transformers: Transformers, vllm: Vllm | None, on_vllm: Vllm | None, *, rounds: int
+) -> Iterator[Row]:
     for concurrency, (experiment, target) in TARGETS.items():
         vectors = [subject.random_vectors(NUM_VECTORS, seed) for seed in range(concurrency)]
         ids = [random_ids(PROMPT_TOKENS, seed) for seed in range(concurrency)]
@@ -34,11 +36,16 @@ def run(subject: Subject, transformers: Transformers, vllm: Vllm | None, *, roun
             "transformers generate": lambda embeds=embeds: transformers.generate(embeds, NEW_TOKENS),
             "transformers continuous batching": lambda texts=texts: transformers.generate_batch(texts, NEW_TOKENS),
         }
-        if vllm is not None:
-            vllm.prepare(name, list(embeds))
-            sides["vLLM"] = lambda name=name, made=made: made / vllm.run(name, max_tokens=NEW_TOKENS, forget=True)
+        peers = ((vllm, "vLLM", list(embeds)), (on_vllm, ON_VLLM, list(zip(vectors, ids, strict=True))))
+        for peer, side, asked in peers:
+            if peer is not None:
+                peer.prepare(name, asked)
+                sides[side] = lambda peer=peer, name=name, made=made: made / peer.run(name, max_tokens=NEW_TOKENS)
         measured = take_turns(sides, rounds)
         what = f"generate, {concurrency} at once: {NUM_VECTORS} vectors + {PROMPT_TOKENS} tokens, {NEW_TOKENS} new"
-        for peer in list(measured)[1:]:
-            both = {"ours": measured["ours"], peer: measured[peer]}
-            yield compared(experiment, what, both, peer=peer, target=target, side_unit="tokens/s")
+        for side in list(measured)[1:]:
+            yield compared(experiment, what, measured, peer=side, target=target, side_unit="tokens/s")
+        if ON_VLLM in measured:
+            yield compared(
+                experiment, what, measured, side=ON_VLLM, peer="vLLM", target=ON_VLLM_TARGET, side_unit="tokens/s"
+            )

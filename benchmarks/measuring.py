@@ -61,12 +61,19 @@ def ratios(over: Sequence[float], under: Sequence[float]) -> Spread:
 
 
 def compared(
-    experiment: str, what: str, measured: Mapping[str, Sequence[float]], *, peer: str, target: float, side_unit: str
+    experiment: str,
+    what: str,
+    measured: Mapping[str, Sequence[float]],
+    *,
+    side: str = "ours",
+    peer: str,
+    target: float,
+    side_unit: str,
 ) -> Row:
-    """A row whose value is ours over a peer's, both being the more the better."""
-    spreads = {name: Spread.of(values) for name, values in measured.items()}
-    value = ratios(measured["ours"], measured[peer])
-    return Row(experiment, f"{what}, ours / {peer}", value, "×", target, sides=spreads, side_unit=side_unit)
+    """A row whose value is one side's over a peer's, both being the more the better."""
+    spreads = {name: Spread.of(measured[name]) for name in (side, peer)}
+    value = ratios(measured[side], measured[peer])
+    return Row(experiment, f"{what}, {side} / {peer}", value, "×", target, sides=spreads, side_unit=side_unit)
 
 
 def as_markdown(rows: Sequence[Row]) -> str:

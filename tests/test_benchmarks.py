@@ -133,8 +133,8 @@ def test_every_row_is_measured(tiny_model: Path, tmp_path: Path, monkeypatch: py
         Transformers(tiny_model, subject.dtype) as transformers,
     ):
         rows = [
-            *generation.run(subject, transformers, None, rounds=1),
-            *compression.run(subject, transformers, rounds=1),
+            *generation.run(subject, transformers, None, None, rounds=1),
+            *compression.run(subject, transformers, None, None, rounds=1),
             *questions.run(subject, None, rounds=1),
             *interference.run(subject, rounds=1),
             *serving.run(subject, tiny_model, tmp_path, rounds=1),

@@ -1,6 +1,7 @@
 """vLLM and the built-in engine, side by side: vectors of one are the other's, and what vLLM cannot do is refused."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.subject import make_model
+from benchmarks.vllm_peer import Vllm
 from model import AutoCompressor
 from model.adapter import Adapter
 from model.compressors import SegmentSummary
@@ -147,3 +150,20 @@ async def test_an_argument_that_vllm_refuses_is_told(tmp_path: Path) -> None:
     engine = built("vllm", tiny_checkpoint(tmp_path / "tiny"), engine_args="block_size=7,enforce_eager=true")
     with pytest.raises(ValueError, match="vLLM does not start"):
         engine.start()
+
+
+def test_the_bench_runs_it_and_vllm_itself(tmp_path: Path) -> None:
+    """What `make bench VLLM=` adds to its rows, each in processes of its own."""
+    model = tmp_path / "model"
+    make_model(
+        model, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+    )
+    vectors = [torch.randn(5, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    with Vllm(Path(sys.executable), model, tmp_path, dtype="float32") as plain:
+        plain.prepare("vectors", vectors)
+        assert plain.run("vectors", max_tokens=4) > 0
+    with Vllm(Path(sys.executable), model, tmp_path, dtype="float32", kind="ours") as ours:
+        ours.prepare("prompts", [(each, document(7)) for each in vectors])
+        ours.prepare("documents", [SEGMENTS, SEGMENTS[:1]])
+        assert ours.run("prompts", max_tokens=4, only=[0, 2]) > 0
+        assert ours.run("documents", max_tokens=None) > 0
