@@ -39,6 +39,16 @@ def ask(url: str, *command: str | int) -> object:
         return client.execute_command(*command)
 
 
+def is_primary(url: str) -> bool:
+    """Whether a server is one; not yet, where it closes its connections as it is promoted."""
+    try:
+        role = ask(url, "ROLE")
+    except redis.ConnectionError:
+        return False
+    assert isinstance(role, list)
+    return role[0] == b"master"
+
+
 @contextmanager
 def running_replica(directory: Path, of: str) -> Iterator[str]:
     """A server that follows another, as soon as it has caught up."""

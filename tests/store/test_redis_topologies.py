@@ -21,6 +21,7 @@ from tests.redis_server import free_port, running_redis
 from tests.redis_topologies import (
     SERVICE,
     ask,
+    is_primary,
     make_certificates,
     port_of,
     running_cluster,
@@ -84,7 +85,7 @@ async def test_nothing_acknowledged_is_lost_when_sentinel_fails_over(tmp_path: P
         await asyncio.to_thread(until, lambda: len(acknowledged) > 20, what="they write")
         killed = time.monotonic()
         os.kill(process_of(first), signal.SIGKILL)
-        await asyncio.to_thread(until, lambda: b"master" in ask(second, "ROLE"), what="promoted")  # type: ignore[operator]
+        await asyncio.to_thread(until, lambda: is_primary(second), what="promoted")
         third = await asyncio.to_thread(servers.enter_context, running_replica(tmp_path / "third", second))
         at_once = len(acknowledged)
         await asyncio.to_thread(until, lambda: len(acknowledged) > at_once + 20, what="writes go on")
@@ -195,7 +196,7 @@ async def test_a_cluster_acknowledges_and_fails_over(cluster: list[str]) -> None
         except (StoreUnavailable, redis.RedisError):
             await asyncio.sleep(0.1)
     assert len(counts) == 5
-    until(lambda: b"master" in ask(cluster[3], "ROLE"), what="taken over")  # type: ignore[operator]
+    until(lambda: is_primary(cluster[3]), what="taken over")
     last = await put(keys=[name])
     assert last > counts[-1]
     assert ask(cluster[3], "GET", name) == str(last).encode()

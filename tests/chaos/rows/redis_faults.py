@@ -23,7 +23,7 @@ from tests.chaos.house import (
 )
 from tests.chaos.outcome import Outcome
 from tests.redis_server import free_port, running_redis
-from tests.redis_topologies import SERVICE, ask, port_of, running_replica, running_sentinel, until
+from tests.redis_topologies import SERVICE, ask, is_primary, port_of, running_replica, running_sentinel, until
 
 # connecting and answering have two seconds each, a call is sent three times, and the circuit is open for two more
 MOST_RECOVERY_SECONDS = 10.0
@@ -206,7 +206,7 @@ def redis_failover(house: House, outcome: Outcome) -> None:
                 clients.wait_for(20)
                 killed = time.monotonic()
                 os.kill(process_of(primary), signal.SIGKILL)
-                until(lambda now=replica: _is_primary(now), seconds=30, what="promoted")
+                until(lambda now=replica: is_primary(now), seconds=30, what="promoted")
                 primary = replica
                 replica = opened.enter_context(running_replica(house.folder / str(number + 2), primary))
                 _seconds_to_recover(house, served)
@@ -216,13 +216,6 @@ def redis_failover(house: House, outcome: Outcome) -> None:
         outcome.counts["failovers"] = house.rounds
         _judge(house, served, clients, outcome)
     tell_seconds(outcome, "kill to first good answer and write", seconds, most=MOST_FAILOVER_SECONDS)
-
-
-def _is_primary(url: str) -> bool:
-    try:
-        return b"master" in ask(url, "ROLE")
-    except redis.ConnectionError:  # it closes connections as it is promoted
-        return False
 
 
 def _wait_until_watched(sentinel: int, port: int) -> None:
